@@ -1,0 +1,166 @@
+// The channel file: made whole, found by name and generation, checked before anything in it is believed.
+#pragma once
+
+#include <algorithm>
+#include <cstdio>
+#include <string>
+#include <vector>
+
+#include <psyne/layout.hpp>
+
+namespace psyne {
+
+struct StageSpec {
+    std::string name;
+    uint32_t after = 0;  // a bit per stage directly before
+    bool mutates = false;
+    bool redelivers = false;
+};
+
+/// What the first sender fixes for all.
+struct ChannelSpec {
+    std::string schema;
+    uint64_t payload_bytes = 0;
+    Pattern pattern = Pattern::mpsc;
+    std::vector<StageSpec> stages;
+};
+
+/// The directory that holds the channels of one user.
+struct Directory {
+    explicit Directory(std::string where) : path(std::move(where)), fd(sys::open_directory(path)) {}
+    std::string path;
+    sys::Fd fd;
+};
+
+inline void store_name(SharedName& to, const std::string& name) noexcept {
+    char bytes[kNameBytes] = {};
+    std::memcpy(bytes, name.data(), std::min<size_t>(name.size(), kNameBytes - 1));
+    for (size_t i = 0; i < kNameBytes / 8; ++i) {
+        uint64_t w;
+        std::memcpy(&w, bytes + 8 * i, 8);
+        to.words[i].store(w, relaxed);
+    }
+}
+inline std::string load_name(const SharedName& from) {
+    char bytes[kNameBytes + 1] = {};
+    for (size_t i = 0; i < kNameBytes / 8; ++i) {
+        const uint64_t w = from.words[i].load(relaxed);
+        std::memcpy(bytes + 8 * i, &w, 8);
+    }
+    return bytes;
+}
+
+class ChannelFile {
+public:
+    ChannelShape shape{};  // private copy, checked
+
+    ChannelHeader& header() const noexcept { return *reinterpret_cast<ChannelHeader*>(map_.data()); }
+    MemberRecord& member(uint64_t id) const noexcept {
+        return reinterpret_cast<MemberRecord*>(map_.data() + kMembersOffset)[id];
+    }
+    StageRecord& stage(uint64_t i) const noexcept {
+        return reinterpret_cast<StageRecord*>(map_.data() + kStagesOffset)[i];
+    }
+    LaneRecord& lane(uint64_t i) const noexcept {
+        return reinterpret_cast<LaneRecord*>(map_.data() + kLanesOffset)[i];
+    }
+    MemberRecord& sender_of(uint64_t lane) const noexcept { return member(kMaxReceivers + lane); }
+    const sys::Fd& fd() const noexcept { return fd_; }
+    std::string schema() const {
+        return {reinterpret_cast<const char*>(map_.data() + shape.schema_offset), shape.schema_bytes};
+    }
+    explicit operator bool() const noexcept { return static_cast<bool>(map_); }
+
+    /// Files of one generation of a channel start with this.
+    static std::string prefix(const std::string& name, uint64_t generation) {
+        char hex[17];
+        std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(generation));
+        return name + "." + hex + ".";
+    }
+    static std::string file_name(const std::string& name, uint64_t generation) {
+        return prefix(name, generation) + "channel";
+    }
+
+    /// The generations of a channel that have a file.
+    static std::vector<uint64_t> generations(const Directory& directory, const std::string& name) {
+        std::vector<uint64_t> found;
+        const size_t size = file_name(name, 0).size();
+        for (const std::string& entry : sys::list(directory.fd)) {
+            if (entry.size() != size || entry.compare(0, name.size() + 1, name + ".") != 0) continue;
+            const uint64_t generation = std::strtoull(entry.c_str() + name.size() + 1, nullptr, 16);
+            if (entry == file_name(name, generation)) found.push_back(generation);
+        }
+        std::sort(found.begin(), found.end());
+        return found;
+    }
+
+    /// An unnamed channel file, complete but PROPOSED.
+    static ChannelFile make(const Directory& directory, const ChannelSpec& spec, uint64_t generation) {
+        const uint64_t bytes = round_up(kSchemaOffset + spec.schema.size(), 4096);
+        ChannelFile c;
+        c.fd_ = sys::make_unnamed(directory.fd, bytes);
+        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);
+        c.shape = {kChannelMagic,  kLayoutVersion, kAbi, bytes, generation, spec.payload_bytes, kSchemaOffset,
+                   spec.schema.size(), static_cast<uint32_t>(spec.stages.size()), spec.pattern};
+        c.header().shape = c.shape;
+        std::memcpy(c.map_.data() + kSchemaOffset, spec.schema.data(), spec.schema.size());
+        for (uint32_t i = 0; i < spec.stages.size(); ++i) {
+            StageRecord& s = c.stage(i);
+            store_name(s.name, spec.stages[i].name);
+            s.after = spec.stages[i].after;
+            s.ancestors = s.after;
+            for (uint32_t k = 0; k < i; ++k)  // stages stand behind those they come after
+                if (s.after >> k & 1) s.ancestors |= c.stage(k).ancestors;
+            s.mutates = spec.stages[i].mutates;
+            s.redelivers = spec.stages[i].redelivers;
+        }
+        return c;
+    }
+
+    /// Gives the file its name; false when that generation exists.
+    bool publish(const Directory& directory, const std::string& name) const {
+        return sys::publish(directory.fd, fd_, file_name(name, shape.generation));
+    }
+
+    /// Opens one generation; an empty file object when it is gone. Throws Errc::incompatible.
+    static ChannelFile open(const Directory& directory, const std::string& name, uint64_t generation) {
+        const std::string file = file_name(name, generation);
+        ChannelFile c;
+        c.fd_ = sys::open_file(directory.fd, file, true);
+        if (!c.fd_) return c;
+        const std::string path = directory.path + "/" + file;
+        const uint64_t bytes = sys::checked_size(c.fd_, path);
+        if (bytes < kSchemaOffset) incompatible(path, "is " + std::to_string(bytes) + " bytes short of a channel");
+        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);
+        c.shape = c.header().shape;
+        const ChannelShape& s = c.shape;
+        if (s.magic != kChannelMagic) incompatible(path, "is not a channel (foreign first bytes, or another byte order)");
+        if (s.version != kLayoutVersion || s.abi != kAbi)
+            incompatible(path, "has layout version " + std::to_string(s.version) + ", this psyne has " +
+                                   std::to_string(kLayoutVersion) + " (abi " + std::to_string(s.abi) + ", here " +
+                                   std::to_string(kAbi) + ")");
+        if (s.file_bytes != bytes || s.generation != generation || s.schema_offset != kSchemaOffset ||
+            s.schema_bytes > bytes - kSchemaOffset || s.stage_count > kMaxStages || s.pattern > Pattern::mpmc)
+            incompatible(path, "says sizes that do not fit its " + std::to_string(bytes) + " bytes");
+        return c;
+    }
+
+private:
+    sys::Fd fd_;
+    sys::Mapping map_;
+
+    [[noreturn]] static void incompatible(const std::string& path, const std::string& why) {
+        fail(Errc::incompatible, path + " " + why + "; close its programs and remove the file, or use another name");
+    }
+};
+
+/// Removes every file of one generation, the channel file last. Others' generations have other names.
+inline void remove_generation(const Directory& directory, const std::string& name, uint64_t generation) {
+    const std::string prefix = ChannelFile::prefix(name, generation);
+    const std::string channel = ChannelFile::file_name(name, generation);
+    for (const std::string& entry : sys::list(directory.fd))
+        if (entry.compare(0, prefix.size(), prefix) == 0 && entry != channel) sys::unlink_file(directory.fd, entry);
+    sys::unlink_file(directory.fd, channel);
+}
+
+}  // namespace psyne

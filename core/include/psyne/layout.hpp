@@ -1,0 +1,185 @@
+// The bytes that processes share, written down once. Nothing here is a pointer, a lock or a vtable.
+//
+//  <name>.<generation>.channel               one per channel, everybody maps it writable
+//  ┌───────────────┬────────────────────────┬─────────────────┬─────────────────┬───────────────┐
+//  │ ChannelHeader │ MemberRecord[128]      │ StageRecord[32] │ LaneRecord[64]  │ schema (text) │
+//  └───────────────┴────────────────────────┴─────────────────┴─────────────────┴───────────────┘
+//  <name>.<generation>.<join>.<number>.slab  one per sender, written by it and by mutating stages
+//  ┌────────────┬───────────────────┬──────────────────────┬───────────────────────────────┐
+//  │ SlabHeader │ ready words[slot] │ side columns[slot]   │ payload: slot 0 │ slot 1 │ …   │
+//  └────────────┴───────────────────┴──────────────────────┴───────────────────────────────┘
+//  <name>.<generation>.<join>.<number>.acks  beside each slab, written by the stages
+//  ┌────────────┬──────────────────────────┐
+//  │ AcksShape  │ ack words[stage][slot]   │
+//  └────────────┴──────────────────────────┘
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+
+#include <psyne/atomic.hpp>
+
+namespace psyne {
+
+inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint64_t kLine = 128;  // two cache lines: neighbours are fetched in pairs
+inline constexpr uint64_t kHeaderBytes = 4096;
+inline constexpr uint64_t kSlabUnit = 64 * 1024;
+
+inline constexpr uint64_t kChannelMagic = 0x6c6e6863'6e797370;  // "psynchnl"
+inline constexpr uint64_t kSlabMagic = 0x62616c73'6e797370;     // "psynslab"
+inline constexpr uint64_t kAcksMagic = 0x736b6361'6e797370;     // "psynacks"
+
+inline constexpr uint32_t kMaxReceivers = 64;  // ids 0 … 63: one bit each in an idle mask
+inline constexpr uint32_t kMaxLanes = 64;      // the sender of lane i has id 64 + i
+inline constexpr uint32_t kMaxMembers = kMaxReceivers + kMaxLanes;
+inline constexpr uint32_t kMaxStages = 32;
+inline constexpr uint32_t kNameBytes = 48;
+
+enum class Pattern : uint32_t { spsc, spmc, mpsc, mpmc };
+constexpr bool one_sender(Pattern p) noexcept { return p == Pattern::spsc || p == Pattern::spmc; }
+constexpr bool one_member(Pattern p) noexcept { return p == Pattern::spsc || p == Pattern::mpsc; }
+
+enum class ChannelState : uint64_t { proposed, open, closed };
+enum class MemberState : uint64_t { free, active, leaving, swept };
+enum class LaneState : uint64_t { free, open, ended, lost };  // lost: its sender died
+
+/// A 64-bit word that counts in its upper 56 bits and tells a state in the lower 8.
+template <class State>
+constexpr uint64_t stated(uint64_t count, State state) noexcept {
+    return count << 8 | static_cast<uint64_t>(state);
+}
+template <class State>
+constexpr State state_in(uint64_t word) noexcept {
+    return static_cast<State>(word & 0xff);
+}
+constexpr uint64_t count_in(uint64_t word) noexcept { return word >> 8; }
+
+/// A short text that may be read while another process replaces it: garbled at worst.
+struct SharedName {
+    Atomic64 words[kNameBytes / 8];
+};
+
+/// What never changes in a channel file. Openers check and use a private copy.
+struct ChannelShape {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t abi;
+    uint64_t file_bytes;
+    uint64_t generation;
+    uint64_t payload_bytes;  // of one message
+    uint64_t schema_offset;
+    uint64_t schema_bytes;
+    uint32_t stage_count;
+    Pattern pattern;
+};
+
+struct ChannelHeader {
+    ChannelShape shape;
+    alignas(kLine) Atomic64 state;  // stated(joins, ChannelState)
+    Atomic64 next_join;             // join numbers given out; never reused
+    Atomic64 sender_holder;         // MemberRecord.state of the one sender, where the pattern allows one
+
+    alignas(kLine) Atomic64 lanes_epoch;  // lanes opened so far; looked at by each receive
+    Atomic64 lost_epoch;                  // lanes_epoch when a sender was last lost
+
+    alignas(kLine) Atomic64 senders_idle;  // a bit per lane whose sender sleeps
+    Atomic32 fences_needed;                // wakers without a process-wide barrier
+
+    alignas(kLine) Atomic64 late_wakes;  // sleeps that a time slice ended although a message was there
+    Atomic64 redelivered;
+    Atomic64 poisoned;  // messages skipped because three owners died on them
+    Atomic64 dropped;   // half-changed messages taken out after their mutating owner died
+};
+
+struct alignas(kLine) MemberRecord {
+    Atomic64 state;     // stated(join, MemberState)
+    Atomic64 sweeping;  // 1 + id of the member that this one is burying; 0: none
+    Atomic64 tap_at;    // 1 + number of the slab that a tap copies from; 0: none
+    Atomic32 at_end;    // waits for the end of the channel: holds nothing unfinished
+    Atomic32 stage;
+    Atomic64 pid;
+    Atomic64 start;          // of the process, in clock ticks since boot
+    Atomic64 pid_namespace;
+    SharedName name;              // of the program
+    alignas(kLine) Atomic32 wakes;  // futex word, counted up by whoever wakes this member
+};
+
+struct alignas(kLine) StageRecord {
+    SharedName name;
+    uint32_t after;      // a bit per stage directly before
+    uint32_t ancestors;  // a bit per stage before, directly or not
+    uint32_t mutates;
+    uint32_t redelivers;  // half-changed messages too
+    alignas(kLine) Atomic64 idle;  // a bit per member that sleeps
+    Atomic64 orphans;              // burials and returns so far; looked at by each receive
+    Atomic64 word;                 // stated(generation and joins, state) of stages added later
+    Atomic64 holder;               // MemberRecord.state of the one member, where the pattern allows one
+};
+
+struct alignas(kLine) LaneRecord {
+    Atomic64 state;  // stated(join of the sender, LaneState)
+    Atomic64 end;    // 0 while open, else 1 + the position after the last
+    Atomic64 newest;  // number of the newest slab
+    Atomic64 reserved;
+    alignas(kLine) Atomic64 from[kMaxStages];  // a stage's first position in this lane
+    Atomic64 admitted[kMaxStages];             // the stage's generation; 0: not admitted
+};
+
+/// What never changes in a slab. Openers check and use a private copy.
+struct SlabShape {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t abi;
+    uint64_t file_bytes;
+    uint64_t join;    // of the sender: names the lane's generation
+    uint64_t number;  // of the slab in its lane
+    uint64_t first;   // position of slot 0 in lap 1
+    uint64_t capacity;
+    uint64_t stride;  // bytes from one payload to the next
+    uint64_t ready_offset;
+    uint64_t dropped_offset;  // side column: messages dropped just before this one; 0: none
+    uint64_t payload_offset;
+};
+
+struct SlabHeader {
+    SlabShape shape;
+    alignas(kLine) Atomic64 close;  // 0 while open, else 1 + the next slab's first position
+    alignas(kLine) Atomic64 claim;  // positions below may be being written
+};
+
+struct AcksShape {
+    uint64_t magic;
+    uint32_t version;
+    uint32_t abi;
+    uint64_t file_bytes;
+    uint64_t join;
+    uint64_t number;
+    uint64_t row_bytes;
+    uint64_t rows;
+};
+
+inline constexpr uint64_t kMembersOffset = kHeaderBytes;
+inline constexpr uint64_t kStagesOffset = kMembersOffset + kMaxMembers * sizeof(MemberRecord);
+inline constexpr uint64_t kLanesOffset = kStagesOffset + kMaxStages * sizeof(StageRecord);
+inline constexpr uint64_t kSchemaOffset = kLanesOffset + kMaxLanes * sizeof(LaneRecord);
+// Life locks are bytes beyond the end of any file: locking needs no bytes there.
+inline constexpr uint64_t kLifeLocks = 1ull << 40;
+
+static_assert(sizeof(ChannelHeader) <= kHeaderBytes && sizeof(SlabHeader) <= kHeaderBytes);
+static_assert(sizeof(MemberRecord) == 2 * kLine && sizeof(StageRecord) == 2 * kLine);
+static_assert(sizeof(LaneRecord) == 5 * kLine);
+static_assert(offsetof(ChannelHeader, state) == kLine && offsetof(ChannelHeader, lanes_epoch) == 2 * kLine);
+static_assert(offsetof(SlabHeader, close) == kLine && offsetof(SlabHeader, claim) == 2 * kLine);
+static_assert(kSchemaOffset == 86016);
+static_assert(std::is_standard_layout_v<ChannelHeader> && std::is_standard_layout_v<MemberRecord> &&
+              std::is_standard_layout_v<StageRecord> && std::is_standard_layout_v<LaneRecord> &&
+              std::is_standard_layout_v<SlabHeader> && std::is_standard_layout_v<AcksShape>);
+
+/// Two builds that disagree on any of this cannot share memory. A wrong byte order shows in the magic.
+inline constexpr uint32_t kAbi = static_cast<uint32_t>(sizeof(void*) << 24 | kLine << 16 | kMaxStages << 8 | kMaxLanes);
+
+constexpr uint64_t round_up(uint64_t n, uint64_t to) noexcept { return (n + to - 1) / to * to; }
+
+}  // namespace psyne

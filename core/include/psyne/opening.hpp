@@ -1,0 +1,212 @@
+// Finding, making and leaving channels. Opening waits for nobody.
+//
+// A channel's file is linked PROPOSED; its maker then looks at all files of the name, closes other proposals,
+// and opens its own: of several makers at most one succeeds, and a killed or stopped one holds up nobody.
+#pragma once
+
+#include <memory>
+#include <optional>
+
+#include <psyne/receiver.hpp>
+#include <psyne/sender.hpp>
+
+namespace psyne {
+
+using DirectoryPtr = std::shared_ptr<const Directory>;
+
+/// Names become file names: no '/', no NUL, not hidden.
+inline void check_name(const std::string& name) {
+    if (name.empty() || name.size() > 128 || name[0] == '.' || name.find('/') != std::string::npos ||
+        name.find('\0') != std::string::npos)
+        fail(Errc::invalid, "a channel name has 1 to 128 bytes, no '/', no NUL and no '.' in front; got " +
+                                std::to_string(name.size()) + " bytes");
+}
+
+/// The open file of a channel, if any. Removes what dead processes left.
+inline std::optional<ChannelFile> find_channel(const DirectoryPtr& directory, const std::string& name) {
+    for (const uint64_t generation : ChannelFile::generations(*directory, name)) {
+        ChannelFile file = ChannelFile::open(*directory, name, generation);
+        if (!file) continue;
+        Registry looker(directory, name, std::move(file), "");
+        Atomic64& state = looker.file.header().state;
+        if (!looker.anybody_living()) {
+            if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::closed || looker.close_if_empty())
+                remove_generation(*directory, name, generation);
+            if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::closed) continue;
+        }
+        if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::open) return std::move(looker.file);
+    }
+    return std::nullopt;
+}
+
+/// After the maker's own file was linked: true when it is now the open one.
+inline bool win_proposal(const Registry& mine) {
+    Atomic64& own = mine.file.header().state;
+    for (const uint64_t generation : ChannelFile::generations(*mine.directory, mine.name)) {
+        if (generation == mine.file.shape.generation) continue;
+        const ChannelFile other = ChannelFile::open(*mine.directory, mine.name, generation);
+        if (!other) continue;
+        Atomic64& state = other.header().state;
+        uint64_t w = state.load(seq_cst);
+        if (state_in<ChannelState>(w) == ChannelState::proposed)
+            state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst);
+        if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::open) {
+            uint64_t p = own.load(seq_cst);
+            own.compare_exchange_strong(p, stated(count_in(p), ChannelState::closed), seq_cst);
+            return false;
+        }
+    }
+    uint64_t p = own.load(seq_cst);
+    return state_in<ChannelState>(p) == ChannelState::proposed &&
+           own.compare_exchange_strong(p, stated(count_in(p), ChannelState::open), seq_cst);
+}
+
+/// Same types, pattern and stages?
+inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
+    if (c.schema() != spec.schema) return "types";
+    if (c.shape.pattern != spec.pattern) return "pattern";
+    if (c.shape.stage_count != spec.stages.size()) return "stages";
+    for (uint32_t i = 0; i < spec.stages.size(); ++i)
+        if (load_name(c.stage(i).name) != spec.stages[i].name || c.stage(i).after != spec.stages[i].after ||
+            (c.stage(i).mutates != 0) != spec.stages[i].mutates ||
+            (c.stage(i).redelivers != 0) != spec.stages[i].redelivers)
+            return "stages";
+    return "";
+}
+
+[[noreturn]] inline void no_room(const Registry& r, const char* what, uint32_t most) {
+    fail(Errc::busy, "ipc://" + r.name + " has " + std::to_string(most) + " " + what +
+                         " (or their unread lanes) already; close some, or split the channel");
+}
+
+/// Leaves for good: gives the record back, and as the last one removes the files. Returns messages nobody read.
+inline uint64_t leave(Registry& r) {
+    uint64_t unread = 0;
+    try {
+        r.reap();
+        uint64_t left = 0;
+        bool others = false;
+        for (uint64_t i = 0; i < kMaxMembers && !others; ++i) others = i != r.id && r.living(i);
+        if (!others) left = r.unread();
+        r.gone();
+        if (r.close_if_empty()) {
+            unread = left;
+            remove_generation(*r.directory, r.name, r.file.shape.generation);
+        }
+    } catch (const Error&) {
+        r.gone();  // somebody tampers with the files: leave all the same
+    }
+    return unread;
+}
+
+inline std::string holder_text(const Registry& r, uint64_t word) {
+    for (uint64_t i = 0; i < kMaxMembers; ++i)
+        if (r.file.member(i).state.load(seq_cst) == word) return "(" + r.describe(i) + ")";
+    return "(just leaving)";
+}
+
+/// Joins or makes a channel as a sender. `spec` is empty in its schema to take what the channel has.
+inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const std::string& name, const ChannelSpec& spec,
+                                           const SenderOptions& options, const std::string& program) {
+    check_name(name);
+    for (uint64_t attempt = 0;; ++attempt) {
+        std::optional<ChannelFile> found = find_channel(directory, name);
+        const bool make = !found;
+        if (make) {
+            const uint64_t generation = sys::wall_ns() ^ static_cast<uint64_t>(::getpid()) << 40;
+            found = ChannelFile::make(*directory, spec, generation);
+        }
+        Registry r(directory, name, std::move(*found), program);
+        if (!make) {
+            if (const std::string what = differs(r.file, spec); !what.empty()) {
+                if (r.any_sender_living())
+                    fail(Errc::mismatch, what);
+                Atomic64& state = r.file.header().state;  // nobody sends: a sender with other types replaces it
+                uint64_t w = state.load(seq_cst);
+                if (state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst)) {
+                    if (!r.anybody_living()) remove_generation(*directory, name, r.file.shape.generation);
+                    wake_everybody(r.file);
+                }
+                continue;
+            }
+            r.reap();
+        }
+        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_room(r, "senders", kMaxLanes);
+        if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
+            const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
+            r.gone();
+            fail(Errc::busy, "ipc://" + name + " allows one sender and has one " + who +
+                                 "; open the channel with pattern=\"mpsc\" or \"mpmc\" for several");
+        }
+        bool in;
+        if (make) {
+            r.file.header().state.store(stated(1, ChannelState::proposed), seq_cst);
+            in = r.file.publish(*directory, name);
+            if (in && !win_proposal(r)) {
+                remove_generation(*directory, name, r.file.shape.generation);
+                in = false;
+            }
+        } else {
+            in = r.count_in_channel();
+        }
+        if (!in) {  // closed or made by another meanwhile: look again
+            r.let_go_of(r.file.header().sender_holder);
+            r.gone();
+            ::usleep(static_cast<useconds_t>((sys::now_ns() ^ static_cast<uint64_t>(::getpid())) % (50 * (attempt + 1))));
+            continue;
+        }
+        try {
+            r.bury_dead();
+            Slab slab = Slab::create(directory->fd, r.prefix(), r.join(),
+                                     {r.file.shape.payload_bytes, options.stride, options.capacity,
+                                      r.file.shape.stage_count, options.count_dropped});
+            return std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
+        } catch (const Error&) {
+            r.let_go_of(r.file.header().sender_holder);
+            leave(r);
+            throw;
+        }
+    }
+}
+
+/// Joins a channel as a member of a stage; null when there is no channel. `stage` names it, "" is the only one.
+inline std::unique_ptr<Receiver> open_receiver(const DirectoryPtr& directory, const std::string& name,
+                                               const std::string& stage, Spinner::Mode wait, const std::string& program) {
+    check_name(name);
+    for (;;) {
+        std::optional<ChannelFile> found = find_channel(directory, name);
+        if (!found) return nullptr;
+        Registry r(directory, name, std::move(*found), program);
+        uint32_t index = 0;
+        std::string names;
+        for (uint32_t i = 0; i < r.file.shape.stage_count; ++i) {
+            const std::string n = load_name(r.file.stage(i).name);
+            names += (i ? ", '" : "'") + n + "'";
+            if (n == stage) index = i + 1;
+        }
+        if (stage.empty() && r.file.shape.stage_count == 1) index = 1;
+        if (index == 0)
+            fail(Errc::invalid, "ipc://" + name + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
+                                    "; say stage= one of " + (names.empty() ? "(none declared)" : names));
+        StageRecord& s = r.file.stage(--index);
+        if (!r.enlist(0, kMaxReceivers, index)) no_room(r, "receivers", kMaxReceivers);
+        if (one_member(r.file.shape.pattern) && !r.hold(s.holder)) {
+            const std::string who = holder_text(r, s.holder.load(seq_cst));
+            r.gone();
+            fail(Errc::busy, "stage '" + load_name(s.name) + "' of ipc://" + name + " has a member " + who +
+                                 "; to share its messages open the channel with pattern=\"mpmc\" (or \"spmc\"), to see "
+                                 "all of them give the channel a stage of its own for this reader");
+        }
+        if (!r.count_in_channel()) {
+            r.let_go_of(s.holder);
+            r.gone();
+            continue;
+        }
+        r.bury_dead();
+        auto receiver = std::make_unique<Receiver>(std::move(r), index, wait);
+        receiver->refresh();
+        return receiver;
+    }
+}
+
+}  // namespace psyne

@@ -1,0 +1,370 @@
+// The receiving end: takes messages of all lanes in order, ends them, sees the end of the channel.
+#pragma once
+
+#include <memory>
+
+#include <psyne/waiting.hpp>
+
+namespace psyne {
+
+/// What one receiver knows of one lane.
+struct LaneReader {
+    uint64_t index = 0, join = 0;
+    Slab slab;
+    Cursor next;                    // the first position not seen taken
+    Atomic64* own = nullptr;        // this stage's ack words
+    std::vector<Atomic64*> before;  // ack words of the stages to wait for
+    uint64_t scanned = 0;           // orphans were looked for below this slot
+    // Messages taken and ended: two counters, each with one writer at a time.
+    std::atomic<uint64_t> taken{0}, ended{0};
+
+    uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(relaxed); }
+};
+
+/// `count` consecutive messages of one lane, taken by this receiver.
+struct Taken {
+    LaneReader* lane = nullptr;
+    uint64_t slot = 0, lap = 0, count = 0, deaths = 0;
+    std::byte* data = nullptr;
+    uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
+};
+
+class Receiver {
+public:
+    Registry registry;
+    std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
+
+    Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
+        : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
+          next_(stage_.mutates ? Next::writes : Next::reads), shared_(!one_member(registry.file.shape.pattern)),
+          fence_(registry.file.header()), spinner_(wait) {
+        const ChannelFile& c = registry.file;
+        const uint32_t waits_for = stage_.mutates ? stage_.ancestors : stage_.after;
+        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
+            if (waits_for >> s & 1) before_.push_back(s);
+            const StageRecord& other = c.stage(s);
+            if ((other.mutates ? other.ancestors : other.after) >> stage & 1) behind_.push_back(&c.stage(s).idle);
+        }
+        orphans_seen_ = ~0ull;  // differs: look for orphans first
+    }
+
+    bool writes() const noexcept { return next_ == Next::writes; }
+    const std::vector<std::unique_ptr<LaneReader>>& lanes() const noexcept { return lanes_; }
+
+    /// Takes up to `limit` consecutive messages; false when there is none now.
+    bool try_take(uint64_t limit, Taken& out) {
+        const ChannelHeader& h = registry.file.header();
+        if (h.lanes_epoch.load(acquire) != lanes_seen_) refresh();
+        if (stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out)) return true;
+        const size_t n = lanes_.size();
+        for (size_t k = 0; k < n; ++k) {
+            const size_t i = turn_ + k < n ? turn_ + k : turn_ + k - n;
+            if (take_run(*lanes_[i], limit, out)) {
+                turn_ = i + 1 < n ? i + 1 : 0;
+                return true;
+            }
+        }
+        return false;
+    }
+
+    /// Waits for up to `limit` messages. Wait::stopped: closed, or the channel has ended.
+    template <class Tick>
+    Wait receive(uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
+        return wait_for(
+            registry, {stage_.idle, 0}, spinner_, deadline, [&] { return try_take(limit, out); },
+            [&] { return stopping.load(relaxed) || ended(); },
+            [&] {
+                registry.bury_dead();
+                registry.reap();
+                refresh();
+                return tick();
+            });
+    }
+
+    /// Waits until the next `limit` messages of the lane of `got` are there, for batches that linger.
+    bool extend(Taken& got, uint64_t limit) {
+        Taken more;
+        LaneReader& lane = *got.lane;
+        if (got.count >= limit || lane.next.slot != got.slot + got.count || lane.next.lap != got.lap) return false;
+        if (!take_run(lane, limit - got.count, more)) return false;
+        if (more.slot != got.slot + got.count || more.lap != got.lap) {
+            give_back(more);
+            return false;
+        }
+        got.count += more.count;
+        return true;
+    }
+
+    /// Ends a message: DONE, or PASSED while views on it live (then `finish` it later).
+    void end(const Taken& t, bool views_live) noexcept {
+        const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
+        for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
+        if (!views_live) settle(t);
+        wake_others(*t.lane);
+    }
+
+    /// The last view of an ended message is gone.
+    void finish(const Taken& t) noexcept { end(t, false); }
+
+    /// Gives back a message that the caller never saw.
+    void give_back(const Taken& t) noexcept {
+        const uint64_t w = word(t.lap, Ack::orphan) | t.deaths * kDeath;
+        for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
+        settle(t);
+        stage_.orphans.fetch_add(1, seq_cst);
+        wake_stage(registry.file, stage_index_);
+    }
+
+    /// Says that a mutating stage is about to write: if it dies now, the message is half changed.
+    void dirty(const Taken& t) noexcept {
+        const uint64_t w = word(t.lap, Ack::taken, registry.id) | t.deaths * kDeath | kDirty;
+        for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
+    }
+
+    /// Messages lost by full="drop" just before this one.
+    static uint64_t missed(const Taken& t) noexcept {
+        return t.lane->slab.dropped ? t.lane->slab.dropped[t.slot].load(relaxed) : 0;
+    }
+
+    uint64_t outstanding() const noexcept {
+        uint64_t n = 0;
+        for (const auto& lane : lanes_) n += lane->outstanding();
+        for (const auto& lane : retired_) n += lane->outstanding();
+        return n;
+    }
+
+    /// The channel has ended for this member: all lanes are over and nothing can come back to it.
+    bool ended() {
+        const ChannelFile& c = registry.file;
+        const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
+        if (epoch != lanes_seen_) return false;
+        if (!seen_any_) return state_in<ChannelState>(c.header().state.load(seq_cst)) == ChannelState::closed;
+        for (const auto& lane : lanes_)
+            if (!at_end_of(*lane)) return false;
+        if (registry.me().at_end.exchange(1, seq_cst) == 0) {  // the word before the others' words
+            at_end_ = true;
+            if (shared_) wake_stage(registry.file, stage_index_);
+        }
+        for (const auto& lane : lanes_)
+            if (!finished(*lane)) return false;
+        return c.header().lanes_epoch.load(seq_cst) == epoch;
+    }
+
+    /// After `ended()`: a sender died or failed and none has come since.
+    bool sender_lost() const noexcept {
+        const ChannelHeader& h = registry.file.header();
+        return h.lost_epoch.load(seq_cst) != 0 && h.lost_epoch.load(seq_cst) == h.lanes_epoch.load(seq_cst);
+    }
+
+    /// Finds new lanes, forgets those that were removed.
+    void refresh() {
+        const ChannelFile& c = registry.file;
+        const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
+        for (size_t i = 0; i < lanes_.size();) {
+            if (count_in(state(*lanes_[i])) == lanes_[i]->join &&
+                state_in<LaneState>(state(*lanes_[i])) != LaneState::free) {
+                ++i;
+                continue;
+            }
+            retired_.push_back(std::move(lanes_[i]));
+            lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(i));
+        }
+        std::erase_if(retired_, [](const auto& lane) { return lane->outstanding() == 0; });
+        for (uint64_t i = 0; i < kMaxLanes; ++i) {
+            const uint64_t w = c.lane(i).state.load(seq_cst);  // LANE OPEN
+            if (state_in<LaneState>(w) == LaneState::free || known(i, count_in(w))) continue;
+            auto lane = std::make_unique<LaneReader>();
+            lane->slab = Slab::attach(registry.directory->fd, registry.prefix(), count_in(w), c.shape.payload_bytes,
+                                      writes(), sys::Populate::yes);
+            if (!lane->slab || lane->slab.stages <= stage_index_) continue;  // let go by all meanwhile
+            lane->index = i;
+            lane->join = count_in(w);
+            lane->own = lane->slab.row(stage_index_);
+            for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
+            lane->next = behind_all_taken(*lane);
+            lanes_.push_back(std::move(lane));
+            seen_any_ = true;
+            orphans_seen_ = ~0ull;
+        }
+        turn_ = lanes_.empty() ? 0 : registry.id % lanes_.size();
+        lanes_seen_ = epoch;
+    }
+
+    /// Leaves the stage; views may live on. The last `settle` or this call gives the place back.
+    void close() noexcept {
+        registry.let_go_of(stage_.holder);
+        registry.leaving();
+        wake_stage(registry.file, stage_index_);
+    }
+
+private:
+    StageRecord& stage_;
+    uint32_t stage_index_;
+    Next next_;
+    bool shared_;         // several members may take
+    bool at_end_ = false;  // our at_end word is set
+    bool seen_any_ = false;  // had a lane: what never began has not ended
+    uint64_t lanes_seen_ = 0, orphans_seen_ = 0;
+    size_t turn_ = 0;  // the lane to look at first
+    std::vector<uint32_t> before_;
+    std::vector<Atomic64*> behind_;  // idle masks of stages that wait for this one
+    std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
+    WakerFence fence_;
+    Spinner spinner_;
+
+    uint64_t state(const LaneReader& lane) const noexcept { return registry.file.lane(lane.index).state.load(seq_cst); }
+    bool known(uint64_t index, uint64_t join) const noexcept {
+        for (const auto& lane : lanes_)
+            if (lane->index == index && lane->join == join) return true;
+        return false;
+    }
+
+    /// What a stage has taken is a prefix of the lane: the next is behind the highest position that it took.
+    static Cursor behind_all_taken(const LaneReader& lane) noexcept {
+        uint64_t position = lane.slab.first;
+        for (uint64_t s = 0; s < lane.slab.capacity; ++s)
+            if (const uint64_t lap = lap_of(lane.own[s].load(acquire)); lap != 0)
+                position = std::max(position, lane.slab.position(s, lap) + 1);
+        return Cursor::at(position, lane.slab.first, lane.slab.capacity);
+    }
+
+    /// Takes a run of consecutive messages at the lane's cursor.
+    bool take_run(LaneReader& lane, uint64_t limit, Taken& out) {
+        const Slab& slab = lane.slab;
+        out.count = 0;
+        while (out.count < limit && (out.count == 0 || lane.next.slot != 0)) {
+            const Cursor at = lane.next;
+            uint64_t mine = 0;
+            if (shared_) {
+                mine = lane.own[at.slot].load(acquire);
+                if (lap_of(mine) >= at.lap) {  // taken by another, perhaps laps ago
+                    if (out.count != 0) break;
+                    lane.next = Cursor::at(slab.position(at.slot, lap_of(mine)) + 1, slab.first, slab.capacity);
+                    continue;
+                }
+            }
+            const uint64_t published = slab.ready[at.slot].load(acquire);  // PUBLISH
+            const bool skip = published == word(at.lap, Ready::skip);
+            if (!skip && published != word(at.lap, Ready::ready)) {
+                if (out.count == 0 && pass_hole(lane)) continue;
+                break;
+            }
+            bool drop = false;
+            if (!let_go_before(lane, at, drop)) break;
+            if ((skip || drop) && out.count != 0) break;
+            const uint64_t w = skip   ? word(at.lap, Ack::done)
+                               : drop ? word(at.lap, Ack::done) | kDrop
+                                      : word(at.lap, Ack::taken, registry.id);
+            if (at_end_) {  // cleared before the next take
+                at_end_ = false;
+                registry.me().at_end.store(0, seq_cst);
+            }
+            if (!shared_)
+                lane.own[at.slot].store(w, skip || drop ? release : relaxed);
+            else if (!lane.own[at.slot].compare_exchange_strong(mine, w, acq_rel, relaxed))  // TAKE
+                continue;
+            lane.next.advance(slab.capacity);
+            if (skip || drop) {
+                wake_others(lane);
+                continue;
+            }
+            if (out.count++ == 0) out = {&lane, at.slot, at.lap, 1, 0, slab.at(at.slot)};
+        }
+        if (out.count == 0) return false;
+        lane.taken.store(lane.taken.load(relaxed) + out.count, relaxed);
+        if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+        return true;
+    }
+
+    bool let_go_before(const LaneReader& lane, const Cursor& at, bool& drop) const noexcept {
+        for (const Atomic64* row : lane.before) {
+            const uint64_t w = row[at.slot].load(acquire);  // END
+            if (!let_go(w, at.lap, next_)) return false;
+            drop = drop || (lap_of(w) == at.lap && (w & kDrop) != 0);
+        }
+        return true;
+    }
+
+    bool more(const LaneReader& lane) const noexcept {
+        bool drop = false;
+        return slab_word(lane) >> 24 == lane.next.lap && let_go_before(lane, lane.next, drop);
+    }
+    static uint64_t slab_word(const LaneReader& lane) noexcept {
+        return lane.slab.ready[lane.next.slot].load(acquire);
+    }
+
+    /// In the lane of a dead sender an unpublished position with a published one after it is passed over.
+    bool pass_hole(LaneReader& lane) noexcept {
+        if (state(lane) != stated(lane.join, LaneState::lost)) return false;
+        if (lap_of(slab_word(lane)) >= lane.next.lap) return false;  // published before its sender died
+        const Cursor q = published_after(lane);
+        if (q.position == lane.next.position) return false;
+        lane.next = q;
+        return true;
+    }
+    static Cursor published_after(const LaneReader& lane) noexcept {
+        Cursor q = lane.next;
+        for (uint64_t i = 1; i < lane.slab.capacity; ++i) {
+            q.advance(lane.slab.capacity);
+            if (lap_of(lane.slab.ready[q.slot].load(acquire)) == q.lap) return q;
+        }
+        return lane.next;
+    }
+
+    bool take_orphan(Taken& out) {
+        const uint64_t seen = stage_.orphans.load(seq_cst);
+        for (const auto& lane : lanes_)
+            for (uint64_t s = 0; s < lane->slab.capacity; ++s) {
+                uint64_t w = lane->own[s].load(acquire);
+                if (ack_of(w) != Ack::orphan) continue;
+                if (at_end_) {
+                    at_end_ = false;
+                    registry.me().at_end.store(0, seq_cst);
+                }
+                const uint64_t taken = word(lap_of(w), Ack::taken, registry.id) | (w & (kDirty | kDeaths));
+                if (!lane->own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
+                out = {lane.get(), s, lap_of(w), 1, deaths_of(w), lane->slab.at(s)};
+                lane->taken.store(lane->taken.load(relaxed) + 1, relaxed);
+                return true;
+            }
+        orphans_seen_ = seen;  // none left that we could have missed
+        return false;
+    }
+
+    bool at_end_of(const LaneReader& lane) const noexcept {
+        const uint64_t w = state(lane);
+        if (w == stated(lane.join, LaneState::open)) return false;
+        if (w == stated(lane.join, LaneState::ended))
+            return lane.next.position + 1 >= registry.file.lane(lane.index).end.load(seq_cst);
+        if (w == stated(lane.join, LaneState::lost))
+            return lap_of(slab_word(lane)) < lane.next.lap && published_after(lane).position == lane.next.position;
+        return true;  // removed: let go by all
+    }
+
+    bool finished(const LaneReader& lane) const noexcept {
+        for (uint64_t s = 0; s < lane.slab.capacity; ++s) {
+            const uint64_t w = lane.own[s].load(seq_cst);
+            if (ack_of(w) == Ack::orphan) return false;
+            if (ack_of(w) == Ack::taken && owner_of(w) != registry.id &&
+                registry.file.member(owner_of(w)).at_end.load(seq_cst) == 0)
+                return false;
+        }
+        return true;
+    }
+
+    void settle(const Taken& t) noexcept { t.lane->ended.store(t.lane->ended.load(relaxed) + t.count, relaxed); }
+
+    void wake_others(const LaneReader& lane) noexcept {
+        fence_();
+        for (Atomic64* idle : behind_)
+            if (idle->load(relaxed) != 0) wake_one(registry.file, *idle, 0);
+        const uint64_t sender = 1ull << lane.index;
+        Atomic64& senders = registry.file.header().senders_idle;
+        if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))
+            wake(registry.file.sender_of(lane.index));
+        if (shared_ && stage_.idle.load(relaxed) != 0 && state(lane) != stated(lane.join, LaneState::open))
+            wake_stage(registry.file, stage_index_);  // members that wait for the end
+    }
+};
+
+}  // namespace psyne

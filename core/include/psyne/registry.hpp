@@ -1,0 +1,285 @@
+// Who is in a channel: joining, leaving, asking the kernel who is dead, and burying the dead.
+#pragma once
+
+#include <memory>
+
+#include <psyne/eventcount.hpp>
+#include <psyne/slab.hpp>
+
+namespace psyne {
+
+/// This process, as others may check it.
+struct Identity {
+    int32_t pid;
+    uint64_t start, pid_namespace;
+    static Identity self() noexcept {
+        const int32_t pid = ::getpid();
+        return {pid, sys::process_start(pid), sys::pid_namespace()};
+    }
+};
+
+/// One end's place in a channel.
+class Registry {
+public:
+    static constexpr uint64_t kNobody = ~0ull;
+
+    Registry(std::shared_ptr<const Directory> where, std::string channel, ChannelFile opened, std::string program)
+        : directory(std::move(where)), name(std::move(channel)), file(std::move(opened)), program_(std::move(program)),
+          self_(Identity::self()) {}
+
+    std::shared_ptr<const Directory> directory;
+    std::string name;
+    ChannelFile file;
+    uint64_t id = kNobody;
+    uint64_t word = 0;  // our MemberRecord.state while active
+
+    uint64_t join() const noexcept { return count_in(word); }
+    std::string prefix() const { return ChannelFile::prefix(name, file.shape.generation); }
+    MemberRecord& me() const noexcept { return file.member(id); }
+
+    /// Takes a free record of [low, high) with its life lock; false when there is none.
+    bool enlist(uint64_t low, uint64_t high, uint32_t stage) {
+        for (uint64_t i = low; i < high; ++i) {
+            MemberRecord& r = file.member(i);
+            const uint64_t seen = r.state.load(seq_cst);
+            if (!reusable(i, seen) || !sys::lock_byte(file.fd(), kLifeLocks + i)) continue;
+            if (r.state.load(seq_cst) != seen || !reusable(i, seen)) {
+                sys::unlock_byte(file.fd(), kLifeLocks + i);
+                continue;
+            }
+            id = i;
+            word = stated(file.header().next_join.fetch_add(1, seq_cst) + 1, MemberState::active);
+            r.sweeping.store(0, seq_cst);
+            r.at_end.store(0, seq_cst);
+            r.stage.store(stage, relaxed);
+            r.pid.store(static_cast<uint64_t>(self_.pid), relaxed);
+            r.start.store(self_.start, relaxed);
+            r.pid_namespace.store(self_.pid_namespace, relaxed);
+            store_name(r.name, program_);
+            r.state.store(word, seq_cst);
+            return true;
+        }
+        return false;
+    }
+
+    /// Counts a registered member in; false when the channel was closed meanwhile.
+    bool count_in_channel() noexcept {
+        Atomic64& state = file.header().state;
+        uint64_t w = state.load(seq_cst);
+        while (state_in<ChannelState>(w) == ChannelState::open)
+            if (state.compare_exchange_weak(w, stated(count_in(w) + 1, ChannelState::open), seq_cst)) return true;
+        return false;
+    }
+
+    /// Takes the one place that the pattern allows; false while a living member has it.
+    bool hold(Atomic64& holder) {
+        uint64_t w = holder.load(seq_cst);
+        for (;;) {
+            if (w != 0 && living_word(w)) return false;
+            if (holder.compare_exchange_strong(w, word, seq_cst)) return true;
+        }
+    }
+    void let_go_of(Atomic64& holder) const noexcept {
+        uint64_t w = word;
+        holder.compare_exchange_strong(w, 0, seq_cst);
+    }
+
+    /// Takes nothing any more, keeps id and life lock while views live.
+    void leaving() noexcept { me().state.store(stated(join(), MemberState::leaving), seq_cst); }
+
+    /// Frees the record and the life lock.
+    void gone() noexcept {
+        if (id == kNobody) return;
+        me().state.store(stated(join(), MemberState::free), seq_cst);
+        sys::unlock_byte(file.fd(), kLifeLocks + id);
+        id = kNobody;
+    }
+
+    bool present(uint64_t i) const noexcept {
+        const auto s = state_in<MemberState>(file.member(i).state.load(seq_cst));
+        return s == MemberState::active || s == MemberState::leaving;
+    }
+    bool living(uint64_t i) const noexcept { return present(i) && !dead(i); }
+    bool anybody_living() const noexcept {
+        for (uint64_t i = 0; i < kMaxMembers; ++i)
+            if (living(i)) return true;
+        return false;
+    }
+    bool any_sender_living() const noexcept {
+        for (uint64_t i = kMaxReceivers; i < kMaxMembers; ++i)
+            if (living(i)) return true;
+        return false;
+    }
+
+    /// The kernel's word, never a time-out: the life lock is free, or the process is not the one that joined.
+    bool dead(uint64_t i) const noexcept {
+        const MemberRecord& r = file.member(i);
+        const uint64_t w = r.state.load(seq_cst);
+        if (i == id || !present(i)) return false;
+        const bool gone = !sys::byte_locked(file.fd(), kLifeLocks + i) ||
+                          (r.pid_namespace.load(relaxed) == self_.pid_namespace &&
+                           sys::process_dead(static_cast<int32_t>(r.pid.load(relaxed)), r.start.load(relaxed)));
+        return gone && r.state.load(seq_cst) == w;
+    }
+
+    /// "pid 812, fusion.py"
+    std::string describe(uint64_t i) const {
+        return "pid " + std::to_string(file.member(i).pid.load(relaxed)) + ", " + load_name(file.member(i).name);
+    }
+
+    /// Buries all dead members; true when there was one. Needs an own record.
+    bool bury_dead() {
+        bool any = false;
+        for (uint64_t i = 0; i < kMaxMembers; ++i)
+            if (present(i) && dead(i)) any |= bury(i);
+        return any;
+    }
+
+    /// Closes the channel when no living member is left; true when this call closed it.
+    bool close_if_empty() noexcept {
+        Atomic64& state = file.header().state;
+        uint64_t w = state.load(seq_cst);  // before the scan: a joiner in between makes the CAS fail
+        if (state_in<ChannelState>(w) == ChannelState::closed || anybody_living()) return false;
+        return state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst);
+    }
+
+    /// Every published word of the lane let go by every stage? Unread: how many the slowest stage never took.
+    static bool drained(const Slab& slab, uint64_t* unread = nullptr) noexcept {
+        bool all = true;
+        uint64_t most = 0;
+        for (uint32_t s = 0; s < slab.stages; ++s) {
+            uint64_t missing = 0;
+            for (uint64_t i = 0; i < slab.capacity; ++i) {
+                const uint64_t r = slab.ready[i].load(acquire);
+                const uint64_t a = slab.row(s)[i].load(acquire);
+                all = all && (lap_of(r) == 0 || let_go(a, lap_of(r), Next::writes));
+                missing += ready_of(r) == Ready::ready && lap_of(a) < lap_of(r);
+            }
+            most = std::max(most, missing);
+        }
+        if (unread) *unread = most;
+        return all;
+    }
+
+    /// Removes lanes that have ended and were let go by all.
+    void reap() {
+        for (uint64_t i = 0; i < kMaxLanes; ++i) {
+            LaneRecord& lane = file.lane(i);
+            uint64_t w = lane.state.load(seq_cst);
+            const auto s = state_in<LaneState>(w);
+            if (s != LaneState::ended && s != LaneState::lost) continue;
+            const Slab slab = attach(count_in(w));
+            if (slab && !drained(slab)) continue;
+            Slab::remove(directory->fd, prefix(), count_in(w));  // files first: both steps may be done again
+            lane.state.compare_exchange_strong(w, stated(count_in(w), LaneState::free), seq_cst);
+        }
+    }
+
+    /// Messages that die with the channel: those that the slowest stage never took.
+    uint64_t unread() {
+        uint64_t sum = 0;
+        for (uint64_t i = 0; i < kMaxLanes; ++i) {
+            const uint64_t w = file.lane(i).state.load(seq_cst);
+            if (state_in<LaneState>(w) == LaneState::free) continue;
+            uint64_t n = 0;
+            if (const Slab slab = attach(count_in(w))) drained(slab, &n);
+            sum += n;
+        }
+        return sum;
+    }
+
+private:
+    std::string program_;
+    Identity self_;
+
+    Slab attach(uint64_t join) const {
+        return Slab::attach(directory->fd, prefix(), join, file.shape.payload_bytes, false, sys::Populate::no);
+    }
+
+    bool reusable(uint64_t i, uint64_t w) const noexcept {
+        const auto s = state_in<MemberState>(w);
+        if (s != MemberState::free && s != MemberState::swept) return false;
+        if (i >= kMaxReceivers &&
+            state_in<LaneState>(file.lane(i - kMaxReceivers).state.load(seq_cst)) != LaneState::free)
+            return false;
+        for (uint64_t k = 0; k < kMaxMembers; ++k)  // a stopped undertaker may still hold this id in its hand
+            if (file.member(k).sweeping.load(seq_cst) == i + 1 && living(k)) return false;
+        return true;
+    }
+
+    bool living_word(uint64_t w) const noexcept {
+        for (uint64_t i = 0; i < kMaxMembers; ++i)
+            if (file.member(i).state.load(seq_cst) == w) return !dead(i);
+        return false;
+    }
+
+    bool bury(uint64_t d) {
+        MemberRecord& r = file.member(d);
+        uint64_t w = r.state.load(seq_cst);
+        me().sweeping.store(d + 1, seq_cst);
+        full_fence();
+        const bool ours = r.state.load(seq_cst) == w && dead(d);
+        if (ours) {
+            if (d < kMaxReceivers)
+                bury_receiver(d, r.stage.load(relaxed), w);
+            else
+                bury_sender(d - kMaxReceivers, w);
+            r.state.compare_exchange_strong(w, stated(count_in(w), MemberState::swept), seq_cst);
+            wake_everybody(file);
+        }
+        me().sweeping.store(0, seq_cst);
+        return ours;
+    }
+
+    void bury_receiver(uint64_t d, uint32_t stage_index, uint64_t w) {
+        if (stage_index >= file.shape.stage_count) return;
+        StageRecord& stage = file.stage(stage_index);
+        for (uint64_t i = 0; i < kMaxLanes; ++i) {
+            const uint64_t lane = file.lane(i).state.load(seq_cst);
+            if (state_in<LaneState>(lane) == LaneState::free) continue;
+            const Slab slab = attach(count_in(lane));
+            if (!slab || stage_index >= slab.stages) continue;
+            for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d);
+        }
+        stage.idle.fetch_and(~(1ull << d), seq_cst);
+        stage.holder.compare_exchange_strong(w, 0, seq_cst);
+        stage.orphans.fetch_add(1, seq_cst);  // before SWEPT: a stopped undertaker must not hide the orphans
+    }
+
+    void bury_word(StageRecord& stage, Atomic64& ack, uint64_t d) {
+        uint64_t a = ack.load(seq_cst);
+        if (owner_of(a) != d) return;
+        uint64_t next = 0;
+        Atomic64* counter = nullptr;
+        if (ack_of(a) == Ack::passed) {
+            next = psyne::word(lap_of(a), Ack::done);
+        } else if (ack_of(a) == Ack::taken) {
+            const bool half_changed = (a & kDirty) && !stage.redelivers;
+            const bool poison = deaths_of(a) + 1 >= kMaxDeaths;
+            if (half_changed || poison) {
+                next = psyne::word(lap_of(a), Ack::done) | kDrop;
+                counter = half_changed ? &file.header().dropped : &file.header().poisoned;
+            } else {
+                next = psyne::word(lap_of(a), Ack::orphan) | (a & (kDirty | kDeaths));
+                next += kDeath;
+                counter = &file.header().redelivered;
+            }
+        } else {
+            return;
+        }
+        if (ack.compare_exchange_strong(a, next, seq_cst) && counter) counter->fetch_add(1, relaxed);
+    }
+
+    void bury_sender(uint64_t lane_index, uint64_t w) {
+        LaneRecord& lane = file.lane(lane_index);
+        uint64_t open = stated(count_in(w), LaneState::open);
+        if (lane.state.compare_exchange_strong(open, stated(count_in(w), LaneState::lost), seq_cst))
+            file.header().lost_epoch.store(file.header().lanes_epoch.load(seq_cst), seq_cst);
+        else if (count_in(open) != count_in(w))  // killed before its lane was open
+            Slab::remove(directory->fd, prefix(), count_in(w));
+        file.header().senders_idle.fetch_and(~(1ull << lane_index), seq_cst);
+        file.header().sender_holder.compare_exchange_strong(w, 0, seq_cst);
+    }
+};
+
+}  // namespace psyne

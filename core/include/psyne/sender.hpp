@@ -1,0 +1,243 @@
+// The sending end and its lane: loan, commit, discard; look-ahead; close.
+#pragma once
+
+#include <memory>
+#include <sstream>
+
+#include <psyne/waiting.hpp>
+
+namespace psyne {
+
+/// `count` consecutive slots being written.
+struct Loan {
+    uint64_t position = 0, slot = 0, lap = 0, count = 0;
+    std::byte* data = nullptr;
+};
+
+struct SenderOptions {
+    uint64_t stride = 0;
+    uint64_t capacity = 0;
+    bool count_dropped = false;
+    Spinner::Mode wait = Spinner::Mode::adaptive;
+};
+
+class Sender {
+public:
+    Registry registry;
+    std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
+
+    /// `r` is enlisted and counted in, `slab` is its first; this opens the lane.
+    Sender(Registry r, Slab slab, Spinner::Mode wait)
+        : registry(std::move(r)), slab_(std::move(slab)), fence_(registry.file.header()), spinner_(wait) {
+        ChannelFile& c = registry.file;
+        const uint64_t join = registry.join();
+        held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
+        window_ = std::clamp<uint64_t>(slab_.capacity / 8, 1, 64);
+        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
+            rows_.push_back(slab_.row(s));
+            if (c.stage(s).after == 0) first_stages_.push_back(&c.stage(s).idle);
+        }
+        LaneRecord& lane = c.lane(lane_index());
+        lane.end.store(0, seq_cst);
+        lane.newest.store(0, seq_cst);
+        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
+            lane.from[s].store(slab_.first, seq_cst);
+            lane.admitted[s].store(1, seq_cst);
+        }
+        lane.state.store(stated(join, LaneState::open), seq_cst);  // LANE OPEN
+        c.header().lanes_epoch.fetch_add(1, seq_cst);
+        wake_everybody(c);
+    }
+
+    uint64_t capacity() const noexcept { return slab_.capacity; }
+    uint64_t stride() const noexcept { return slab_.stride; }
+    const Slab& slab() const noexcept { return slab_; }
+    uint64_t position() const noexcept { return next_.position; }
+
+    /// Takes `n` consecutive slots to write; false while they are not let go by all stages.
+    bool try_loan(uint64_t n, Loan& loan) {
+        if (next_.slot + n > slab_.capacity) {  // consecutive slots: skip to the next lap
+            const uint64_t rest = slab_.capacity - next_.slot;
+            if (!look_ahead(rest)) return false;
+            for (uint64_t i = 0; i < rest; ++i)
+                slab_.ready[next_.slot + i].store(word(next_.lap, Ready::skip), release);  // PUBLISH
+            next_.advance(slab_.capacity, rest);
+            wake_receivers();
+        }
+        if (next_.position + n > free_until_ && !look_ahead(n)) return false;
+        loan = {next_.position, next_.slot, next_.lap, n, slab_.at(next_.slot)};
+        next_.advance(slab_.capacity, n);
+        return true;
+    }
+
+    /// Publishes the first `n` slots of a loan, in order; the rest was never there.
+    void commit(const Loan& loan, uint64_t n) noexcept {
+        const uint64_t published = word(loan.lap, Ready::ready);
+        if (slab_.dropped != nullptr && n != 0) {
+            for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
+            dropped_ = 0;
+        }
+        for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
+        if (n < loan.count) give_back(loan, n);
+        wake_receivers();
+    }
+
+    /// Takes a loan back: nothing was sent.
+    void discard(const Loan& loan) noexcept {
+        if (give_back(loan, 0)) wake_receivers();
+    }
+
+    /// Counts a message that full="drop" did not send.
+    void drop() noexcept { ++dropped_; }
+
+    /// Own views on a committed slot: it is not lent again while they live.
+    void hold(uint64_t slot) noexcept {
+        held_[slot].fetch_add(1, relaxed);
+        holds_.fetch_add(1, relaxed);
+    }
+    void unhold(uint64_t slot) noexcept {
+        held_[slot].fetch_sub(1, relaxed);
+        holds_.fetch_sub(1, relaxed);
+    }
+
+    /// Waits for `n` slots to loan.
+    template <class Tick>
+    Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick) {
+        return wait(deadline, [&] { return try_loan(n, loan); }, tick);
+    }
+
+    /// Waits until every stage has passed all that was sent.
+    template <class Tick>
+    Wait drain(uint64_t deadline, Tick&& tick) {
+        return wait(deadline, [&] { return passed(); }, tick);
+    }
+
+    bool blocked_by_own_view() const noexcept {
+        const Cursor c = next_;
+        return holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0;
+    }
+
+    /// Why the ring is full, for people.
+    std::string why_full() const {
+        std::ostringstream text;
+        const ChannelFile& c = registry.file;
+        for (uint32_t s = 0; s < rows_.size(); ++s) {
+            const uint64_t w = rows_[s][next_.slot].load(acquire);
+            if (next_.lap == 1 || let_go(w, next_.lap - 1, Next::writes)) continue;
+            const bool taken = lap_of(w) == next_.lap - 1 && (ack_of(w) == Ack::taken || ack_of(w) == Ack::passed);
+            text << "stage '" << load_name(c.stage(s).name) << "' ";
+            if (taken) {
+                text << "holds the oldest message (" << registry.describe(owner_of(w)) << ")";
+            } else {
+                uint64_t members = 0;
+                for (uint64_t i = 0; i < kMaxReceivers; ++i)
+                    members += registry.present(i) && c.member(i).stage.load(relaxed) == s;
+                if (members == 0) text << "has no member";
+                else text << "has not taken the oldest message (" << members << " member" << (members > 1 ? "s)" : ")");
+            }
+            return text.str();
+        }
+        return blocked_by_own_view() ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
+    }
+
+    /// Ends the lane. `failed`: receivers get SenderLost instead of the end.
+    void close(bool failed) noexcept {
+        ChannelFile& c = registry.file;
+        Cursor oldest = Cursor::at(next_.position - std::min(next_.position - slab_.first, slab_.capacity), slab_.first,
+                                   slab_.capacity);
+        for (; oldest.position < next_.position; oldest.advance(slab_.capacity))  // open loans become SKIP
+            if (lap_of(slab_.ready[oldest.slot].load(relaxed)) < oldest.lap)
+                slab_.ready[oldest.slot].store(word(oldest.lap, Ready::skip), release);
+        LaneRecord& lane = c.lane(lane_index());
+        lane.end.store(next_.position + 1, seq_cst);
+        if (failed) c.header().lost_epoch.store(c.header().lanes_epoch.load(seq_cst), seq_cst);
+        lane.state.store(stated(registry.join(), LaneState::ended), seq_cst);
+        registry.let_go_of(c.header().sender_holder);
+        wake_everybody(c);
+    }
+
+private:
+    Slab slab_;
+    Cursor next_;              // the next slot to lend
+    uint64_t free_until_ = 0;  // positions below are let go by all, and claimed
+    uint64_t window_ = 1;      // how far to claim ahead
+    uint64_t dropped_ = 0;     // since the last message that was sent
+    std::vector<Atomic64*> rows_;
+    std::vector<Atomic64*> first_stages_;  // idle masks of stages right behind the sender
+    std::unique_ptr<std::atomic<uint8_t>[]> held_;
+    std::atomic<uint64_t> holds_{0};
+    WakerFence fence_;
+    Spinner spinner_;
+
+    uint64_t lane_index() const noexcept { return registry.id - kMaxReceivers; }
+
+    /// Makes sure that `n` slots from next_ on may be written, and claims them.
+    bool look_ahead(uint64_t n) noexcept {
+        const uint64_t need = next_.position + n;
+        if (need <= free_until_) return true;
+        Cursor c = Cursor::at(std::max(free_until_, next_.position), slab_.first, slab_.capacity);
+        const uint64_t most = std::max(need, std::min(c.position + window_, next_.position + slab_.capacity));
+        while (c.position < most && free_slot(c)) c.advance(slab_.capacity);
+        if (c.position > free_until_) {
+            free_until_ = c.position;
+            slab_.header->claim.store(free_until_, relaxed);  // CLAIM: before the first byte, for those who look on
+            full_fence();
+        }
+        return need <= free_until_;
+    }
+
+    bool free_slot(const Cursor& c) const noexcept {
+        if (holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0) return false;
+        if (c.lap == 1) return true;
+        for (const Atomic64* row : rows_)
+            if (!let_go(row[c.slot].load(acquire), c.lap - 1, Next::writes)) return false;  // END
+        return true;
+    }
+
+    bool passed() const noexcept {
+        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
+        Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
+        for (; c.position < next_.position; c.advance(slab_.capacity))
+            for (const Atomic64* row : rows_)
+                if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap &&
+                    !let_go(row[c.slot].load(acquire), c.lap, Next::reads))
+                    return false;
+        return true;
+    }
+
+    /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
+    bool give_back(const Loan& loan, uint64_t n) noexcept {
+        if (loan.position + loan.count == next_.position && !waiting_.load(relaxed)) {
+            next_ = {loan.position, loan.slot, loan.lap};
+            next_.advance(slab_.capacity, n);
+            return false;
+        }
+        for (uint64_t i = n; i < loan.count; ++i)
+            slab_.ready[loan.slot + i].store(word(loan.lap, Ready::skip), release);  // PUBLISH
+        return true;
+    }
+
+    void wake_receivers() noexcept {
+        fence_();
+        for (Atomic64* idle : first_stages_)
+            if (idle->load(relaxed) != 0) wake_one(registry.file, *idle, 0);
+    }
+
+    std::atomic<bool> waiting_{false};  // another thread may then not move next_ back
+
+    template <class Ready, class Tick>
+    Wait wait(uint64_t deadline, Ready&& ready, Tick&& tick) {
+        waiting_.store(true, relaxed);
+        const Wait result = wait_for(
+            registry, {registry.file.header().senders_idle, kMaxReceivers}, spinner_, deadline, ready,
+            [&] { return stopping.load(relaxed); },
+            [&] {
+                registry.bury_dead();
+                return tick();
+            });
+        waiting_.store(false, relaxed);
+        return result;
+    }
+};
+
+}  // namespace psyne

@@ -1,0 +1,153 @@
+// Linux: futex, O_TMPFILE, fallocate, OFD locks, pidfd, membarrier, inotify.
+#pragma once
+
+#include <linux/futex.h>
+#include <linux/membarrier.h>
+#include <poll.h>
+#include <sched.h>
+#include <sys/inotify.h>
+#include <sys/syscall.h>
+
+#include <atomic>
+#include <cstdio>
+
+#include <psyne/system/posix.hpp>
+
+#ifndef F_OFD_SETLK  // _GNU_SOURCE is off
+#define F_OFD_GETLK 36
+#define F_OFD_SETLK 37
+#endif
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
+namespace psyne::sys {
+
+/// A file without a name, its memory reserved: a full file system is an error here, never SIGBUS later.
+inline Fd make_unnamed(const Fd& directory, uint64_t size) {
+    Fd fd(::openat(directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+    if (!fd) fail_errno("cannot make a file in the channel directory");
+    const int e = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
+    if (e == ENOSPC || e == ENOMEM || e == EFBIG)
+        fail(Errc::no_space, "no space in shared memory for " + std::to_string(size) + " bytes (" + std::strerror(e) +
+                                 "); lower capacity=, free space in /dev/shm, or point PSYNE_DIR at a larger tmpfs");
+    if (e != 0) {
+        errno = e;
+        fail_errno("cannot reserve " + std::to_string(size) + " bytes of shared memory");
+    }
+    return fd;
+}
+
+/// Gives a complete unnamed file its name; false when the name is taken.
+inline bool publish(const Fd& directory, const Fd& file, const std::string& name) {
+    const std::string self = "/proc/self/fd/" + std::to_string(file.get());
+    if (::linkat(AT_FDCWD, self.c_str(), directory.get(), name.c_str(), AT_SYMLINK_FOLLOW) == 0) return true;
+    if (errno == EEXIST) return false;
+    fail_errno("cannot name the file " + name);
+}
+
+enum class Populate { no, yes };
+
+/// Maps a file of ours; with Populate::yes no later touch of it faults.
+inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate) {
+    void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(), 0);
+    if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes");
+    Mapping mapping(data, size);
+    if (populate == Populate::yes && ::madvise(data, size, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) != 0) {
+        const volatile char* bytes = static_cast<const char*>(data);  // before Linux 5.14
+        for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
+    }
+    return mapping;
+}
+
+/// The life lock of one end: a byte of the channel file, freed by the kernel when the process is gone.
+inline bool lock_byte(const Fd& fd, uint64_t byte) noexcept {
+    auto lock = byte_lock(byte, F_WRLCK);
+    return ::fcntl(fd.get(), F_OFD_SETLK, &lock) == 0;
+}
+inline void unlock_byte(const Fd& fd, uint64_t byte) noexcept {
+    auto lock = byte_lock(byte, F_UNLCK);
+    ::fcntl(fd.get(), F_OFD_SETLK, &lock);
+}
+/// True when another open file holds the byte (one's own locks do not show).
+inline bool byte_locked(const Fd& fd, uint64_t byte) noexcept {
+    auto lock = byte_lock(byte, F_WRLCK);
+    return ::fcntl(fd.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
+}
+
+/// Start of a process in clock ticks since boot (field 22 of /proc/<pid>/stat), 0 when it is gone.
+inline uint64_t process_start(int32_t pid) noexcept {
+    char path[48], text[1024];
+    std::snprintf(path, sizeof path, "/proc/%d/stat", static_cast<int>(pid));
+    Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
+    if (!fd) return 0;
+    const ssize_t n = ::read(fd.get(), text, sizeof text - 1);
+    if (n <= 0) return 0;
+    text[n] = 0;
+    const char* p = std::strrchr(text, ')');  // the name may hold spaces and brackets
+    for (int field = 2; p && field < 22; ++field) p = std::strchr(p + 1, ' ');
+    return p ? std::strtoull(p + 1, nullptr, 10) : 0;
+}
+
+/// A number of the pid namespace: pids of another one mean nothing here.
+inline uint64_t pid_namespace() noexcept {
+    struct stat st{};
+    return ::stat("/proc/self/ns/pid", &st) == 0 ? static_cast<uint64_t>(st.st_ino) : 0;
+}
+
+/// The kernel's word that this very process is gone: no such pid, a zombie, or another start time.
+inline bool process_dead(int32_t pid, uint64_t start) noexcept {
+    Fd fd(static_cast<int>(::syscall(SYS_pidfd_open, pid, 0)));
+    if (!fd) return errno == ESRCH;
+    pollfd p{fd.get(), POLLIN, 0};
+    if (::poll(&p, 1, 0) == 1 && (p.revents & POLLIN)) return true;
+    const uint64_t now = process_start(pid);
+    return now != 0 && now != start;
+}
+
+/// Sleeps while *word == value, for at most `ns`; false at the time-out. A signal or a spurious wake gives true.
+inline bool futex_wait(std::atomic<uint32_t>& word, uint32_t value, uint64_t ns) noexcept {
+    timespec t{static_cast<time_t>(ns / 1'000'000'000u), static_cast<long>(ns % 1'000'000'000u)};
+    return ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAIT, value, &t, nullptr, 0) == 0 ||
+           errno != ETIMEDOUT;
+}
+inline void futex_wake(std::atomic<uint32_t>& word) noexcept {
+    ::syscall(SYS_futex, reinterpret_cast<uint32_t*>(&word), FUTEX_WAKE, 1, nullptr, nullptr, 0);
+}
+
+/// Registers this process for `heavy_barrier` of others; false where the kernel has none.
+inline bool register_barrier() noexcept {
+    static const bool done = ::syscall(SYS_membarrier, MEMBARRIER_CMD_REGISTER_GLOBAL_EXPEDITED, 0, 0) == 0;
+    return done;
+}
+/// A full fence in every registered process that runs right now.
+inline bool heavy_barrier() noexcept { return ::syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL_EXPEDITED, 0, 0) == 0; }
+
+/// How many processors this thread may run on.
+inline int usable_cpus() noexcept {
+    cpu_set_t set;
+    return ::sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+}
+
+/// Says when something in a directory was made, renamed or removed.
+class Watch {
+public:
+    explicit Watch(const std::string& path) : fd_(::inotify_init1(IN_CLOEXEC | IN_NONBLOCK)) {
+        if (fd_) ::inotify_add_watch(fd_.get(), path.c_str(), IN_CREATE | IN_MOVED_TO | IN_DELETE);
+    }
+    /// Waits for a change, at most `ns`.
+    void wait(uint64_t ns) noexcept {
+        pollfd p{fd_.get(), POLLIN, 0};
+        const timespec t{static_cast<time_t>(ns / 1'000'000'000u), static_cast<long>(ns % 1'000'000'000u)};
+        ::ppoll(&p, 1, &t, nullptr);
+        char events[4096];
+        while (fd_ && ::read(fd_.get(), events, sizeof events) > 0) {
+        }
+    }
+
+private:
+    Fd fd_;
+};
+
+}  // namespace psyne::sys

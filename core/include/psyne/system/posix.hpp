@@ -1,0 +1,148 @@
+// What Linux and macOS share: descriptors, mappings, directories.
+#pragma once
+
+#include <dirent.h>
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdint>
+#include <cstring>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <psyne/errors.hpp>
+
+namespace psyne::sys {
+
+[[noreturn]] inline void fail_errno(const std::string& what) {
+    const int e = errno;
+    fail(e == ENOENT ? Errc::not_found : e == ENOSPC || e == ENOMEM ? Errc::no_space : Errc::system,
+         what + ": " + std::strerror(e));
+}
+
+/// A file descriptor that closes itself.
+class Fd {
+public:
+    Fd() = default;
+    explicit Fd(int fd) : fd_(fd) {}
+    Fd(Fd&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
+    Fd& operator=(Fd&& other) noexcept {
+        std::swap(fd_, other.fd_);
+        return *this;
+    }
+    ~Fd() { reset(); }
+    void reset() noexcept {
+        if (fd_ >= 0) ::close(std::exchange(fd_, -1));
+    }
+    int get() const noexcept { return fd_; }
+    explicit operator bool() const noexcept { return fd_ >= 0; }
+
+private:
+    int fd_ = -1;
+};
+
+/// A shared mapping that unmaps itself.
+class Mapping {
+public:
+    Mapping() = default;
+    Mapping(void* data, uint64_t size) : data_(data), size_(size) {}
+    Mapping(Mapping&& other) noexcept
+        : data_(std::exchange(other.data_, nullptr)), size_(std::exchange(other.size_, 0)) {}
+    Mapping& operator=(Mapping&& other) noexcept {
+        std::swap(data_, other.data_);
+        std::swap(size_, other.size_);
+        return *this;
+    }
+    ~Mapping() {
+        if (data_) ::munmap(data_, size_);
+    }
+    std::byte* data() const noexcept { return static_cast<std::byte*>(data_); }
+    uint64_t size() const noexcept { return size_; }
+    explicit operator bool() const noexcept { return data_ != nullptr; }
+
+private:
+    void* data_ = nullptr;
+    uint64_t size_ = 0;
+};
+
+inline uint64_t page_size() noexcept { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+inline uint64_t clock_ns(clockid_t clock) noexcept {
+    timespec t{};
+    ::clock_gettime(clock, &t);
+    return static_cast<uint64_t>(t.tv_sec) * 1'000'000'000u + static_cast<uint64_t>(t.tv_nsec);
+}
+inline uint64_t now_ns() noexcept { return clock_ns(CLOCK_MONOTONIC); }
+inline uint64_t wall_ns() noexcept { return clock_ns(CLOCK_REALTIME); }
+
+/// Opens (and makes, mode 0700) the directory that holds the channels of one user.
+inline Fd open_directory(const std::string& path) {
+    if (::mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) fail_errno("cannot make the channel directory " + path);
+    Fd fd(::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd) fail_errno("cannot open the channel directory " + path);
+    struct stat st{};
+    if (::fstat(fd.get(), &st) != 0) fail_errno("cannot look at the channel directory " + path);
+    if (st.st_uid != ::geteuid() || (st.st_mode & 077) != 0) {
+        char mode[8];
+        std::snprintf(mode, sizeof mode, "%04o", static_cast<unsigned>(st.st_mode & 07777));
+        fail(Errc::incompatible, "the channel directory " + path + " belongs to uid " + std::to_string(st.st_uid) +
+                                     " with mode " + mode + "; it must be yours (uid " +
+                                     std::to_string(::geteuid()) + ") with mode 0700. chmod it, or set PSYNE_DIR");
+    }
+    return fd;
+}
+
+/// The names in a directory.
+inline std::vector<std::string> list(const Fd& directory) {
+    std::vector<std::string> names;
+    const int fd = ::openat(directory.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (fd < 0) fail_errno("cannot list the channel directory");
+    DIR* dir = ::fdopendir(fd);
+    if (!dir) {
+        ::close(fd);
+        fail_errno("cannot list the channel directory");
+    }
+    while (const dirent* entry = ::readdir(dir)) names.emplace_back(entry->d_name);
+    ::closedir(dir);
+    return names;
+}
+
+/// Opens a file of ours; an empty Fd when it is not there (any more). Never follows links.
+inline Fd open_file(const Fd& directory, const std::string& name, bool writable) {
+    Fd fd(::openat(directory.get(), name.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
+    if (!fd && errno != ENOENT) {
+        const int e = errno;
+        fail(Errc::incompatible, "cannot open " + name + ": " + std::strerror(e) + "; it is not a file of psyne's, remove it");
+    }
+    return fd;
+}
+
+inline void unlink_file(const Fd& directory, const std::string& name) noexcept {
+    ::unlinkat(directory.get(), name.c_str(), 0);
+}
+
+/// Size in bytes of a file of ours, after checks of kind, owner and mode.
+inline uint64_t checked_size(const Fd& fd, const std::string& name) {
+    struct stat st{};
+    if (::fstat(fd.get(), &st) != 0) fail_errno("cannot look at " + name);
+    if (!S_ISREG(st.st_mode) || st.st_uid != ::geteuid() || (st.st_mode & 077) != 0)
+        fail(Errc::incompatible, name + " is not a private regular file of uid " + std::to_string(::geteuid()) +
+                                     "; something else lies under the channel's name: remove it");
+    return static_cast<uint64_t>(st.st_size);
+}
+
+inline struct ::flock byte_lock(uint64_t byte, short type) noexcept {
+    struct ::flock lock{};
+    lock.l_type = type;
+    lock.l_whence = SEEK_SET;
+    lock.l_start = static_cast<off_t>(byte);
+    lock.l_len = 1;
+    return lock;
+}
+
+}  // namespace psyne::sys
