@@ -66,6 +66,8 @@ public:
     }
     MemberRecord& sender_of(uint64_t lane) const noexcept { return member(kMaxReceivers + lane); }
     const sys::Fd& fd() const noexcept { return fd_; }
+    /// In a forked child: the life locks belong to the parent.
+    void forget_locks() noexcept { fd_.reset(); }
     std::string schema() const {
         return {reinterpret_cast<const char*>(map_.data() + shape.schema_offset), shape.schema_bytes};
     }

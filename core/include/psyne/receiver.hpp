@@ -33,6 +33,7 @@ class Receiver {
 public:
     Registry registry;
     std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
+    bool follow = false;                // an ended channel may go on: wait for the next sender
 
     Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
         : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
@@ -72,7 +73,7 @@ public:
     Wait receive(uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         return wait_for(
             registry, {stage_.idle, 0}, spinner_, deadline, [&] { return try_take(limit, out); },
-            [&] { return stopping.load(relaxed) || ended(); },
+            [&] { return stopping.load(relaxed) || hoards() || (ended() && (!follow || closed())); },
             [&] {
                 registry.bury_dead();
                 registry.reap();
@@ -81,18 +82,16 @@ public:
             });
     }
 
-    /// Waits until the next `limit` messages of the lane of `got` are there, for batches that linger.
-    bool extend(Taken& got, uint64_t limit) {
-        Taken more;
-        LaneReader& lane = *got.lane;
-        if (got.count >= limit || lane.next.slot != got.slot + got.count || lane.next.lap != got.lap) return false;
-        if (!take_run(lane, limit - got.count, more)) return false;
-        if (more.slot != got.slot + got.count || more.lap != got.lap) {
-            give_back(more);
-            return false;
-        }
-        got.count += more.count;
-        return true;
+    /// After the first: waits for more of the same run until `limit` or the deadline. False when `tick` says so.
+    template <class Tick>
+    bool linger(Taken& got, uint64_t limit, uint64_t deadline, Tick&& tick) {
+        const auto full = [&] {
+            while (extend(got, limit)) {
+            }
+            return got.count >= limit || !may_extend(got);
+        };
+        return wait_for(registry, {stage_.idle, 0}, spinner_, deadline, full,
+                        [&] { return stopping.load(relaxed) || at_end_of(*got.lane); }, tick) != Wait::interrupted;
     }
 
     /// Ends a message: DONE, or PASSED while views on it live (then `finish` it later).
@@ -138,7 +137,7 @@ public:
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
         if (epoch != lanes_seen_) return false;
-        if (!seen_any_) return state_in<ChannelState>(c.header().state.load(seq_cst)) == ChannelState::closed;
+        if (!seen_any_) return closed();
         for (const auto& lane : lanes_)
             if (!at_end_of(*lane)) return false;
         if (registry.me().at_end.exchange(1, seq_cst) == 0) {  // the word before the others' words
@@ -148,6 +147,22 @@ public:
         for (const auto& lane : lanes_)
             if (!finished(*lane)) return false;
         return c.header().lanes_epoch.load(seq_cst) == epoch;
+    }
+
+    /// The channel was replaced or removed: nothing will come here any more.
+    bool closed() const noexcept {
+        return state_in<ChannelState>(registry.file.header().state.load(seq_cst)) == ChannelState::closed;
+    }
+
+    /// This receiver itself holds every slot of all open lanes: none of them can send.
+    bool hoards() const noexcept {
+        bool open = false;
+        for (const auto& lane : lanes_) {
+            if (state(*lane) != stated(lane->join, LaneState::open)) continue;
+            if (lane->outstanding() < lane->slab.capacity) return false;
+            open = true;
+        }
+        return open;
     }
 
     /// After `ended()`: a sender died or failed and none has come since.
@@ -291,6 +306,24 @@ private:
     }
     static uint64_t slab_word(const LaneReader& lane) noexcept {
         return lane.slab.ready[lane.next.slot].load(acquire);
+    }
+
+    /// Could messages that come next lie behind these?
+    static bool may_extend(const Taken& got) noexcept {
+        return got.slot + got.count < got.lane->slab.capacity && got.lane->next.slot == got.slot + got.count &&
+               got.lane->next.lap == got.lap;
+    }
+
+    /// Takes what is there behind `got`; false when nothing was added.
+    bool extend(Taken& got, uint64_t limit) {
+        Taken more;
+        if (got.count >= limit || !may_extend(got) || !take_run(*got.lane, limit - got.count, more)) return false;
+        if (more.slot != got.slot + got.count || more.lap != got.lap) {  // others took between: not consecutive
+            give_back(more);
+            return false;
+        }
+        got.count += more.count;
+        return true;
     }
 
     /// In the lane of a dead sender an unpublished position with a published one after it is passed over.

@@ -71,24 +71,25 @@ public:
     }
 
     /// Publishes the first `n` slots of a loan, in order; the rest was never there.
-    void commit(const Loan& loan, uint64_t n) noexcept {
+    /// `viewed`: own arrays still use slots that are given back, so they are not lent again at once.
+    void commit(const Loan& loan, uint64_t n, bool viewed = false) noexcept {
         const uint64_t published = word(loan.lap, Ready::ready);
         if (slab_.dropped != nullptr && n != 0) {
             for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
             dropped_ = 0;
         }
         for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
-        if (n < loan.count) give_back(loan, n);
+        if (n < loan.count) give_back(loan, n, viewed);
         wake_receivers();
     }
 
     /// Takes a loan back: nothing was sent.
-    void discard(const Loan& loan) noexcept {
-        if (give_back(loan, 0)) wake_receivers();
+    void discard(const Loan& loan, bool viewed = false) noexcept {
+        if (give_back(loan, 0, viewed)) wake_receivers();
     }
 
-    /// Counts a message that full="drop" did not send.
-    void drop() noexcept { ++dropped_; }
+    /// Counts messages that full="drop" did not send.
+    void drop(uint64_t n) noexcept { dropped_ += n; }
 
     /// Own views on a committed slot: it is not lent again while they live.
     void hold(uint64_t slot) noexcept {
@@ -112,10 +113,14 @@ public:
         return wait(deadline, [&] { return passed(); }, tick);
     }
 
+    /// All stages have let go the next slot, only own arrays still use it.
     bool blocked_by_own_view() const noexcept {
         const Cursor c = next_;
-        return holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0;
+        return holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0 && let_go_by_all(c);
     }
+
+    /// Consecutive slots that are left in this lap.
+    uint64_t rest_of_lap() const noexcept { return slab_.capacity - next_.slot; }
 
     /// Why the ring is full, for people.
     std::string why_full() const {
@@ -138,6 +143,20 @@ public:
             return text.str();
         }
         return blocked_by_own_view() ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
+    }
+
+    /// Why drain() still waits, for people.
+    std::string why_not_passed() const {
+        const ChannelFile& c = registry.file;
+        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
+        for (uint32_t s = 0; s < rows_.size(); ++s) {
+            Cursor k = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
+            uint64_t left = 0;
+            for (; k.position < next_.position; k.advance(slab_.capacity))
+                left += !let_go(rows_[s][k.slot].load(acquire), k.lap, Next::reads);
+            if (left != 0) return "stage '" + load_name(c.stage(s).name) + "' has " + std::to_string(left) + " messages to pass";
+        }
+        return "all was passed just now";
     }
 
     /// Ends the lane. `failed`: receivers get SenderLost instead of the end.
@@ -188,6 +207,10 @@ private:
 
     bool free_slot(const Cursor& c) const noexcept {
         if (holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0) return false;
+        return let_go_by_all(c);
+    }
+
+    bool let_go_by_all(const Cursor& c) const noexcept {
         if (c.lap == 1) return true;
         for (const Atomic64* row : rows_)
             if (!let_go(row[c.slot].load(acquire), c.lap - 1, Next::writes)) return false;  // END
@@ -206,8 +229,8 @@ private:
     }
 
     /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
-    bool give_back(const Loan& loan, uint64_t n) noexcept {
-        if (loan.position + loan.count == next_.position && !waiting_.load(relaxed)) {
+    bool give_back(const Loan& loan, uint64_t n, bool viewed) noexcept {
+        if (!viewed && loan.position + loan.count == next_.position && !waiting_.load(relaxed)) {
             next_ = {loan.position, loan.slot, loan.lap};
             next_.advance(slab_.capacity, n);
             return false;
@@ -230,7 +253,7 @@ private:
         waiting_.store(true, relaxed);
         const Wait result = wait_for(
             registry, {registry.file.header().senders_idle, kMaxReceivers}, spinner_, deadline, ready,
-            [&] { return stopping.load(relaxed); },
+            [&] { return stopping.load(relaxed) || blocked_by_own_view(); },
             [&] {
                 registry.bury_dead();
                 return tick();

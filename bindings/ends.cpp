@@ -1,0 +1,87 @@
+// What both ends share: entering, closing, forks, warnings.
+#include "ends.hpp"
+
+#include <pthread.h>
+
+#include <mutex>
+
+namespace psyne::python {
+
+namespace {
+
+// Registries of this process, for the fork handler.
+std::mutex registries_lock;
+std::vector<Registry*> registries;
+
+void before_fork() { registries_lock.lock(); }
+void after_fork_in_parent() { registries_lock.unlock(); }
+void after_fork_in_child() {
+    fork_generation.fetch_add(1);
+    for (Registry* r : registries) r->file.forget_locks();
+    registries.clear();
+    registries_lock.unlock();
+}
+
+/// Leaves with a receiver that holds no message any more; true when it has left.
+bool leave_now(Receiver& r) {
+    if (r.registry.id == Registry::kNobody) return true;
+    if (r.outstanding() != 0) return false;
+    forget_end(&r.registry);
+    leave(r.registry);
+    return true;
+}
+
+}  // namespace
+
+void remember_end(Registry* registry) {
+    static const int installed = ::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    (void)installed;
+    std::lock_guard guard(registries_lock);
+    registries.push_back(registry);
+}
+
+void forget_end(Registry* registry) {
+    std::lock_guard guard(registries_lock);
+    std::erase(registries, registry);
+}
+
+bool End::refuse() {
+    if (forked())
+        raise("ForkedError", "this end of " + address + " belongs to the parent process; open one of its own in the child");
+    else if (closed)
+        raise("ChannelClosed", "this end of " + address + " was closed");
+    else
+        raise("ConcurrentUse", "another thread is using this end of " + address +
+                                   "; an end has one user at a time: open one for each thread");
+    return false;
+}
+
+void warn(const std::string& text) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject* module = PyImport_ImportModule("psyne.log");
+    PyObject* done = module ? PyObject_CallMethod(module, "warn", "s", text.c_str()) : nullptr;
+    if (!done) PyErr_Clear();
+    Py_XDECREF(done);
+    Py_XDECREF(module);
+    PyErr_Restore(type, value, trace);
+}
+
+void close_now(SenderEnd& e) {
+    if (!e.sender || e.forked() || e.sender->registry.id == Registry::kNobody) return;
+    forget_end(&e.sender->registry);
+    e.sender->close(e.close_failed);
+    if (const uint64_t unread = leave(e.sender->registry); unread != 0)
+        warn(std::to_string(unread) + " messages of " + e.address +
+             " were never read: its last end closed. drain() waits until all is read");
+}
+
+void close_now(ReceiverEnd& e) {
+    if (e.forked()) return;
+    std::erase_if(e.former, [](const auto& r) { return leave_now(*r); });
+    if (!e.receiver || !e.closed || e.receiver->registry.id == Registry::kNobody) return;
+    if (state_in<MemberState>(e.receiver->registry.me().state.load(seq_cst)) == MemberState::active) e.receiver->close();
+    leave_now(*e.receiver);
+}
+
+}  // namespace psyne::python

@@ -1,0 +1,67 @@
+#include "python.hpp"
+
+#include <cmath>
+
+namespace psyne::python {
+
+std::atomic<uint64_t> fork_generation{0};
+
+PyObject* error_class(const char* name) {
+    PyObject* module = PyImport_ImportModule("psyne.errors");
+    if (!module) return nullptr;
+    PyObject* cls = PyObject_GetAttrString(module, name);
+    Py_DECREF(module);
+    return cls;
+}
+
+PyObject* raise(const char* class_name, const std::string& text) {
+    if (PyObject* cls = error_class(class_name)) {
+        PyErr_SetString(cls, text.c_str());
+        Py_DECREF(cls);
+    }
+    return nullptr;
+}
+
+static const char* class_of(Errc code) {
+    switch (code) {
+        case Errc::invalid: return "InvalidArgument";
+        case Errc::not_found: return "ChannelNotFound";
+        case Errc::busy: return "ChannelBusy";
+        case Errc::mismatch: return "LayoutMismatch";
+        case Errc::incompatible: return "IncompatibleChannel";
+        case Errc::no_space: return "NoSpace";
+        case Errc::lease: return "LeaseLimit";
+        case Errc::system: break;
+    }
+    return "SystemFailure";
+}
+
+PyObject* raise_current() {
+    try {
+        throw;
+    } catch (const Error& e) {
+        return raise(class_of(e.code), e.what());
+    } catch (nb::python_error& e) {
+        e.restore();
+    } catch (const std::bad_alloc&) {
+        PyErr_NoMemory();
+    } catch (const std::exception& e) {
+        PyErr_SetString(PyExc_RuntimeError, e.what());
+    }
+    return nullptr;
+}
+
+bool deadline_from(PyObject* seconds, uint64_t& deadline) {
+    deadline = kForever;
+    if (!seconds || seconds == Py_None) return true;
+    const double s = PyFloat_AsDouble(seconds);
+    if (s == -1.0 && PyErr_Occurred()) return false;
+    if (std::isnan(s) || s < 0) {
+        PyErr_Format(PyExc_ValueError, "timeout is %R seconds; it must be None (wait for ever), 0 or more", seconds);
+        return false;
+    }
+    if (s < 1e9) deadline = sys::now_ns() + static_cast<uint64_t>(s * 1e9);
+    return true;
+}
+
+}  // namespace psyne::python

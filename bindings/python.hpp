@@ -1,0 +1,82 @@
+// What all binding files share: numpy's C API, errors as Python exceptions, time-outs, the fork guard.
+#pragma once
+
+#define PY_SSIZE_T_CLEAN
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#define NPY_TARGET_VERSION NPY_1_23_API_VERSION
+#define PY_ARRAY_UNIQUE_SYMBOL psyne_numpy_api
+#ifndef PSYNE_IMPORTS_NUMPY
+#define NO_IMPORT_ARRAY
+#endif
+
+#include <nanobind/nanobind.h>
+#include <numpy/arrayobject.h>
+
+#include <psyne/opening.hpp>
+
+namespace nb = nanobind;
+
+namespace psyne::python {
+
+/// An exception class of psyne.errors, by name.
+PyObject* error_class(const char* name);
+/// Sets a Python exception; always null, so that slots can `return raise(...)`.
+PyObject* raise(const char* class_name, const std::string& text);
+/// Turns the C++ exception in flight into a Python one.
+PyObject* raise_current();
+
+/// A time-out in seconds as a deadline: None waits for ever, 0 not at all. False with an exception set.
+bool deadline_from(PyObject* seconds, uint64_t& deadline);
+
+/// Counted up in a forked child: what was joined before belongs to the parent.
+extern std::atomic<uint64_t> fork_generation;
+
+/// A decoded keyword call: the positional arguments and the keywords by name, or nothing.
+struct Call {
+    const char* function;
+    PyObject* const* args;
+    Py_ssize_t count;
+    PyObject* names;
+    /// The values of up to N parameters; absent ones are null. False with a TypeError set.
+    template <size_t N>
+    bool parse(const char* const (&parameters)[N], PyObject* (&values)[N], Py_ssize_t required = 0) const;
+};
+
+template <size_t N>
+bool Call::parse(const char* const (&parameters)[N], PyObject* (&values)[N], Py_ssize_t required) const {
+    if (count > static_cast<Py_ssize_t>(N)) {
+        PyErr_Format(PyExc_TypeError, "%s() takes at most %zu arguments (%zd given)", function, N, count);
+        return false;
+    }
+    for (size_t i = 0; i < N; ++i) values[i] = static_cast<Py_ssize_t>(i) < count ? args[i] : nullptr;
+    for (Py_ssize_t k = 0; names && k < PyTuple_GET_SIZE(names); ++k) {
+        PyObject* name = PyTuple_GET_ITEM(names, k);
+        size_t i = 0;
+        while (i < N && PyUnicode_CompareWithASCIIString(name, parameters[i]) != 0) ++i;
+        if (i == N || values[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() got an unexpected keyword argument '%U'", function, name);
+            return false;
+        }
+        values[i] = args[count + k];
+    }
+    for (Py_ssize_t i = 0; i < required; ++i)
+        if (!values[i]) {
+            PyErr_Format(PyExc_TypeError, "%s() misses the argument '%s'", function, parameters[i]);
+            return false;
+        }
+    return true;
+}
+
+/// A METH_FASTCALL | METH_KEYWORDS function as the method table wants it.
+template <class Function>
+PyCFunction method(Function f) {
+    return reinterpret_cast<PyCFunction>(reinterpret_cast<void (*)()>(f));
+}
+
+void bind_layout(nb::module_& m);
+void bind_message(nb::module_& m);
+void bind_sender(nb::module_& m);
+void bind_receiver(nb::module_& m);
+void bind_opening(nb::module_& m);
+
+}  // namespace psyne::python

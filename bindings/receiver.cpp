@@ -1,0 +1,324 @@
+// The receiving end: receive, batches, iteration. Decisions are the core's; this converts.
+#include "ends.hpp"
+
+namespace psyne::python {
+
+namespace {
+
+constexpr int kPolls = 100;  // about a microsecond with the GIL: as long as letting it go and taking it back
+
+/// Without a channel yet: lets Python look for it until the deadline. False with an exception set.
+bool await_channel(PyObject* self, ReceiverEnd& e, uint64_t deadline) {
+    while (!e.receiver) {
+        e.busy = false;
+        PyObject* done = PyObject_CallMethod(self, "_await_channel", "K", static_cast<unsigned long long>(deadline));
+        if (!done) return false;
+        Py_DECREF(done);
+        if (e.closed || e.busy || e.forked()) return e.refuse();
+        e.busy = true;
+    }
+    return true;
+}
+
+/// An ended wait as an exception.
+bool no_message(ReceiverEnd& e, Wait result) {
+    switch (result) {
+        case Wait::timeout: raise("Empty", "no message on " + e.address + " in time"); break;
+        case Wait::stopped:
+            if (e.closed) return e.refuse();
+            if (e.receiver->hoards())
+                raise("LeaseLimit", "this receiver holds every slot of " + e.address + " (" +
+                                        std::to_string(e.receiver->outstanding()) +
+                                        " messages not released), so nothing can be sent; release or copy() some");
+            else if (e.receiver->sender_lost())
+                raise("SenderLost", "a sender of " + e.address + " died or failed; all that it sent was received. "
+                                    "follow=True waits for the next one");
+            else
+                raise("EndOfChannel", e.address + " has ended: its last sender closed and all was received");
+            break;
+        default: break;  // interrupted: the exception is set
+    }
+    return false;
+}
+
+/// Takes up to `limit` messages; false with an exception set.
+bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t deadline) {
+    for (;;) {
+        if (!e.receiver && !await_channel(self, e, deadline)) return false;
+        Receiver& r = *e.receiver;
+        for (int i = 0; i < kPolls; ++i) {
+            if (r.try_take(limit, t)) [[likely]]
+                return true;
+            if (deadline == 0) break;
+            cpu_pause();
+        }
+        Wait result;
+        {
+            nb::gil_scoped_release nogil;
+            result = r.receive(limit, t, deadline, Tick{});
+        }
+        if (result == Wait::ready) return true;
+        if (result == Wait::stopped && !e.closed && e.follow && r.closed() && r.ended()) {
+            r.close();  // replaced by a sender with other types: follow to its channel
+            e.former.push_back(std::move(e.receiver));
+            close_now(e);
+            continue;
+        }
+        if (result == Wait::stopped && !e.closed && r.hoards()) {
+            PyGC_Collect();
+            if (!r.hoards()) continue;
+        }
+        return no_message(e, result);
+    }
+}
+
+void fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
+    m->end = Py_NewRef(self);
+    m->layout = e.shape;
+    m->data = t.data;
+    m->count = t.count;
+    m->stride = t.lane->slab.stride;
+    m->open = true;
+    m->writable = e.receiver->writes();
+    m->hold.kind = Hold::Kind::taken;
+    m->hold.receiver = e.receiver.get();
+    m->hold.taken = t;
+}
+
+MessageObject* empty(ReceiverEnd& e, bool batch) {
+    if (batch) return new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), e.shape);
+    return new_message(reinterpret_cast<PyTypeObject*>(e.type.ptr()), e.shape);
+}
+
+/// One message, or a batch of up to `limit`.
+PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t deadline, uint64_t linger) {
+    ReceiverEnd& e = receiver_end(self);
+    if (!e.enter()) return nullptr;
+    Inside<ReceiverEnd> inside{e};
+    if (!e.receiver && !await_channel(self, e, deadline)) return nullptr;
+    MessageObject* m = empty(e, batch);  // before the take: nothing may fail after it
+    if (!m) return nullptr;
+    Taken t;
+    if (!take(self, e, limit, t, deadline)) {
+        Py_DECREF(m);
+        return nullptr;
+    }
+    if (!batch && Py_TYPE(m) != reinterpret_cast<PyTypeObject*>(e.type.ptr())) {  // followed to another channel
+        Py_DECREF(m);
+        if (!(m = empty(e, batch))) return e.receiver->give_back(t), nullptr;
+    }
+    if (linger != 0 && t.count < limit) {
+        bool ok = true;
+        {
+            nb::gil_scoped_release nogil;
+            ok = e.receiver->linger(t, limit, sys::now_ns() + linger, Tick{});
+        }
+        if (!ok) {  // a signal handler raised: the caller never sees the batch
+            e.receiver->give_back(t);
+            Py_DECREF(m);
+            return nullptr;
+        }
+    }
+    fill(m, self, e, t);
+    return reinterpret_cast<PyObject*>(m);
+}
+
+bool linger_from(PyObject* seconds, uint64_t& ns) {
+    ns = 0;
+    if (!seconds) return true;
+    uint64_t deadline;
+    if (seconds == Py_None || !deadline_from(seconds, deadline)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "linger is a number of seconds, 0 or more");
+        return false;
+    }
+    ns = static_cast<uint64_t>(PyFloat_AsDouble(seconds) * 1e9);
+    return true;
+}
+
+bool limit_from(PyObject* value, uint64_t& limit) {
+    const Py_ssize_t n = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    if (n == -1 && PyErr_Occurred()) return false;
+    if (n < 1) {
+        PyErr_Format(PyExc_ValueError, "a batch has at least 1 message; got n=%zd", n);
+        return false;
+    }
+    limit = static_cast<uint64_t>(n);
+    return true;
+}
+
+PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    uint64_t deadline = kForever;
+    if (n != 0 || names) {
+        PyObject* values[1];
+        if (!Call{"receive", args, n, names}.parse({"timeout"}, values) || !deadline_from(values[0], deadline))
+            return nullptr;
+    }
+    return receive_some(self, 1, false, deadline, 0);
+} catch (...) {
+    return raise_current();
+}
+
+/// None instead of waiting; the end of the channel is an error all the same.
+PyObject* try_some(PyObject* self, uint64_t limit, bool batch) {
+    PyObject* got = receive_some(self, limit, batch, 0, 0);
+    if (got) return got;
+    PyObject* empty_class = error_class("Empty");
+    const bool none = empty_class && PyErr_ExceptionMatches(empty_class);
+    Py_XDECREF(empty_class);
+    if (!none) return nullptr;
+    PyErr_Clear();
+    Py_RETURN_NONE;
+}
+
+PyObject* try_receive(PyObject* self, PyObject*) try {
+    ReceiverEnd& e = receiver_end(self);
+    if (e.receiver && e.enter()) {  // the common case without the cost of an exception
+        Inside<ReceiverEnd> inside{e};
+        MessageObject* m = empty(e, false);
+        Taken t;
+        if (m && e.receiver->try_take(1, t)) {
+            fill(m, self, e, t);
+            return reinterpret_cast<PyObject*>(m);
+        }
+        Py_XDECREF(m);
+        if (!m) return nullptr;
+        if (!e.receiver->ended() && !e.receiver->hoards()) Py_RETURN_NONE;
+    }
+    return PyErr_Occurred() ? nullptr : try_some(self, 1, false);
+} catch (...) {
+    return raise_current();
+}
+
+PyObject* receive_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    PyObject* values[3];
+    uint64_t limit, deadline, linger;
+    if (!Call{"receive_many", args, n, names}.parse({"n", "timeout", "linger"}, values, 1) ||
+        !limit_from(values[0], limit) || !deadline_from(values[1], deadline) || !linger_from(values[2], linger))
+        return nullptr;
+    return receive_some(self, limit, true, deadline, linger);
+} catch (...) {
+    return raise_current();
+}
+
+PyObject* try_receive_many(PyObject* self, PyObject* arg) try {
+    uint64_t limit;
+    return limit_from(arg, limit) ? try_some(self, limit, true) : nullptr;
+} catch (...) {
+    return raise_current();
+}
+
+// ---- iteration: each step ends the message before it ------------------------------------------------------------
+
+struct IterationObject {
+    PyObject_HEAD
+    PyObject* end;
+    MessageObject* last;
+    uint64_t limit;  // 0: single messages
+    uint64_t linger;
+};
+PyTypeObject* iteration_type = nullptr;
+
+PyObject* iterate(PyObject* self, uint64_t limit, uint64_t linger) {
+    auto* it = PyObject_New(IterationObject, iteration_type);
+    if (!it) return nullptr;
+    it->end = Py_NewRef(self);
+    it->last = nullptr;
+    it->limit = limit;
+    it->linger = linger;
+    return reinterpret_cast<PyObject*>(it);
+}
+
+PyObject* iter(PyObject* self) { return iterate(self, 0, 0); }
+
+PyObject* batches(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+    PyObject* values[2];
+    uint64_t limit, linger;
+    if (!Call{"batches", args, n, names}.parse({"n", "linger"}, values, 1) || !limit_from(values[0], limit) ||
+        !linger_from(values[1], linger))
+        return nullptr;
+    return iterate(self, limit, linger);
+}
+
+PyObject* iteration_next(PyObject* o) try {
+    auto* it = reinterpret_cast<IterationObject*>(o);
+    if (it->last) {
+        MessageObject* last = std::exchange(it->last, nullptr);
+        const bool ok = finish_message(last, last->count);
+        Py_DECREF(last);
+        if (!ok) return nullptr;
+    }
+    PyObject* m = it->limit == 0 ? receive_some(it->end, 1, false, kForever, 0)
+                                 : receive_some(it->end, it->limit, true, kForever, it->linger);
+    if (m) {
+        it->last = reinterpret_cast<MessageObject*>(Py_NewRef(m));
+        return m;
+    }
+    for (const char* end : {"EndOfChannel", "ChannelClosed"}) {
+        PyObject* cls = error_class(end);
+        const bool ended = cls && PyErr_ExceptionMatches(cls);
+        Py_XDECREF(cls);
+        if (ended) {
+            PyErr_Clear();  // StopIteration
+            break;
+        }
+    }
+    return nullptr;
+} catch (...) {
+    return raise_current();
+}
+
+void iteration_dealloc(PyObject* o) {
+    auto* it = reinterpret_cast<IterationObject*>(o);
+    Py_XDECREF(it->last);
+    Py_DECREF(it->end);
+    PyTypeObject* type = Py_TYPE(o);
+    PyObject_Free(o);
+    Py_DECREF(type);
+}
+
+PyMethodDef methods[] = {
+    {"receive", method(receive), METH_FASTCALL | METH_KEYWORDS, "The next message; waits for it."},
+    {"try_receive", try_receive, METH_NOARGS, "The next message, or None when there is none now."},
+    {"receive_many", method(receive_many), METH_FASTCALL | METH_KEYWORDS, "1 to n consecutive messages of one sender."},
+    {"try_receive_many", try_receive_many, METH_O, "The same, or None when there is none now."},
+    {"batches", method(batches), METH_FASTCALL | METH_KEYWORDS, "Iterate over batches of 1 to n messages."},
+    {nullptr, nullptr, 0, nullptr}};
+PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_iter, reinterpret_cast<void*>(iter)}, {0, nullptr}};
+
+}  // namespace
+
+void bind_receiver(nb::module_& m) {
+    nb::class_<ReceiverEnd>(m, "ReceiverEnd", nb::type_slots(slots), "The native receiving end.")
+        .def(nb::init<>())
+        .def("_close",
+             [](ReceiverEnd& e) {
+                 if (e.closed || e.forked()) return;
+                 e.closed = true;
+                 if (!e.receiver) return;
+                 e.receiver->stopping.store(true);
+                 if (e.busy)
+                     wake(e.receiver->registry.me());
+                 else
+                     close_now(e);
+             })
+        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; })
+        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; })
+        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; });
+
+    static PyType_Slot iteration_slots[] = {{Py_tp_iter, reinterpret_cast<void*>(PyObject_SelfIter)},
+                                            {Py_tp_iternext, reinterpret_cast<void*>(iteration_next)},
+                                            {Py_tp_dealloc, reinterpret_cast<void*>(iteration_dealloc)},
+                                            {0, nullptr}};
+    static PyType_Spec spec = {"psyne._native.Iteration", sizeof(IterationObject), 0,
+                               Py_TPFLAGS_DEFAULT | Py_TPFLAGS_DISALLOW_INSTANTIATION, iteration_slots};
+    iteration_type = reinterpret_cast<PyTypeObject*>(PyType_FromSpec(&spec));
+    if (!iteration_type) throw nb::python_error();
+    m.attr("Iteration") = nb::borrow(reinterpret_cast<PyObject*>(iteration_type));
+}
+
+ReceiverEnd::~ReceiverEnd() {
+    closed = true;  // its messages hold it: none is left
+    close_now(*this);
+}
+
+}  // namespace psyne::python

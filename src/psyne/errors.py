@@ -1,0 +1,128 @@
+"""Everything that psyne raises.
+
+PsyneError
+├── Full (TimeoutError, queue.Full)            no slot in time
+├── Empty (TimeoutError, queue.Empty)          no message in time
+├── EndOfChannel (EOFError)                    the last sender closed; all was received
+├── SenderLost (ConnectionError)               a sender died or failed; all that it sent was received
+├── ChannelClosed (ValueError)                 this end was closed
+├── MessageReleased (ValueError)               the message was sent or released
+├── ViewsAlive (BufferError)                   release() while arrays use the message
+├── LeaseLimit (BufferError)                   nothing can be sent: one end holds every slot
+├── ReadOnly (TypeError)                       writing to a received message
+├── NotALoan (TypeError)                       discard() or truncate() of a received message
+├── LayoutMismatch (TypeError)                 another dtype, shape, pattern or graph
+├── ChannelNotFound (FileNotFoundError)        no such channel, and no type to make it
+├── ChannelBusy (RuntimeError)                 the pattern's place is taken
+├── ConcurrentUse (RuntimeError)               two threads use one end
+├── ForkedError (RuntimeError)                 an end of the parent process
+├── NoSpace (MemoryError)                      shared memory is full
+├── IncompatibleChannel (OSError)              a foreign or damaged file, or another layout version
+├── InvalidArgument (ValueError)               an argument that can never work
+└── SystemFailure (OSError)                    a system call failed
+"""
+
+import queue
+
+__all__ = [
+    "ChannelBusy",
+    "ChannelClosed",
+    "ChannelNotFound",
+    "ConcurrentUse",
+    "Empty",
+    "EndOfChannel",
+    "ForkedError",
+    "Full",
+    "IncompatibleChannel",
+    "InvalidArgument",
+    "LayoutMismatch",
+    "LeaseLimit",
+    "MessageReleased",
+    "NoSpace",
+    "NotALoan",
+    "PsyneError",
+    "ReadOnly",
+    "SenderLost",
+    "SystemFailure",
+    "ViewsAlive",
+]
+
+
+class PsyneError(Exception):
+    """The root of all errors of psyne."""
+
+
+class Full(PsyneError, TimeoutError, queue.Full):
+    """No slot became free in time. The message names who holds the ring up."""
+
+
+class Empty(PsyneError, TimeoutError, queue.Empty):
+    """No message came in time."""
+
+
+class EndOfChannel(PsyneError, EOFError):
+    """The last sender closed, and all that it sent was received."""
+
+
+class SenderLost(PsyneError, ConnectionError):
+    """A sender died, or left its ``with`` by an exception; all that it sent was received."""
+
+
+class ChannelClosed(PsyneError, ValueError):
+    """This end was closed."""
+
+
+class MessageReleased(PsyneError, ValueError):
+    """The message was sent, discarded or released; its bytes are another message's."""
+
+
+class ViewsAlive(PsyneError, BufferError):
+    """``release()`` while arrays, slices or memoryviews use the message."""
+
+
+class LeaseLimit(PsyneError, BufferError):
+    """Nothing can be sent any more, because this end holds every slot."""
+
+
+class ReadOnly(PsyneError, TypeError):
+    """A received message cannot be written to (its stage does not mutate)."""
+
+
+class NotALoan(PsyneError, TypeError):
+    """Only a loan can be discarded or truncated."""
+
+
+class LayoutMismatch(PsyneError, TypeError):
+    """Another dtype, shape, pattern or graph of stages."""
+
+
+class ChannelNotFound(PsyneError, FileNotFoundError):
+    """No such channel, and no type to make it with."""
+
+
+class ChannelBusy(PsyneError, RuntimeError):
+    """The place that the channel's pattern allows is taken. The message names who is there."""
+
+
+class ConcurrentUse(PsyneError, RuntimeError):
+    """Two threads use one end at the same time."""
+
+
+class ForkedError(PsyneError, RuntimeError):
+    """This end belongs to the parent process."""
+
+
+class NoSpace(PsyneError, MemoryError):
+    """Shared memory is full. The message names the bytes that were asked for."""
+
+
+class IncompatibleChannel(PsyneError, OSError):
+    """A foreign or damaged file lies under the channel's name, or another layout version."""
+
+
+class InvalidArgument(PsyneError, ValueError):
+    """An argument that can never work: a name, a stage, an address."""
+
+
+class SystemFailure(PsyneError, OSError):
+    """A system call failed."""

@@ -1,0 +1,16 @@
+"""The logger ``psyne``: rare events, at most one line per second and cause."""
+
+import logging
+import re
+import time
+
+logger = logging.getLogger("psyne")
+_last: dict[str, float] = {}
+
+
+def warn(text: str) -> None:
+    """Log a warning unless the same cause (the text without its numbers) was logged within the last second."""
+    cause, now = re.sub(r"\d+", "#", text), time.monotonic()
+    if now - _last.get(cause, -1.0) >= 1.0:
+        _last[cause] = now
+        logger.warning(text)

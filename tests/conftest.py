@@ -1,0 +1,50 @@
+"""What every test gets: a directory for channels of its own, and a watchdog."""
+
+import faulthandler
+import gc
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+WATCHDOG_SECONDS = 120.0
+
+terminal = pytest.StashKey[int]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # Standard error before pytest captures it: the trace must outlive the process.
+    config.stash[terminal] = os.dup(2)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    os.close(config.stash[terminal])
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Shows where a test hangs, set-up and tear-down included, and ends the run."""
+    marker = item.get_closest_marker("watchdog")
+    seconds = float(marker.args[0]) if marker else WATCHDOG_SECONDS
+    faulthandler.dump_traceback_later(seconds, exit=True, file=item.config.stash[terminal])
+    try:
+        return (yield)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture(autouse=True)
+def psyne_directory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """An empty PSYNE_DIR in shared memory; a test marked `leaves_nothing` must empty it again."""
+    directory = Path(tempfile.mkdtemp(prefix="psyne-test-", dir="/dev/shm"))
+    monkeypatch.setenv("PSYNE_DIR", str(directory))
+    try:
+        yield directory
+        if request.node.get_closest_marker("leaves_nothing"):
+            gc.collect()
+            assert sorted(path.name for path in directory.iterdir()) == []
+    finally:
+        shutil.rmtree(directory)
