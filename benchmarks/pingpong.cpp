@@ -1,6 +1,9 @@
 // The floor under every latency figure: two pinned processes hand a number to and fro through shared memory.
 //
-//   pingpong spin|futex TRIPS CORE CORE      prints one-way nanoseconds as JSON: {"p50": …, "p90": …, …}
+//   pingpong spin TRIPS CORE CORE            half of each round trip
+//   pingpong futex TRIPS CORE CORE PAUSE     from just before the store to the reader's wake-up; each side lets the
+//                                            other sleep for PAUSE microseconds first
+// Prints one-way nanoseconds as JSON: {"p50": …, "p90": …, …}
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/mman.h>
@@ -27,6 +30,7 @@ namespace {
 struct Lines {
     alignas(128) std::atomic<std::uint32_t> ping;
     alignas(128) std::atomic<std::uint32_t> pong;
+    alignas(128) std::int64_t sent;  // the time at which the answer was sent
 };
 
 [[noreturn]] void fail(const char* what) {
@@ -67,15 +71,21 @@ std::int64_t now() {
     return time.tv_sec * 1'000'000'000LL + time.tv_nsec;
 }
 
+void pause(std::int64_t nanoseconds) {
+    for (const std::int64_t start = now(); now() - start < nanoseconds;) {
+    }
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
-    const std::string mode = count == 5 ? arguments[1] : "";
-    if (mode != "spin" && mode != "futex") {
-        std::fprintf(stderr, "usage: pingpong spin|futex TRIPS CORE CORE\n");
+    const std::string mode = count > 1 ? arguments[1] : "";
+    const bool sleeping = mode == "futex";
+    if (!(mode == "spin" && count == 5) && !(sleeping && count == 6)) {
+        std::fprintf(stderr, "usage: pingpong spin TRIPS CORE CORE | pingpong futex TRIPS CORE CORE PAUSE\n");
         return 2;
     }
-    const bool sleeping = mode == "futex";
+    const std::int64_t let_sleep = sleeping ? std::atoll(arguments[5]) * 1000 : 0;
     const auto trips = static_cast<std::uint32_t>(std::atoi(arguments[2]));
     const std::uint32_t warm_up = trips / 10;
 
@@ -93,25 +103,31 @@ int main(int count, char** arguments) {
         pin(std::atoi(arguments[4]));
         for (std::uint32_t i = 1; i <= trips + warm_up; ++i) {
             await(lines->ping, i, sleeping);
+            if (sleeping) {
+                pause(let_sleep);
+                lines->sent = now();
+            }
             publish(lines->pong, i, sleeping);
         }
         std::_Exit(0);
     }
 
     pin(std::atoi(arguments[3]));
-    std::vector<std::int64_t> times(trips + warm_up);
+    std::vector<double> times(trips + warm_up);
     for (std::uint32_t i = 1; i <= trips + warm_up; ++i) {
+        if (sleeping) pause(let_sleep);
         const std::int64_t start = now();
         publish(lines->ping, i, sleeping);
         await(lines->pong, i, sleeping);
-        times[i - 1] = now() - start;
+        const std::int64_t end = now();
+        times[i - 1] = sleeping ? end - lines->sent : (end - start) / 2.0;
     }
     int status = 0;
     if (waitpid(child, &status, 0) != child || status != 0) fail("the other process");
 
     times.erase(times.begin(), times.begin() + warm_up);
     std::sort(times.begin(), times.end());
-    auto one_way = [&](double share) { return times[static_cast<std::size_t>(share * (times.size() - 1))] / 2.0; };
+    auto one_way = [&](double share) { return times[static_cast<std::size_t>(share * (times.size() - 1))]; };
     std::printf("{\"p50\": %.1f, \"p90\": %.1f, \"p99\": %.1f, \"p99.9\": %.1f}\n", one_way(0.5), one_way(0.9),
                 one_way(0.99), one_way(0.999));
 }

@@ -1,5 +1,4 @@
 // Opening ends, looking at channels, waiting for one to appear.
-#include <nanobind/stl/string.h>
 
 #include "ends.hpp"
 

@@ -10,6 +10,7 @@
 #endif
 
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/string.h>
 #include <numpy/arrayobject.h>
 
 #include <psyne/opening.hpp>

@@ -1,6 +1,6 @@
 """Writes src/psyne/_native.pyi from the installed module; `--check` says whether it is current.
 
-nanobind knows the types of what it binds. Plain C types have none: bindings/stubs.pat says theirs.
+nanobind knows the types of what it binds; tools/stubs.pat says the rest.
 """
 
 import subprocess
@@ -10,17 +10,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STUB = ROOT / "src" / "psyne" / "_native.pyi"
-PATTERNS = ROOT / "bindings" / "stubs.pat"
+PATTERNS = ROOT / "tools" / "stubs.pat"
 
 
 def generate() -> str:
     """The stub of the installed psyne._native."""
     with tempfile.TemporaryDirectory() as directory:
         fresh = Path(directory) / "_native.pyi"
-        command = [sys.executable, "-m", "nanobind.stubgen", "-q"]
-        command += ["-m", "psyne._native", "-o", str(fresh)]
-        if PATTERNS.exists():
-            command += ["-p", str(PATTERNS)]
+        command = [sys.executable, "-m", "nanobind.stubgen", "-q", "--include-private"]
+        command += ["-p", str(PATTERNS), "-m", "psyne._native", "-o", str(fresh)]
         subprocess.run(command, check=True, timeout=60)
         return fresh.read_text(encoding="utf-8")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
@@ -217,7 +218,7 @@ class Array(Message, Generic[S]):
             """A numpy array over the same memory; read-only for receivers that do not mutate."""
 
 
-_arrays: dict[tuple[Any, tuple[int, ...]], type] = {}
+_arrays: weakref.WeakValueDictionary[tuple[Any, tuple[int, ...]], type] = weakref.WeakValueDictionary()
 
 
 def _array_type(dtype: Any = None, shape: int | tuple[int, ...] = ()) -> type:
@@ -228,10 +229,12 @@ def _array_type(dtype: Any = None, shape: int | tuple[int, ...] = ()) -> type:
         raise TypeError(f"{element} holds Python objects; messages need a fixed-size dtype")
     dims = (shape,) if isinstance(shape, int) else tuple(shape)
     key = (element, dims)
-    if key not in _arrays:
+    made = _arrays.get(key)
+    if made is None:
         name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims)
-        _arrays[key] = MessageMeta(name, (Array,), {"__module__": __name__}, dtype=element, shape=dims)
-    return _arrays[key]
+        made = MessageMeta(name, (Array,), {"__module__": __name__}, dtype=element, shape=dims)
+        _arrays[key] = made
+    return made
 
 
 def _describe(dtype: np.dtype[Any]) -> dict[str, Any]:

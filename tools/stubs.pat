@@ -1,0 +1,28 @@
+# What stubgen cannot know of plain C types; the format is that of nanobind's pattern files.
+# Message, Batch and the ends are declared, generic and documented, by their faces in src/psyne.
+
+psyne\._native\.(Message|Batch)$:
+    class \1:
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+
+psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many|drain)$:
+
+psyne\._native\.ReceiverEnd\.(receive|try_receive|receive_many|try_receive_many|batches|__iter__)$:
+
+psyne\._native\.Field$:
+    class Field:
+        def __init__(self, dtype: numpy.dtype[Any], shape: tuple[int, ...], offset: int, index: int, /) -> None: ...
+        def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
+        def __set__(self, instance: object, value: Any, /) -> None: ...
+    \import numpy
+    \from typing import Any
+
+psyne\._native\.Iteration$:
+    class Iteration:
+        def __iter__(self) -> Iterator[Any]: ...
+        def __next__(self) -> Any: ...
+    \from collections.abc import Iterator
+    \from typing import Any
+
+psyne\._native\.adopt$:
+    def adopt(cls: type, /) -> None: ...
