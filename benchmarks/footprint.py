@@ -132,9 +132,7 @@ def answer(process: Process) -> None:
     process.stdin.flush()
 
 
-def start_pair(
-    cores: list[int], roles: tuple[str, str], sender: Figures, receiver: Figures
-) -> list[Any]:
+def start_pair(cores: list[int], roles: tuple[str, str], sender: Figures, receiver: Figures) -> list[Any]:
     arguments = zip(roles, cores, (sender, receiver), strict=True)
     return [start(__file__, role, core, one) for role, core, one in arguments]
 
@@ -146,11 +144,7 @@ def steady(cores: list[int], wait: str, messages: int, traced: bool) -> Figures:
         for process in pair:
             hear(process, "warm")
         with tempfile.TemporaryDirectory() as directory:
-            tracers = (
-                [Tracer(process.pid, Path(directory) / str(process.pid)) for process in pair]
-                if traced
-                else []
-            )
+            tracers = [Tracer(process.pid, Path(directory) / str(process.pid)) for process in pair] if traced else []
             for process in pair:
                 answer(process)
             for process in pair:
@@ -184,16 +178,12 @@ class Tracer:
     def stop(self) -> int:
         self.process.send_signal(signal.SIGINT)
         self.process.communicate()
-        total = re.search(
-            r"^\s*100\.00\s+\S+\s+\S*\s+(\d+).*total$", self.report.read_text(), re.MULTILINE
-        )
+        total = re.search(r"^\s*100\.00\s+\S+\s+\S*\s+(\d+).*total$", self.report.read_text(), re.MULTILINE)
         return int(total[1]) if total else 0
 
 
 def idle(cores: list[int], wait: str, seconds: float) -> Figures:
-    pair = start_pair(
-        cores, ("idle_send", "idle_receive"), {"name": "idle"}, {"name": "idle", "wait": wait}
-    )
+    pair = start_pair(cores, ("idle_send", "idle_receive"), {"name": "idle"}, {"name": "idle", "wait": wait})
     sender, receiver = pair
     try:
         for process in pair:
@@ -209,26 +199,19 @@ def idle(cores: list[int], wait: str, seconds: float) -> Figures:
 
 def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--seconds", type=float, default=5.0, help="how long the idle receiver waits"
-        )
+        parser.add_argument("--seconds", type=float, default=5.0, help="how long the idle receiver waits")
         parser.add_argument("--messages", type=int, default=1024 * PERIOD)
         parser.set_defaults(rounds=3)
 
     chosen = options(__doc__, more)
     messages = chosen.messages // PERIOD * PERIOD
     cases: dict[str, Any] = {
-        f"idle {wait}": lambda wait=wait: idle(chosen.cores, wait, chosen.seconds)
-        for wait in ("adaptive", "block")
+        f"idle {wait}": lambda wait=wait: idle(chosen.cores, wait, chosen.seconds) for wait in ("adaptive", "block")
     }
     for wait in ("spin", "adaptive"):
-        cases[f"steady {wait}"] = lambda wait=wait: steady(
-            chosen.cores, wait, messages, traced=False
-        )
+        cases[f"steady {wait}"] = lambda wait=wait: steady(chosen.cores, wait, messages, traced=False)
         if shutil.which("strace"):
-            cases[f"system calls {wait}"] = lambda wait=wait: steady(
-                chosen.cores, wait, messages, traced=True
-            )
+            cases[f"system calls {wait}"] = lambda wait=wait: steady(chosen.cores, wait, messages, traced=True)
     with private_channels():
         rounds = interleaved(chosen.rounds, cases)
 
@@ -253,7 +236,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    play_role(
-        {role.__name__: role for role in (steady_send, steady_receive, idle_send, idle_receive)}
-    )
+    play_role({role.__name__: role for role in (steady_send, steady_receive, idle_send, idle_receive)})
     main()

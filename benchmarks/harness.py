@@ -105,9 +105,7 @@ def private_channels() -> Iterator[None]:
 def compile_pingpong(directory: Path) -> Path:
     program = directory / "pingpong"
     compiler = os.environ.get("CXX", "c++")
-    subprocess.run(
-        [compiler, "-std=c++20", "-O2", str(HERE / "pingpong.cpp"), "-o", str(program)], check=True
-    )
+    subprocess.run([compiler, "-std=c++20", "-O2", str(HERE / "pingpong.cpp"), "-o", str(program)], check=True)
     return program
 
 
@@ -118,14 +116,18 @@ def percentiles(samples: Any) -> Figures:
     import numpy as np
 
     names = ("p50", "p90", "p99", "p99.9")
-    return dict(
-        zip(names, np.percentile(samples, [50, 90, 99, 99.9]).round(1).tolist(), strict=True)
-    )
+    return dict(zip(names, np.percentile(samples, [50, 90, 99, 99.9]).round(1).tolist(), strict=True))
 
 
 def median_of(rounds: list[Figures]) -> Figures:
     """Key by key, over the rounds: one disturbed round changes nothing."""
     return {key: round(statistics.median(one[key] for one in rounds), 4) for key in rounds[0]}
+
+
+def ratio(rounds: dict[str, list[Figures]], over: str, under: str, key: str) -> float:
+    """The median of the rounds' own ratios: what disturbs a whole round cancels out."""
+    pairs = zip(rounds[over], rounds[under], strict=True)
+    return round(statistics.median(one[key] / other[key] for one, other in pairs), 4)
 
 
 def interleaved(rounds: int, cases: dict[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
@@ -152,11 +154,7 @@ def installed(module: str) -> bool:
 
 def machine(cores: list[int]) -> Figures:
     model = next(
-        (
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
+        (line.split(":")[1].strip() for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
     versions = {"python": platform.python_version()}
@@ -175,12 +173,8 @@ def machine(cores: list[int]) -> Figures:
     }
 
 
-def options(
-    description: str | None, add: Callable[[argparse.ArgumentParser], None]
-) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def options(description: str | None, add: Callable[[argparse.ArgumentParser], None]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write all figures here")
     parser.add_argument(
         "--cores",
@@ -188,9 +182,7 @@ def options(
         nargs=2,
         help="the two cores to pin to (default: the first two allowed)",
     )
-    parser.add_argument(
-        "--rounds", type=int, default=5, help="interleaved rounds; figures are their medians"
-    )
+    parser.add_argument("--rounds", type=int, default=5, help="interleaved rounds; figures are their medians")
     add(parser)
     chosen = parser.parse_args()
     if not chosen.cores:

@@ -2,9 +2,9 @@
 
     python benchmarks/latency.py [--json FILE] [--rounds N] [--cores A B] [--trips N]
 
-psyne: send(view) to receive(), Python to Python, there and back, halved. The floor, in the same
-rounds: pingpong.cpp. Then the cost of one message of 64 MiB against one of 64 bytes, payload not
-touched.
+psyne: send(view) to receive(), Python to Python, there and back, halved; and from send() to the
+wake-up of a receiver that sleeps. The floors, in the same rounds: pingpong.cpp. Then the cost of one
+message of 64 MiB against one of 64 bytes, payload not touched.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from harness import (
     percentiles,
     play_role,
     private_channels,
+    ratio,
     run_roles,
     write,
 )
@@ -41,11 +42,9 @@ from psyne import Array
 WORDS = 8
 Words = Array("u8", WORDS)
 SMALL, BIG = 64, 64 << 20
-MODES = {
-    "spin": "spin",
-    "adaptive": "spin",
-    "block": "futex",
-}  # wait= of psyne: the floor that it is held against
+PAUSE = 200  # microseconds after which whoever waits is asleep
+WAITS = ("spin", "adaptive", "block")
+KEYS = ("p50", "p90", "p99", "p99.9")
 
 
 # ------------------------------------------------------------------------ there and back
@@ -94,6 +93,56 @@ def pong(name: str, trips: int, wait: str) -> None:
         back.drain()
 
 
+# ------------------------------------------------------------------------ waking up
+
+
+def wake_ping(name: str, trips: int, wait: str) -> Figures:
+    warm_up = trips // 10
+    times = np.zeros(trips + warm_up, "i8")
+    words = np.zeros(WORDS, "u8")
+    view = memoryview(words)
+    now = time.perf_counter_ns
+    with (
+        psyne.sender(f"ipc://{name}-there", Words, pattern="spsc", wait=wait) as out,
+        psyne.receiver(f"ipc://{name}-back", Words, wait=wait) as back,
+    ):
+        for number in range(trips + warm_up):
+            words[0] = number
+            let_sleep()
+            out.send(view)
+            message = back.receive()
+            end = now()
+            expect(int(message.array[0]), number, "the answer")
+            times[number] = end - int(message.array[1])
+            message.release()
+    return percentiles(times[warm_up:])
+
+
+def wake_pong(name: str, trips: int, wait: str) -> None:
+    words = np.zeros(WORDS, "u8")
+    view = memoryview(words)
+    now = time.perf_counter_ns
+    with (
+        psyne.receiver(f"ipc://{name}-there", Words, wait=wait) as source,
+        psyne.sender(f"ipc://{name}-back", Words, pattern="spsc", wait=wait) as back,
+    ):
+        for number in range(trips + trips // 10):
+            with source.receive() as message:
+                expect(int(message.array[0]), number, "the question")
+            words[0] = number
+            let_sleep()
+            words[1] = now()
+            back.send(view)
+        back.drain()
+
+
+def let_sleep() -> None:
+    """Keeps this core busy: a sleep would add the wake-up of this side to the figure."""
+    end = time.perf_counter_ns() + PAUSE * 1000
+    while time.perf_counter_ns() < end:
+        pass
+
+
 # ------------------------------------------------------------------------ size
 
 
@@ -126,13 +175,11 @@ def sizes(name: str, messages: int, passes: int) -> Figures:
                 )
         out.close()
         source.close()
-    small, big = (median_of(samples[size]) for size in (SMALL, BIG))
-    return {"small": small, "big": big, "ratio_p50": round(big["p50"] / small["p50"], 3)}
+    names = {SMALL: "64 B", BIG: "64 MiB"}
+    return {names[size]: median_of(one) for size, one in samples.items()}
 
 
-def cost_of_messages(
-    out: psyne.Sender[Any], source: psyne.Receiver[Any], messages: int
-) -> np.ndarray:
+def cost_of_messages(out: psyne.Sender[Any], source: psyne.Receiver[Any], messages: int) -> np.ndarray:
     times = np.zeros(messages, "i8")
     now = time.perf_counter_ns
     for number in range(messages):
@@ -149,94 +196,77 @@ def cost_of_messages(
 
 def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--trips", type=int, default=200_000, help="round trips per round (spinning)"
-        )
+        parser.add_argument("--trips", type=int, default=200_000, help="round trips per round (spinning)")
         parser.add_argument("--no-peers", action="store_true", help="leave iceoryx2 out")
 
     chosen = options(__doc__, more)
     first, second = chosen.cores
 
-    def floor(mode: str, trips: int) -> Figures:
-        command = [str(program), mode, str(trips), str(first), str(second)]
-        return json.loads(
-            subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        )  # type: ignore[no-any-return]
+    def floor(mode: str, trips: int, *pause: int) -> Figures:
+        arguments = [mode, *map(str, (trips, first, second, *pause))]
+        done = subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE)
+        return json.loads(done.stdout)  # type: ignore[no-any-return]
 
-    def between(script: str, prefix: str, arguments: Figures) -> Figures:
-        return run_roles(
-            script, (f"{prefix}ping", first, arguments), (f"{prefix}pong", second, {**arguments})
-        )[0]
+    def pair(script: str, prefix: str, arguments: Figures) -> Figures:
+        roles = (f"{prefix}ping", first, arguments), (f"{prefix}pong", second, arguments)
+        return run_roles(script, *roles)[0]
 
-    sleeping = max(chosen.trips // 20, 1000)
+    def spinning(wait: str) -> Figures:
+        return pair(__file__, "", {"name": wait, "trips": chosen.trips, "wait": wait})
+
+    def sleeping(wait: str) -> Figures:
+        return pair(__file__, "wake_", {"name": f"wake-{wait}", "trips": few, "wait": wait})
+
+    few = max(chosen.trips // 100, 500)
+    size_arguments = {"name": "sizes", "messages": 2000, "passes": 5}
     cases = {
-        "floor spin": lambda: floor("spin", chosen.trips),
-        "psyne spin": lambda: between(
-            __file__, "", {"name": "spin", "trips": chosen.trips, "wait": "spin"}
-        ),
-        "psyne adaptive": lambda: between(
-            __file__, "", {"name": "adaptive", "trips": chosen.trips, "wait": "adaptive"}
-        ),
-        "floor futex": lambda: floor("futex", sleeping),
-        "psyne block": lambda: between(
-            __file__, "", {"name": "block", "trips": sleeping, "wait": "block"}
-        ),
-        "sizes": lambda: run_roles(
-            __file__, ("sizes", first, {"name": "sizes", "messages": 2000, "passes": 5})
-        )[0],
+        "floor": lambda: floor("spin", chosen.trips),
+        "psyne spin": lambda: spinning("spin"),
+        "psyne adaptive": lambda: spinning("adaptive"),
+        "psyne block": lambda: spinning("block"),
+        "wake-up floor": lambda: floor("futex", few, PAUSE),
+        "wake-up adaptive": lambda: sleeping("adaptive"),
+        "wake-up block": lambda: sleeping("block"),
+        "sizes": lambda: run_roles(__file__, ("sizes", first, size_arguments))[0],
     }
     if installed("iceoryx2") and not chosen.no_peers:
-        cases["iceoryx2 spin"] = lambda: between(
-            peers.__file__, "iceoryx_", {"trips": chosen.trips // 10}
-        )
+        peer = {"trips": chosen.trips // 10}
+        cases["iceoryx2"] = lambda: pair(peers.__file__, "iceoryx_", peer)
 
     with private_channels(), tempfile.TemporaryDirectory() as directory:
         program = compile_pingpong(Path(directory))
         rounds = interleaved(chosen.rounds, cases)
 
-    size_rounds = rounds.pop("sizes")
+    compared = {f"psyne {wait} / floor": (f"psyne {wait}", "floor") for wait in WAITS}
+    for wait in WAITS[1:]:
+        compared[f"wake-up {wait} / floor"] = f"wake-up {wait}", "wake-up floor"
+    if "iceoryx2" in rounds:
+        compared["iceoryx2 / psyne spin"] = "iceoryx2", "psyne spin"
+    for size in ("64 B", "64 MiB"):
+        rounds[size] = [one[size] for one in rounds["sizes"]]
+    del rounds["sizes"]
+    compared["64 MiB / 64 B"] = "64 MiB", "64 B"
     medians = {name: median_of(one) for name, one in rounds.items()}
-    p50 = {name: one["p50"] for name, one in medians.items()}
-    size = {
-        "small": median_of([one["small"] for one in size_rounds]),
-        "big": median_of([one["big"] for one in size_rounds]),
-        "ratio_p50": median_of([{"ratio": one["ratio_p50"]} for one in size_rounds])["ratio"],
-    }
-    ratios = {
-        f"psyne {wait} / floor {floor}": p50[f"psyne {wait}"] / p50[f"floor {floor}"]
-        for wait, floor in MODES.items()
-    }
-    if "iceoryx2 spin" in p50:
-        ratios["iceoryx2 spin / psyne spin"] = p50["iceoryx2 spin"] / p50["psyne spin"]
-    ratios["64 MiB / 64 B"] = size["ratio_p50"]
+    ratios = {name: ratio(rounds, *pair, "p50") for name, pair in compared.items()}
 
-    print(f"one way, 64 bytes, ns: medians of {chosen.rounds} interleaved rounds")
-    print(f"{'':18}" + "".join(f"{name:>12}" for name in ("p50", "p90", "p99", "p99.9")))
+    print("64 bytes one way and, below, one message from loan to release on one core; ns")
+    print(f"medians of {chosen.rounds} interleaved rounds; ratios: of p50, medians over the rounds")
+    print(f"{'':18}" + "".join(f"{name:>12}" for name in KEYS))
     for name, figures in medians.items():
-        print(
-            f"{name:18}"
-            + "".join(f"{figures[key]:12,.1f}" for key in ("p50", "p90", "p99", "p99.9"))
-        )
-    print("one message, loan to release, capacity 2, payload untouched, ns")
-    for label, figures in (("64 B", size["small"]), ("64 MiB", size["big"])):
-        print(
-            f"{label:18}"
-            + "".join(f"{figures[key]:12,.1f}" for key in ("p50", "p90", "p99", "p99.9"))
-        )
-    for name, ratio in ratios.items():
-        print(f"{name:36} {ratio:8.2f}x")
+        print(f"{name:18}" + "".join(f"{figures[key]:12,.1f}" for key in KEYS))
+    for name, value in ratios.items():
+        print(f"{name:36} {value:8.2f}x")
     write(
         chosen.json,
         {
             "machine": machine(chosen.cores),
-            "one_way_ns": medians,
-            "size_ns": size,
-            "ratios": ratios,
+            "ns": medians,
+            "ratios_p50": ratios,
             "rounds": rounds,
         },
     )
 
 
 if __name__ == "__main__":
-    play_role({"ping": ping, "pong": pong, "sizes": sizes})
+    play_role({role.__name__: role for role in (ping, pong, wake_ping, wake_pong, sizes)})
     main()

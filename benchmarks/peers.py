@@ -41,9 +41,7 @@ class Topic:
         iceoryx2.set_log_level(iceoryx2.LogLevel.Error)
         self.node = iceoryx2.NodeBuilder.new().create(iceoryx2.ServiceType.Ipc)
         self.service = (
-            self.node.service_builder(
-                iceoryx2.ServiceName.new(f"psyne-benchmark/{os.getppid()}/{name}")
-            )
+            self.node.service_builder(iceoryx2.ServiceName.new(f"psyne-benchmark/{os.getppid()}/{name}"))
             .publish_subscribe(Words)
             .enable_safe_overflow(False)
             .subscriber_max_buffer_size(DEPTH)

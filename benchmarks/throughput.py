@@ -30,6 +30,7 @@ from harness import (
     options,
     play_role,
     private_channels,
+    ratio,
     run_roles,
     write,
 )
@@ -38,9 +39,7 @@ from workload import PERIOD, Words, payloads, receive_all, receive_and_compare, 
 import psyne
 from psyne import Array
 
-Pair = Array(
-    "u8", 2
-)  # both words: the sender in the upper 16 bits, the message's number in the lower 48
+Pair = Array("u8", 2)  # both words: the sender in the upper 16 bits, the message's number in the lower 48
 SENDER_BITS = 48
 ENDS = {"spsc": (1, 1), "mpsc": (2, 1), "spmc": (1, 2), "mpmc": (2, 2)}
 COMPARED = 64 * PERIOD  # messages one by one that are all compared before the clock starts
@@ -81,9 +80,7 @@ def numbered(batch: int) -> np.ndarray:
     return np.repeat(np.arange(batch, dtype="u8"), 2).reshape(batch, 2)
 
 
-def send_batches(
-    name: str, pattern: str, number: int, messages: int, batch: int, capacity: int, wait: str
-) -> None:
+def send_batches(name: str, pattern: str, number: int, messages: int, batch: int, capacity: int, wait: str) -> None:
     numbers = numbered(batch)
     first = number << SENDER_BITS
     with psyne.sender(f"ipc://{name}", Pair, pattern=pattern, capacity=capacity, wait=wait) as out:
@@ -200,16 +197,10 @@ def batches(pattern: str, messages: int, batch: int, capacity: int, cores: list[
 
 def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument(
-            "--singles", type=int, default=4096 * PERIOD, help="messages one by one, per round"
-        )
-        parser.add_argument(
-            "--messages", type=int, default=200_000_000, help="messages in batches, per round"
-        )
+        parser.add_argument("--singles", type=int, default=4096 * PERIOD, help="messages one by one, per round")
+        parser.add_argument("--messages", type=int, default=200_000_000, help="messages in batches, per round")
         parser.add_argument("--batch", type=int, default=1024)
-        parser.add_argument(
-            "--capacity", type=int, default=4096, help="slots of the ring for batches"
-        )
+        parser.add_argument("--capacity", type=int, default=4096, help="slots of the ring for batches")
         parser.add_argument("--patterns", nargs="*", choices=list(ENDS), default=list(ENDS))
         parser.add_argument("--no-peers", action="store_true", help="leave iceoryx2 and pyzmq out")
 
@@ -241,39 +232,27 @@ def main() -> None:
         cases["iceoryx2"] = lambda: pair(peers.__file__, "iceoryx_", "", {"messages": few})
     if installed("zmq") and not chosen.no_peers:
         address = f"ipc:///tmp/psyne-benchmark-{os.getpid()}.zmq"
-        cases["pyzmq"] = lambda: pair(
-            peers.__file__, "zmq_", "", {"messages": few, "address": address}
-        )
+        cases["pyzmq"] = lambda: pair(peers.__file__, "zmq_", "", {"messages": few, "address": address})
     cases["np.copyto"] = lambda: single(__file__, "copies", size)
     for pattern in chosen.patterns:
-        cases[f"batches {pattern}"] = lambda pattern=pattern: batches(
-            pattern, **size, cores=chosen.cores
-        )
+        cases[f"batches {pattern}"] = lambda pattern=pattern: batches(pattern, **size, cores=chosen.cores)
 
     with private_channels():
         rounds = interleaved(chosen.rounds, cases)
 
     medians = {name: median_of(one) for name, one in rounds.items()}
-    rate = {name: one["per_second"] for name, one in medians.items()}
-    ratios = {
-        f"psyne / {peer}": rate["psyne"] / rate[peer]
-        for peer in ("iceoryx2", "pyzmq")
-        if peer in rate
-    }
+    compared = {f"psyne / {peer}": ("psyne", peer) for peer in ("iceoryx2", "pyzmq") if peer in cases}
     for pattern in chosen.patterns:
-        ratios[f"batches {pattern} / np.copyto"] = rate[f"batches {pattern}"] / rate["np.copyto"]
+        compared[f"batches {pattern} / np.copyto"] = f"batches {pattern}", "np.copyto"
+    ratios = {name: ratio(rounds, *pair, "per_second") for name, pair in compared.items()}
 
-    print(f"million messages per second: medians of {chosen.rounds} interleaved rounds")
+    print(f"million messages per second: medians of {chosen.rounds} interleaved rounds, ratios too")
     print(f"one by one: 64 bytes; batches: {chosen.batch} of 16 bytes, ring of {chosen.capacity}")
     for name, figures in medians.items():
-        average = (
-            f"  ({figures['messages_per_batch']:.0f} per batch)"
-            if "messages_per_batch" in figures
-            else ""
-        )
+        average = f"  ({figures['messages_per_batch']:.0f} per batch)" if "messages_per_batch" in figures else ""
         print(f"{name:18} {figures['per_second'] / 1e6:10.2f}{average}")
-    for name, ratio in ratios.items():
-        print(f"{name:28} {ratio:8.2f}x")
+    for name, value in ratios.items():
+        print(f"{name:28} {value:8.2f}x")
     figures = {
         "machine": machine(chosen.cores),
         "size": size,

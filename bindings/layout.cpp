@@ -20,7 +20,7 @@ Layout::Layout(nb::object element, nb::tuple dims, bool zero_loans) : dtype(std:
 }
 
 std::string Layout::text() const {
-    std::string t = nb::cast<std::string>(nb::str(dtype));
+    std::string t = nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(dtype.ptr())));
     t += "[";
     for (size_t i = 0; i < shape.size(); ++i) t += (i ? ", " : "") + std::to_string(shape[i]);
     return t + "]";

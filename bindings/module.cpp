@@ -10,6 +10,9 @@ static int load_numpy() {
 
 NB_MODULE(_native, m) {
     using namespace psyne::python;
+#ifdef NDEBUG
+    nb::set_leak_warnings(false);  // classes in modules outlive the check at exit
+#endif
     if (load_numpy() < 0) throw nb::python_error();
     nb::register_exception_translator([](const std::exception_ptr& p, void*) {
         try {

@@ -8,7 +8,7 @@ bool mismatch(PyObject* o, const Layout& layout, bool many) {
     std::string got = Py_TYPE(o)->tp_name;
     if (PyArray_Check(o)) {
         auto* a = reinterpret_cast<PyArrayObject*>(o);
-        got = nb::cast<std::string>(nb::str(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))) + "[";
+        got = nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))) + "[";
         for (int i = 0; i < PyArray_NDIM(a); ++i) got += (i ? ", " : "") + std::to_string(PyArray_DIM(a, i));
         got += "]";
     } else if (PyBytes_Check(o)) {

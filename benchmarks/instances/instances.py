@@ -73,8 +73,7 @@ def loop(statement: str, setup: str, names: dict[str, Any]) -> Callable[[int], f
 
 def cases(native: Any) -> list[tuple[str, str, Callable[[int], float]]]:
     plain, replaced, headless = (
-        type(name, (native.FreelistMessage,), {"__slots__": ()})
-        for name in ("Plain", "Replaced", "Headless")
+        type(name, (native.FreelistMessage,), {"__slots__": ()}) for name in ("Plain", "Replaced", "Headless")
     )
     native.use_subclasses(plain, replaced, headless)
     source, bound = native.Source(), native.BoundSource()
@@ -137,9 +136,7 @@ def cases(native: Any) -> list[tuple[str, str, Callable[[int], float]]]:
         ("call", "nanobind send(x, timeout=1)", "call(payload, timeout=1)", "call = bound.send"),
     ]
     for kind in ("payload", "view", "array", "own"):
-        word = {"payload": "bytes", "view": "memoryview", "array": "ndarray", "own": "message"}[
-            kind
-        ]
+        word = {"payload": "bytes", "view": "memoryview", "array": "ndarray", "own": "message"}[kind]
         table += [
             (
                 "copy 64 B",
@@ -189,9 +186,7 @@ def check(native: Any, names: dict[str, Any], replaced: type) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the figures here")
     parser.add_argument("--core", type=int, help="pin to this core")
     parser.add_argument("--rounds", type=int, default=15)
@@ -210,9 +205,7 @@ def main() -> None:
         {"group": group, "name": name, "ns": statistics.median(samples), "ns_min": min(samples)}
         for (group, name, _), samples in zip(measured, rounds, strict=True)
     ]
-    print(
-        f"ns per call: median of {options.rounds} interleaved rounds; net: without the empty loop"
-    )
+    print(f"ns per call: median of {options.rounds} interleaved rounds; net: without the empty loop")
     for figure in figures:
         label = f"{figure['group']:10} {figure['name']:46}"
         net = figure["ns"] - empty
@@ -223,9 +216,7 @@ def main() -> None:
             "nanobind": nanobind.__version__,
             "numpy": np.__version__,
         }
-        options.json.write_text(
-            json.dumps({"versions": versions, "figures": figures}, indent=1) + "\n"
-        )
+        options.json.write_text(json.dumps({"versions": versions, "figures": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

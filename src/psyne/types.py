@@ -259,7 +259,6 @@ def _dtype_of(description: dict[str, Any]) -> np.dtype[Any]:
             "formats": [(_dtype_of(f), tuple(f["shape"])) if f["shape"] else _dtype_of(f) for f in fields],
             "offsets": [f["offset"] for f in fields],
             "itemsize": description["bytes"],
-            "aligned": True,
         }
     )
 

@@ -76,7 +76,10 @@ def main() -> None:
             error.add_note("".join(traceback.format_exception(error)))
             error.__traceback__ = None  # its frames would keep messages
             answer = ("error", error)
-        link.send(answer)
+        try:
+            link.send(answer)
+        except Exception as error:  # what cannot be pickled
+            link.send(("error", RuntimeError(f"{answer!r} cannot be sent: {error}")))
         del answer
 
 

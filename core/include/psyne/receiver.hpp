@@ -245,64 +245,88 @@ private:
 
     /// Takes a run of consecutive messages at the lane's cursor.
     bool take_run(LaneReader& lane, uint64_t limit, Taken& out) {
-        const Slab& slab = lane.slab;
-        out.count = 0;
-        while (out.count < limit && (out.count == 0 || lane.next.slot != 0)) {
+        do {
             const Cursor at = lane.next;
-            uint64_t mine = 0;
-            if (shared_) {
-                mine = lane.own[at.slot].load(acquire);
-                if (lap_of(mine) >= at.lap) {  // taken by another, perhaps laps ago
-                    if (out.count != 0) break;
-                    lane.next = Cursor::at(slab.position(at.slot, lap_of(mine)) + 1, slab.first, slab.capacity);
-                    continue;
-                }
-            }
-            const uint64_t published = slab.ready[at.slot].load(acquire);  // PUBLISH
-            const bool skip = published == word(at.lap, Ready::skip);
-            if (!skip && published != word(at.lap, Ready::ready)) {
-                if (out.count == 0 && pass_hole(lane)) continue;
-                break;
-            }
-            bool drop = false;
-            if (!let_go_before(lane, at, drop)) break;
-            if ((skip || drop) && out.count != 0) break;
-            const uint64_t w = skip   ? word(at.lap, Ack::done)
-                               : drop ? word(at.lap, Ack::done) | kDrop
-                                      : word(at.lap, Ack::taken, registry.id);
-            if (at_end_) {  // cleared before the next take
-                at_end_ = false;
-                registry.me().at_end.store(0, seq_cst);
-            }
-            if (!shared_)
-                lane.own[at.slot].store(w, skip || drop ? release : relaxed);
-            else if (!lane.own[at.slot].compare_exchange_strong(mine, w, acq_rel, relaxed))  // TAKE
-                continue;
-            lane.next.advance(slab.capacity);
-            if (skip || drop) {
-                wake_others(lane);
-                continue;
-            }
-            if (out.count++ == 0) out = {&lane, at.slot, at.lap, 1, 0, slab.at(at.slot)};
+            const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot));
+            if (n == 0) continue;
+            lane.next.advance(lane.slab.capacity, n);
+            lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
+            out = {&lane, at.slot, at.lap, n, 0, lane.slab.at(at.slot)};
+            if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+            return true;
+        } while (pass_one(lane));
+        return false;
+    }
+
+    /// Makes up to `most` slots ours, in order; how many.
+    uint64_t take_ready(const LaneReader& lane, const Cursor& at, uint64_t most) noexcept {
+        const uint64_t ready = word(at.lap, Ready::ready), taken = word(at.lap, Ack::taken, registry.id);
+        const Atomic64* published = lane.slab.ready + at.slot;
+        Atomic64* own = lane.own + at.slot;
+        uint64_t n = 0;
+        if (!shared_ && !at_end_ && lane.before.empty()) {  // the loop below without its checks
+            for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
+            return n;
         }
-        if (out.count == 0) return false;
-        lane.taken.store(lane.taken.load(relaxed) + out.count, relaxed);
-        if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+        for (; n < most; ++n) {
+            uint64_t mine = shared_ ? own[n].load(acquire) : 0;
+            if (shared_ && lap_of(mine) >= at.lap) break;  // taken by another
+            if (published[n].load(acquire) != ready) break;  // PUBLISH
+            bool drop = false;
+            if (!let_go_before(lane, at.slot + n, at.lap, drop) || drop) break;
+            if (at_end_) not_at_end();
+            if (!shared_)
+                own[n].store(taken, relaxed);
+            else if (!own[n].compare_exchange_strong(mine, taken, acq_rel, relaxed))  // TAKE
+                break;
+        }
+        return n;
+    }
+
+    /// Moves the cursor over one slot that is not for us: taken by another, SKIP, dropped before, or a hole.
+    bool pass_one(LaneReader& lane) noexcept {
+        const Slab& slab = lane.slab;
+        const Cursor at = lane.next;
+        uint64_t mine = lane.own[at.slot].load(acquire);
+        if (shared_ && lap_of(mine) >= at.lap) {  // perhaps laps ago
+            lane.next = Cursor::at(slab.position(at.slot, lap_of(mine)) + 1, slab.first, slab.capacity);
+            return true;
+        }
+        const uint64_t published = slab.ready[at.slot].load(acquire);  // PUBLISH
+        const bool skip = published == word(at.lap, Ready::skip);
+        if (!skip && published != word(at.lap, Ready::ready)) return pass_hole(lane);
+        bool drop = false;
+        if (!let_go_before(lane, at.slot, at.lap, drop)) return false;
+        if (!skip && !drop) return true;  // came just now: take it
+        if (at_end_) not_at_end();
+        const uint64_t passed = word(at.lap, Ack::done) | (drop ? kDrop : 0);
+        if (!shared_)
+            lane.own[at.slot].store(passed, release);  // END
+        else if (!lane.own[at.slot].compare_exchange_strong(mine, passed, acq_rel, relaxed))
+            return true;
+        lane.next.advance(slab.capacity);
+        wake_others(lane);
         return true;
     }
 
-    bool let_go_before(const LaneReader& lane, const Cursor& at, bool& drop) const noexcept {
+    /// Our at_end word is cleared before the next take.
+    void not_at_end() noexcept {
+        at_end_ = false;
+        registry.me().at_end.store(0, seq_cst);
+    }
+
+    bool let_go_before(const LaneReader& lane, uint64_t slot, uint64_t lap, bool& drop) const noexcept {
         for (const Atomic64* row : lane.before) {
-            const uint64_t w = row[at.slot].load(acquire);  // END
-            if (!let_go(w, at.lap, next_)) return false;
-            drop = drop || (lap_of(w) == at.lap && (w & kDrop) != 0);
+            const uint64_t w = row[slot].load(acquire);  // END
+            if (!let_go(w, lap, next_)) return false;
+            drop = drop || (lap_of(w) == lap && (w & kDrop) != 0);
         }
         return true;
     }
 
     bool more(const LaneReader& lane) const noexcept {
         bool drop = false;
-        return slab_word(lane) >> 24 == lane.next.lap && let_go_before(lane, lane.next, drop);
+        return lap_of(slab_word(lane)) == lane.next.lap && let_go_before(lane, lane.next.slot, lane.next.lap, drop);
     }
     static uint64_t slab_word(const LaneReader& lane) noexcept {
         return lane.slab.ready[lane.next.slot].load(acquire);
@@ -350,10 +374,7 @@ private:
             for (uint64_t s = 0; s < lane->slab.capacity; ++s) {
                 uint64_t w = lane->own[s].load(acquire);
                 if (ack_of(w) != Ack::orphan) continue;
-                if (at_end_) {
-                    at_end_ = false;
-                    registry.me().at_end.store(0, seq_cst);
-                }
+                if (at_end_) not_at_end();
                 const uint64_t taken = word(lap_of(w), Ack::taken, registry.id) | (w & (kDirty | kDeaths));
                 if (!lane->own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
                 out = {lane.get(), s, lap_of(w), 1, deaths_of(w), lane->slab.at(s)};

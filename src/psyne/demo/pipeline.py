@@ -1,0 +1,147 @@
+"""Starts the three programs, follows what they report, and ends them all when one fails or the user stops."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from queue import SimpleQueue
+from threading import Thread
+from types import TracebackType
+from typing import IO, Any, NoReturn
+
+from psyne import _native
+from psyne.address import channel_directory
+
+from .options import Options
+from .program import STOPPED, DemoError
+from .progress import Progress
+from .result import PROGRAMS, Result
+
+__all__ = ["demo"]
+
+GRACE = 5.0  # seconds for a program to leave its channel after SIGTERM
+
+
+def demo(options: Options) -> None:
+    """Raises DemoError, in one sentence, when a program fails or the result is not what it must be."""
+    signal.signal(signal.SIGTERM, _stop)
+    clip, output = options.clip(), os.path.abspath(options.output)
+    channel = f"psyne-demo-{os.getpid()}"
+    with Programs(channel, clip, options.frames, output) as programs:
+        result = Result(clip, programs.pids)
+        with Progress(result) as progress:
+            for name, facts in programs.reports():
+                result.take(name, facts)
+                progress.update()
+    result.check()
+    progress.console.print(result.table(), result.proof(), sep="\n")
+    print(f"contact sheet: {options.output}")
+    if options.json:
+        with open(options.json, "w", encoding="utf-8") as file:
+            json.dump(result.as_dict(), file, indent=1)
+
+
+class Programs:
+    """The three processes. Leaving the block ends those that still run."""
+
+    def __init__(self, channel: str, clip: str, frames: int | None, output: str) -> None:
+        self._channel = channel
+        address = f"ipc://{channel}"
+        arguments = {
+            "capture": (address, clip, str(frames or 0)),
+            "analyse": (address,),
+            "show": (address, os.path.basename(clip), output),
+        }
+        self._lines: SimpleQueue[tuple[str, dict[str, Any] | None]] = SimpleQueue()
+        self._errors: dict[str, str] = {}
+        self._running: dict[str, subprocess.Popen[str]] = {}
+        for name in PROGRAMS:
+            self._running[name] = self._start(name, *arguments[name])
+        self._all = dict(self._running)
+        self.pids = {name: program.pid for name, program in self._all.items()}
+
+    def _start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
+        program = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"psyne.demo.{name}", *arguments],
+            stdin=subprocess.PIPE if name == "capture" else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            text=True,
+            process_group=0,  # Ctrl-C is for the supervisor; it ends the others in order
+        )
+        assert program.stdout is not None
+        Thread(target=self._read, args=(name, program.stdout), daemon=True).start()
+        return program
+
+    def _read(self, name: str, lines: IO[str]) -> None:
+        for line in lines:
+            self._lines.put((name, json.loads(line)))
+        self._lines.put((name, None))
+
+    def __enter__(self) -> "Programs":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._end()
+
+    def reports(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """What the programs say, until all have ended. Raises DemoError when one fails."""
+        waiting = {"analyse", "show"}
+        while self._running:
+            name, facts = self._lines.get()
+            if facts is None:
+                if self._running.pop(name).wait() != 0:
+                    self._fail(name)
+            elif "error" in facts:
+                self._errors[name] = facts["error"]
+            elif "ready" in facts:
+                waiting.discard(name)
+                if not waiting:
+                    self._go()
+            else:
+                yield name, facts
+
+    def _go(self) -> None:
+        """Lets capture begin, so that no picture grows old while the others still start."""
+        stdin = self._all["capture"].stdin
+        assert stdin is not None
+        with contextlib.suppress(BrokenPipeError), stdin:
+            stdin.write("go\n")
+
+    def _fail(self, first: str) -> NoReturn:
+        """One failure brings others with it: the cause is the one nearest to the video."""
+        self._end()
+        by_us = (0, STOPPED, -signal.SIGTERM)
+        failed = [name for name in PROGRAMS if self._all[name].returncode not in by_us] or [first]
+        raise DemoError(f"{failed[0]} (pid {self.pids[failed[0]]}) failed: {self._reason(failed[0])}")
+
+    def _reason(self, name: str) -> str:
+        code = self._all[name].returncode
+        if name in self._errors:
+            return self._errors[name]
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with status {code}"
+
+    def _end(self) -> None:
+        if not self._running:
+            return
+        for program in self._running.values():
+            program.terminate()
+        for program in self._running.values():
+            try:
+                program.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                program.kill()
+                program.wait()
+        while self._running:
+            name, facts = self._lines.get()
+            if facts is None:
+                del self._running[name]
+            elif "error" in facts:
+                self._errors[name] = facts["error"]
+        _native.describe(channel_directory(), self._channel)  # a look removes what the dead left behind
+
+
+def _stop(number: int, frame: object) -> NoReturn:
+    sys.exit(STOPPED)

@@ -1,0 +1,140 @@
+"""What type checkers must infer. Nothing here runs: mypy and pyright read it."""
+
+from collections.abc import Iterator
+from typing import Any, assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+
+import psyne
+from psyne import Array, Batch, Info, Receiver, Sender, Stage, Struct, bool_, c64, f32, f64, u8, u64
+
+
+class Imu(Struct):
+    stamp = u64()
+    accel = f32(3)
+    gyro = f32(3)
+
+
+class Sample(Struct):
+    gain = f64()
+    phase = c64()
+    valid = bool_()
+    pixels = u8(480, 640)
+    length_ = u64(name="length")
+
+
+class Pixels(Array[np.uint8], dtype="u1", shape=(480, 640)): ...
+
+
+def fields_have_the_types_of_their_values(m: Imu, s: Sample) -> None:
+    assert_type(m.stamp, int)
+    assert_type(m.accel, NDArray[np.float32])
+    assert_type(s.gain, float)
+    assert_type(s.phase, complex)
+    assert_type(s.valid, bool)
+    assert_type(s.pixels, NDArray[np.uint8])
+    assert_type(s.length_, int)
+    assert_type(m.array, NDArray[np.void])
+
+
+def fields_take_what_can_be_stored(m: Imu, s: Sample) -> None:
+    m.stamp = 1
+    m.stamp = np.uint64(2)
+    m.accel = np.zeros(3, np.float32)
+    m.accel = (0.0, 0.0, 9.8)
+    m.accel = 0.0
+    s.gain = 1
+    s.gain = np.float32(0.5)
+    s.phase = 1j
+    s.valid = True
+    assert_type(m.stamp, int)
+    assert_type(m.accel, NDArray[np.float32])
+
+
+def a_sender_knows_its_messages() -> None:
+    out = psyne.sender("ipc://imu", Imu)
+    assert_type(out, Sender[Imu])
+    assert_type(out.loan(), Imu)
+    assert_type(out.loan(timeout=1.0), Imu)
+    assert_type(out.try_loan(), Imu | None)
+    assert_type(out.loan_many(8), Batch[Imu])
+    assert_type(out.send(Imu(stamp=1)), bool)
+    assert_type(out.capacity, int)
+    assert_type(out.address, str)
+    with out.loan() as m:
+        assert_type(m, Imu)
+    with out.loan_many(8, timeout=0.5) as batch:
+        assert_type(batch, Batch[Imu])
+        batch["stamp"] = range(8)
+        batch.truncate(4)
+    with psyne.sender("ipc://imu", Imu, pattern="spsc", capacity=16, full="drop", wait="spin") as again:
+        assert_type(again, Sender[Imu])
+    assert_type(psyne.sender("ipc://imu", Imu, stages=[Stage("rectify", mutate=True), "draw"]), Sender[Imu])
+
+
+def a_receiver_knows_its_messages() -> None:
+    imu = psyne.receiver("ipc://imu", Imu)
+    assert_type(imu, Receiver[Imu])
+    assert_type(imu.receive(), Imu)
+    assert_type(imu.receive(timeout=1.0), Imu)
+    assert_type(imu.try_receive(), Imu | None)
+    assert_type(imu.receive_many(32, linger=0.002), Batch[Imu])
+    assert_type(imu.try_receive_many(32), Batch[Imu] | None)
+    assert_type(imu.batches(1024), Iterator[Batch[Imu]])
+    for m in imu:
+        assert_type(m, Imu)
+        assert_type(m.copy(), Imu)
+    for batch in imu.batches(1024):
+        assert_type(batch, Batch[Imu])
+    with imu.receive() as m:
+        assert_type(m, Imu)
+        assert_type(m.info, Info)
+        assert_type(m.info.sequence, int)
+        assert_type(m.info.redelivered, bool)
+    with psyne.receiver("ipc://imu", Imu, stage="draw", follow=True) as again:
+        assert_type(again, Receiver[Imu])
+
+
+def a_batch_is_arrays(batch: Batch[Imu]) -> None:
+    assert_type(len(batch), int)
+    assert_type(batch.array, NDArray[Any])
+    assert_type(batch["accel"], NDArray[Any])
+    assert_type(batch.copy(), NDArray[Any])
+    assert_type(batch.info.missed, int)
+
+
+def an_end_without_a_type_is_of_any_type() -> None:
+    assert_type(psyne.receiver("ipc://imu"), Receiver[Any])
+    assert_type(psyne.sender("ipc://imu"), Sender[Any])
+
+
+def an_array_type_is_made_by_a_call() -> None:
+    assert_type(psyne.sender("ipc://camera", Array("u1", (1080, 1920, 3))), Sender[Array[np.uint8]])
+    assert_type(psyne.receiver("ipc://camera", Array("uint8", (1080, 1920, 3))), Receiver[Array[np.uint8]])
+    assert_type(psyne.receiver("ipc://depth", Array(np.float32, (480, 640))), Receiver[Array[np.float32]])
+    assert_type(psyne.receiver("ipc://depth", Array(np.dtype(np.float32), 640)), Receiver[Array[np.float32]])
+    assert_type(psyne.receiver("ipc://level", Array("f8")), Receiver[Array[np.float64]])
+    assert_type(psyne.receiver("ipc://camera", Array("u1", (1080, 1920, 3))).receive().array, NDArray[np.uint8])
+    assert_type(Array("f4", 3)([1.0, 2.0, 3.0]).array, NDArray[np.float32])
+
+
+def an_array_type_may_have_a_name() -> None:
+    assert_type(psyne.sender("ipc://camera", Pixels), Sender[Pixels])
+    assert_type(psyne.receiver("ipc://camera", Pixels).receive().array, NDArray[np.uint8])
+    assert_type(Pixels(np.zeros((480, 640), np.uint8)), Pixels)
+
+
+def every_dtype_has_its_array_type() -> None:
+    assert_type(Array("u2", 1)().array, NDArray[np.uint16])
+    assert_type(Array("u4", 1)().array, NDArray[np.uint32])
+    assert_type(Array("u8", 1)().array, NDArray[np.uint64])
+    assert_type(Array("i1", 1)().array, NDArray[np.int8])
+    assert_type(Array("i2", 1)().array, NDArray[np.int16])
+    assert_type(Array("i4", 1)().array, NDArray[np.int32])
+    assert_type(Array("i8", 1)().array, NDArray[np.int64])
+    assert_type(Array("f2", 1)().array, NDArray[np.float16])
+    assert_type(Array("f4", 1)().array, NDArray[np.float32])
+    assert_type(Array("c8", 1)().array, NDArray[np.complex64])
+    assert_type(Array("c16", 1)().array, NDArray[np.complex128])
+    assert_type(Array("?", 1)().array, NDArray[np.bool_])
