@@ -7,18 +7,31 @@ namespace psyne::python {
 std::atomic<uint64_t> fork_generation{0};
 
 PyObject* error_class(const char* name) {
-    PyObject* module = PyImport_ImportModule("psyne.errors");
-    if (!module) return nullptr;
-    PyObject* cls = PyObject_GetAttrString(module, name);
-    Py_DECREF(module);
+    static PyObject* module = nullptr;
+    if (!module && !(module = PyImport_ImportModule("psyne.errors"))) return nullptr;
+    PyObject* cls = PyDict_GetItemString(PyModule_GetDict(module), name);
+    if (!cls) PyErr_Format(PyExc_SystemError, "psyne.errors has no class %s", name);
     return cls;
 }
 
-PyObject* raise(const char* class_name, const std::string& text) {
-    if (PyObject* cls = error_class(class_name)) {
-        PyErr_SetString(cls, text.c_str());
-        Py_DECREF(cls);
+bool caught(const char* class_name) {
+    PyObject *type, *value, *trace;
+    PyErr_Fetch(&type, &value, &trace);
+    PyObject* cls = error_class(class_name);
+    const bool yes = type && cls && PyErr_GivenExceptionMatches(type, cls);
+    PyErr_Clear();
+    if (yes) {
+        Py_XDECREF(type);
+        Py_XDECREF(value);
+        Py_XDECREF(trace);
+    } else {
+        PyErr_Restore(type, value, trace);
     }
+    return yes;
+}
+
+PyObject* raise(const char* class_name, const std::string& text) {
+    if (PyObject* cls = error_class(class_name)) PyErr_SetString(cls, text.c_str());
     return nullptr;
 }
 

@@ -19,8 +19,10 @@ namespace nb = nanobind;
 
 namespace psyne::python {
 
-/// An exception class of psyne.errors, by name.
+/// An exception class of psyne.errors, by name; borrowed. Null with an exception set.
 PyObject* error_class(const char* name);
+/// Whether the exception that is set is of this class; clears it if so.
+bool caught(const char* class_name);
 /// Sets a Python exception; always null, so that slots can `return raise(...)`.
 PyObject* raise(const char* class_name, const std::string& text);
 /// Turns the C++ exception in flight into a Python one.

@@ -161,12 +161,7 @@ PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
 /// None instead of waiting; the end of the channel is an error all the same.
 PyObject* try_some(PyObject* self, uint64_t limit, bool batch) {
     PyObject* got = receive_some(self, limit, batch, 0, 0);
-    if (got) return got;
-    PyObject* empty_class = error_class("Empty");
-    const bool none = empty_class && PyErr_ExceptionMatches(empty_class);
-    Py_XDECREF(empty_class);
-    if (!none) return nullptr;
-    PyErr_Clear();
+    if (got || !caught("Empty")) return got;
     Py_RETURN_NONE;
 }
 
@@ -253,15 +248,7 @@ PyObject* iteration_next(PyObject* o) try {
         it->last = reinterpret_cast<MessageObject*>(Py_NewRef(m));
         return m;
     }
-    for (const char* end : {"EndOfChannel", "ChannelClosed"}) {
-        PyObject* cls = error_class(end);
-        const bool ended = cls && PyErr_ExceptionMatches(cls);
-        Py_XDECREF(cls);
-        if (ended) {
-            PyErr_Clear();  // StopIteration
-            break;
-        }
-    }
+    if (!caught("EndOfChannel")) caught("ChannelClosed");  // StopIteration
     return nullptr;
 } catch (...) {
     return raise_current();

@@ -128,6 +128,7 @@ public:
         const ChannelFile& c = registry.file;
         for (uint32_t s = 0; s < rows_.size(); ++s) {
             const uint64_t w = rows_[s][next_.slot].load(acquire);
+            if (lap_of(slab_.ready[next_.slot].load(relaxed)) + 1 < next_.lap) break;  // not even sent
             if (next_.lap == 1 || let_go(w, next_.lap - 1, Next::writes)) continue;
             const bool taken = lap_of(w) == next_.lap - 1 && (ack_of(w) == Ack::taken || ack_of(w) == Ack::passed);
             text << "stage '" << load_name(c.stage(s).name) << "' ";
