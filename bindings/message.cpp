@@ -85,9 +85,9 @@ void end_message(MessageObject* m, uint64_t send, bool live) {
             }
             if (e.closed) break;  // close() made it a SKIP
             if (send != 0)
-                e.sender->commit(h.loan, send, live);
+                e.sender->commit(h.loan, send, live || e.busy);
             else
-                e.sender->discard(h.loan, live);
+                e.sender->discard(h.loan, live || e.busy);
             break;
         }
         case Hold::Kind::scratch:

@@ -116,7 +116,10 @@ void bind_opening(nb::module_& m) {
           nb::sig("def describe(directory: str, name: str) -> dict[str, typing.Any] | None"));
     m.def("open_sender", open_sending, nb::arg("end"), nb::arg("directory"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
-          nb::arg("wait"), nb::arg("program"), nb::arg("type"), nb::arg("layout"), nb::arg("batch_type"));
+          nb::arg("wait"), nb::arg("program"), nb::arg("type"), nb::arg("layout"), nb::arg("batch_type"),
+          nb::sig("def open_sender(end: object, directory: str, name: str, schema: str, pattern: int, "
+                  "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, wait: str, "
+                  "program: str, type: object, layout: Layout, batch_type: object) -> None"));
     m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("directory"), nb::arg("name"), nb::arg("stage"),
           nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.");
     m.def("give_type", [](nb::object end, nb::object type, nb::object layout, nb::object batch) {

@@ -177,7 +177,7 @@ PyObject* try_receive(PyObject* self, PyObject*) try {
         }
         Py_XDECREF(m);
         if (!m) return nullptr;
-        if (!e.receiver->ended() && !e.receiver->hoards()) Py_RETURN_NONE;
+        if (!e.receiver->ended_now() && !e.receiver->hoards()) Py_RETURN_NONE;
     }
     return PyErr_Occurred() ? nullptr : try_some(self, 1, false);
 } catch (...) {

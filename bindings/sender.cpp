@@ -65,6 +65,7 @@ PyObject* loan_slots(PyObject* self, uint64_t n, bool batch, uint64_t deadline, 
     if (!m) return nullptr;
     Loan loan;
     bool ok = e.sender->try_loan(n, loan);
+    if (!ok && (try_only || e.drops)) e.sender->look_after_others();
     if (!ok && try_only) {
         Py_DECREF(m);
         Py_RETURN_NONE;
@@ -137,6 +138,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
     Loan loan;
     if (!e.sender->try_loan(1, loan)) [[unlikely]] {
         if (e.drops) {
+            e.sender->look_after_others();
             e.sender->drop(1);
             Py_RETURN_FALSE;
         }
@@ -174,6 +176,7 @@ PyObject* send_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
         Loan loan;
         if (!e.sender->try_loan(k, loan)) {
             if (e.drops) {
+                e.sender->look_after_others();
                 e.sender->drop(k);
                 sent += k;
                 continue;

@@ -14,7 +14,8 @@
 
 @ holds  short  STAGES=1 MEMBERS=2 MESSAGES=3 CAPACITY=1 GIVE_UPS=1
 @ holds  short  STAGES=1 MEMBERS=2 MESSAGES=2 CAPACITY=1 KILLS=1
-@ holds  short  STAGES=3 MEMBERS=1 MESSAGES=2 CAPACITY=1 MUTATES=4
+@ holds  short  STAGES=2 MEMBERS=2 MESSAGES=1 CAPACITY=1
+@ holds  short  STAGES=3 MEMBERS=1 MESSAGES=1 CAPACITY=1 MUTATES=4
 @ holds  long   STAGES=1 MEMBERS=3 MESSAGES=2 CAPACITY=2 GIVE_UPS=1
 @ holds  long   STAGES=2 MEMBERS=2 MESSAGES=2 CAPACITY=1 MUTATES=2 KILLS=1
 @ mutant NO_SECOND_LOOK            | MEMBERS=1                              | asleep
@@ -24,8 +25,8 @@
 @ mutant GIVES_UP_IN_SILENCE       | MEMBERS=2 GIVE_UPS=1                   | asleep
 @ mutant ENDING_WAKES_NO_COLLEAGUE | MEMBERS=2                              | asleep
 @ mutant AT_END_WAKES_NO_COLLEAGUE | MEMBERS=2                              | asleep
-@ mutant DONE_WAKES_NEXT_ONLY      | STAGES=3 MEMBERS=1 MUTATES=4           | asleep
-@ mutant PASSED_WAKES_NOBODY       | STAGES=3 MEMBERS=1 MUTATES=4           | asleep
+@ mutant DONE_WAKES_NEXT_ONLY      | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | asleep
+@ mutant PASSED_WAKES_NOBODY       | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | asleep
 @ mutant BURIAL_WAKES_NOBODY       | MEMBERS=2 KILLS=1                      | asleep
 */
 #ifndef STAGES
@@ -179,7 +180,7 @@ end:         atomic { bumped[me] -> asleep[me] = 0 }
        fi
     :: published == MESSAGES -> break
     od;
-    closed = 1;
+    if :: goto killed :: closed = 1 fi;             /* it may also stay, and publish nothing more */
     KILL(me);
     atomic { WAKE_ALL }
 killed:
@@ -273,8 +274,10 @@ took:
         od;
         if :: idle[SENDER] -> idle[SENDER] = 0; bumped[SENDER] = 1 :: else fi;
         ENDING_WAKES_COLLEAGUES;
-        t = 0; mine = 0; passed = 0; goto again }
-killed: gone:
+        t = 0; mine = 0; passed = 0;
+        if :: goto again :: goto gone fi }          /* or never asks again */
+killed:
+gone:
     skip
 }
 
@@ -321,5 +324,9 @@ end:
 
 init {
     byte m;
-    atomic { do :: m < SENDER -> run Member(m, m / MEMBERS); m++ :: else -> break od }
+    atomic {
+        do                        /* the first stage has all its members, the others one each */
+        :: m < SENDER -> if :: m < MEMBERS || m % MEMBERS == 0 -> run Member(m, m / MEMBERS) :: else fi; m++
+        :: else -> break
+        od }
 }

@@ -184,6 +184,7 @@ def test_a_receiver_gets_what_was_sent_before_it_came(ends: Ends):
 
 
 def test_a_receiver_that_finds_another_type_says_what_differs(ends: Ends):
+    ends[1].close()
     with pytest.raises(psyne.LayoutMismatch, match=r"n: theirs <u8.*stamp: theirs \(none\), yours <u8"):
         psyne.receiver("ipc://numbers", Sample)
     with psyne.receiver("ipc://later", Sample) as rx:

@@ -36,7 +36,6 @@ PYTHON: Rows = [
     ["__init__"],
     ["demo"],
     ["cli"],
-    ["__main__"],
 ]
 
 HEADERS = "core/include/psyne"

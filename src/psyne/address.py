@@ -18,9 +18,7 @@ def channel_name(address: str) -> str:
     if not separator or scheme != "ipc":
         raise InvalidArgument(f"unknown address {address!r}; this version knows ipc://name (shared memory of one host)")
     if not name or "/" in name or "\0" in name or name.startswith(".") or len(name.encode()) > 128:
-        raise InvalidArgument(
-            f"bad channel name in {address!r}: 1 to 128 bytes, no '/', no NUL, no '.' in front"
-        )
+        raise InvalidArgument(f"bad channel name in {address!r}: 1 to 128 bytes, no '/', no NUL, no '.' in front")
     return name
 
 

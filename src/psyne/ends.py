@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    import numpy as np
     from numpy.typing import NDArray
 
 __all__ = ["Batch", "Receiver", "Sender", "receiver", "sender"]
@@ -45,10 +44,12 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
         @property
         def array(self) -> NDArray[Any]:
             """All messages as one array over the same memory."""
+            ...
 
         @property
         def info(self) -> Info:
             """Of the first message."""
+            ...
 
         def __len__(self) -> int: ...
         def __getitem__(self, field: str) -> NDArray[Any]: ...
@@ -64,6 +65,7 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
 
         def copy(self) -> NDArray[Any]:
             """All messages as one array in private memory."""
+            ...
 
         def __enter__(self) -> Self: ...
         def __exit__(
@@ -75,7 +77,8 @@ class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
     def __init__(
-        self, address: str, types: tuple[type[M], ...], *, pattern: Pattern | None, stages: Sequence[Stage | str] | None,
+        self, address: str, types: tuple[type[M], ...], *, pattern: Pattern | None,
+        stages: Sequence[Stage | str] | None,
         capacity: int | None, full: Literal["block", "drop"], align: int | None, wait: Wait,
     ) -> None:  # fmt: skip
         super().__init__()
@@ -124,18 +127,21 @@ class Sender(_native.SenderEnd, Generic[M]):
 
             Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit.
             """
+            ...
 
         def try_loan(self) -> M | None:
             """A slot, or None when the ring is full."""
 
         def loan_many(self, n: int, timeout: float | None = None) -> Batch[M]:
             """Exactly n consecutive slots. Raises ValueError for n above the capacity, Full."""
+            ...
 
         def send(self, message: Any, timeout: float | None = None) -> bool:
             """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
 
             Raises LayoutMismatch for another dtype or shape, Full.
             """
+            ...
 
         def send_many(self, array: Any, timeout: float | None = None) -> None:
             """Copy any number of messages, an array of shape (k, \\*shape), and send them."""
@@ -168,13 +174,13 @@ class Receiver(_native.ReceiverEnd, Generic[M]):
         cls = self._asked
         try:
             if cls is None:
-                cls = type_from_schema(schema)  # type: ignore[assignment]
+                cls = type_from_schema(schema)
             elif cls.__schema__ != schema:
                 raise LayoutMismatch(f"{self.address} has another layout: {difference(schema, cls.__schema__)}")
         except LayoutMismatch:
             _native.leave(self)
             raise
-        _native.give_type(self, cls, cls.__layout__, Batch)  # type: ignore[union-attr]
+        _native.give_type(self, cls, cls.__layout__, Batch)
         return True
 
     def _await_channel(self, deadline: int) -> None:
@@ -205,18 +211,21 @@ class Receiver(_native.ReceiverEnd, Generic[M]):
 
             Raises Empty after ``timeout`` seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit.
             """
+            ...
 
         def try_receive(self) -> M | None:
             """The next message, or None when there is none now."""
 
         def receive_many(self, n: int, timeout: float | None = None, linger: float = 0.0) -> Batch[M]:
             """1 to n consecutive messages of one sender; after the first waits ``linger`` seconds for more."""
+            ...
 
         def try_receive_many(self, n: int) -> Batch[M] | None:
             """1 to n messages, or None when there is none now."""
 
         def batches(self, n: int, linger: float = 0.0) -> Iterator[Batch[M]]:
             """Iterate over `receive_many`; each step ends the batch before it."""
+            ...
 
         def __iter__(self) -> Iterator[M]: ...
 
@@ -246,9 +255,7 @@ def sender(
 
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
-    return Sender(
-        address, types, pattern=pattern, stages=stages, capacity=capacity, full=full, align=align, wait=wait
-    )
+    return Sender(address, types, pattern=pattern, stages=stages, capacity=capacity, full=full, align=align, wait=wait)
 
 
 @overload

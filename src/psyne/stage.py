@@ -43,6 +43,4 @@ def chain(stages: Sequence[Stage | str]) -> list[NativeStage]:
         raise InvalidArgument(f"each stage needs a name of its own; got {names}")
     if len(given) > MAX_STAGES:
         raise InvalidArgument(f"a channel has at most {MAX_STAGES} stages; got {len(given)}")
-    return [
-        (s.name, 1 << (i - 1) if i else 0, s.mutate, s.on_crash == "redeliver") for i, s in enumerate(given)
-    ]
+    return [(s.name, 1 << (i - 1) if i else 0, s.mutate, s.on_crash == "redeliver") for i, s in enumerate(given)]

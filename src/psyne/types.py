@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast, overload
 
 import numpy as np
@@ -15,19 +16,24 @@ from .info import Info
 
 if TYPE_CHECKING:
     from types import TracebackType
-    from typing import Self
+    from typing import Self, SupportsFloat, SupportsIndex
+
+    from numpy.typing import ArrayLike
+
+    _Shape = int | tuple[int, ...]
 
 __all__ = [
     "Array", "Message", "Struct", "bool_", "c64", "c128", "f16", "f32", "f64",
     "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64",
 ]  # fmt: skip
 
-V = TypeVar("V")
+V = TypeVar("V")  # what a field gives
+W = TypeVar("W")  # what it takes
 S = TypeVar("S", bound=np.generic)
 RESERVED = frozenset({"array", "copy", "private", "release", "discard", "truncate", "info"})
 
 
-class Field(Generic[V]):
+class Field(Generic[V, W]):
     """A field of a Struct as it is declared; the class that is made holds a native descriptor in its place."""
 
     def __init__(self, dtype: Any, shape: tuple[int, ...], name: str | None = None) -> None:
@@ -38,11 +44,11 @@ class Field(Generic[V]):
     if TYPE_CHECKING:
 
         def __get__(self, message: object, owner: type | None = None) -> V: ...
-        def __set__(self, message: object, value: Any) -> None: ...
+        def __set__(self, message: object, value: W) -> None: ...
 
 
 def _scalar(dtype: str) -> Any:
-    def declare(*shape: int, name: str | None = None) -> Field[Any]:
+    def declare(*shape: int, name: str | None = None) -> Field[Any, Any]:
         return Field(dtype, shape, name)
 
     declare.__doc__ = f"A {np.dtype(dtype).name} field; with a shape an array of them."
@@ -51,27 +57,27 @@ def _scalar(dtype: str) -> Any:
 
 if TYPE_CHECKING:
 
-    class _Declare(Generic[V, S]):
+    class _Declare(Generic[V, W, S]):
         @overload
-        def __call__(self, *, name: str | None = None) -> Field[V]: ...
+        def __call__(self, *, name: str | None = None) -> Field[V, W]: ...
         @overload
-        def __call__(self, n: int, /, *shape: int, name: str | None = None) -> Field[NDArray[S]]: ...
+        def __call__(self, n: int, /, *shape: int, name: str | None = None) -> Field[NDArray[S], ArrayLike]: ...
         def __call__(self, *shape: int, name: str | None = None) -> Any: ...
 
-    u8: _Declare[int, np.uint8]
-    u16: _Declare[int, np.uint16]
-    u32: _Declare[int, np.uint32]
-    u64: _Declare[int, np.uint64]
-    i8: _Declare[int, np.int8]
-    i16: _Declare[int, np.int16]
-    i32: _Declare[int, np.int32]
-    i64: _Declare[int, np.int64]
-    f16: _Declare[float, np.float16]
-    f32: _Declare[float, np.float32]
-    f64: _Declare[float, np.float64]
-    c64: _Declare[complex, np.complex64]
-    c128: _Declare[complex, np.complex128]
-    bool_: _Declare[bool, np.bool_]
+    u8: _Declare[int, SupportsIndex, np.uint8]
+    u16: _Declare[int, SupportsIndex, np.uint16]
+    u32: _Declare[int, SupportsIndex, np.uint32]
+    u64: _Declare[int, SupportsIndex, np.uint64]
+    i8: _Declare[int, SupportsIndex, np.int8]
+    i16: _Declare[int, SupportsIndex, np.int16]
+    i32: _Declare[int, SupportsIndex, np.int32]
+    i64: _Declare[int, SupportsIndex, np.int64]
+    f16: _Declare[float, SupportsFloat | SupportsIndex, np.float16]
+    f32: _Declare[float, SupportsFloat | SupportsIndex, np.float32]
+    f64: _Declare[float, SupportsFloat | SupportsIndex, np.float64]
+    c64: _Declare[complex, complex | np.number[Any], np.complex64]
+    c128: _Declare[complex, complex | np.number[Any], np.complex128]
+    bool_: _Declare[bool, bool | np.bool_, np.bool_]
 else:
     u8, u16, u32, u64 = _scalar("u1"), _scalar("u2"), _scalar("u4"), _scalar("u8")
     i8, i16, i32, i64 = _scalar("i1"), _scalar("i2"), _scalar("i4"), _scalar("i8")
@@ -103,6 +109,7 @@ class Message(_native.Message, metaclass=MessageMeta):
         @property
         def info(self) -> Info:
             """Sequence, sender, missed, redelivered."""
+            ...
 
         def release(self) -> None:
             """End the message now. Raises BufferError while views on it live."""
@@ -112,6 +119,7 @@ class Message(_native.Message, metaclass=MessageMeta):
 
         def copy(self) -> Self:
             """The same in private memory."""
+            ...
 
         def __enter__(self) -> Self: ...
         def __exit__(
@@ -120,7 +128,13 @@ class Message(_native.Message, metaclass=MessageMeta):
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
 
-def _field_layout(fields: dict[str, Field[Any]]) -> np.dtype[Any]:
+def _fields_of(dtype: np.dtype[Any]) -> Mapping[str, tuple[np.dtype[Any], int]]:
+    """Each field's dtype and offset, in their order."""
+    fields = cast("Mapping[str, tuple[np.dtype[Any], int]]", dtype.fields or {})
+    return {name: (fields[name][0], fields[name][1]) for name in dtype.names or ()}
+
+
+def _field_layout(fields: dict[str, Field[Any, Any]]) -> np.dtype[Any]:
     """C layout: natural alignment, padding at the end."""
     return np.dtype(
         [(name, f.dtype, f.shape) if f.shape else (name, f.dtype) for name, f in fields.items()], align=True
@@ -141,7 +155,7 @@ class Struct(Message):
     def __init_subclass__(cls, layout: Literal["rows"] = "rows") -> None:
         if layout != "rows":
             raise TypeError(f"layout={layout!r}: this version lays structs out as rows")
-        declared: dict[str, Field[Any]] = dict(getattr(cls, "__fields__", {}))
+        declared: dict[str, Field[Any, Any]] = dict(getattr(cls, "__fields__", {}))
         for key, value in list(vars(cls).items()):
             if isinstance(value, Field):
                 declared[value.name or key] = value
@@ -157,9 +171,9 @@ class Struct(Message):
             return
         dtype = _field_layout(declared)
         cls.__fields__ = declared  # type: ignore[attr-defined]
-        assert dtype.fields is not None
+        places = _fields_of(dtype)
         for index, (key, field) in enumerate(declared.items()):
-            offset = dtype.fields[key][1]
+            offset = places[key][1]
             attribute = key if key not in RESERVED else key + "_"
             setattr(cls, attribute, _native.Field(field.dtype, field.shape, offset, index))
         cls.__layout__ = _native.Layout(dtype, (), dtype.itemsize <= 1024)
@@ -182,6 +196,7 @@ class Struct(Message):
         @property
         def array(self) -> NDArray[np.void]:
             """The record as a structured numpy array of shape () over the same memory."""
+            ...
 
 
 class Array(Message, Generic[S]):
@@ -190,14 +205,59 @@ class Array(Message, Generic[S]):
     ``m.array`` is a numpy array of this dtype and shape over the slot.
     """
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if cls is not Array:
-            return super().__new__(cls)
-        return _array_type(*args, **kwargs)
+    if TYPE_CHECKING:
+        # A class, not an instance: what the checkers must know to infer Sender[Array[np.uint8]].
+        @overload
+        def __new__(cls, dtype: Literal["u1", "uint8"], shape: _Shape = ()) -> type[Array[np.uint8]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["u2", "uint16"], shape: _Shape = ()) -> type[Array[np.uint16]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["u4", "uint32"], shape: _Shape = ()) -> type[Array[np.uint32]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["u8", "uint64"], shape: _Shape = ()) -> type[Array[np.uint64]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["i1", "int8"], shape: _Shape = ()) -> type[Array[np.int8]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["i2", "int16"], shape: _Shape = ()) -> type[Array[np.int16]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["i4", "int32"], shape: _Shape = ()) -> type[Array[np.int32]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["i8", "int64"], shape: _Shape = ()) -> type[Array[np.int64]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["f2", "float16"], shape: _Shape = ()) -> type[Array[np.float16]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["f4", "float32"], shape: _Shape = ()) -> type[Array[np.float32]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["f8", "float64"], shape: _Shape = ()) -> type[Array[np.float64]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["c8", "complex64"], shape: _Shape = ()) -> type[Array[np.complex64]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["c16", "complex128"], shape: _Shape = ()) -> type[Array[np.complex128]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: Literal["?", "bool"], shape: _Shape = ()) -> type[Array[np.bool_]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: type[S] | np.dtype[S], shape: _Shape = ()) -> type[Array[S]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, dtype: str, shape: _Shape = ()) -> type[Array[Any]]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, value: ArrayLike | None = None) -> Self: ...
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
 
-    def __init__(self, value: Any = None) -> None:
-        if value is not None:
-            self.array[...] = value
+        @property
+        def array(self) -> NDArray[S]:
+            """A numpy array over the same memory; read-only for receivers that do not mutate."""
+            ...
+
+    else:
+
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+            if cls is not Array:
+                return super().__new__(cls)
+            return _array_type(*args, **kwargs)
+
+        def __init__(self, value: Any = None) -> None:
+            if value is not None:
+                self.array[...] = value
 
     def __init_subclass__(cls, dtype: Any = None, shape: int | tuple[int, ...] = ()) -> None:
         if dtype is None:
@@ -206,16 +266,12 @@ class Array(Message, Generic[S]):
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in dims):
             raise TypeError(f"the shape of an Array is made of positive ints; got {dims}")
         cls.__layout__ = _native.Layout(element, dims, False)
-        cls.__schema__ = json.dumps({"array": _describe(element), "shape": [int(n) for n in dims]}, separators=(",", ":"))
+        cls.__schema__ = json.dumps(
+            {"array": _describe(element), "shape": [int(n) for n in dims]}, separators=(",", ":")
+        )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.array!r}>" if self._open else f"<{type(self).__name__}, released>"  # type: ignore[attr-defined]
-
-    if TYPE_CHECKING:
-
-        @property
-        def array(self) -> NDArray[S]:
-            """A numpy array over the same memory; read-only for receivers that do not mutate."""
 
 
 _arrays: weakref.WeakValueDictionary[tuple[Any, tuple[int, ...]], type] = weakref.WeakValueDictionary()
@@ -242,8 +298,7 @@ def _describe(dtype: np.dtype[Any]) -> dict[str, Any]:
     if dtype.fields is None:
         return {"dtype": dtype.str}
     fields = []
-    for name in dtype.names or ():
-        inner, offset = dtype.fields[name][:2]
+    for name, (inner, offset) in _fields_of(dtype).items():
         base, shape = inner.subdtype or (inner, ())
         fields.append({"name": name, **_describe(base), "shape": list(shape), "offset": offset})
     return {"fields": fields, "bytes": dtype.itemsize}
@@ -251,7 +306,8 @@ def _describe(dtype: np.dtype[Any]) -> dict[str, Any]:
 
 def _dtype_of(description: dict[str, Any]) -> np.dtype[Any]:
     if "dtype" in description:
-        return np.dtype(description["dtype"])
+        plain: np.dtype[Any] = np.dtype(description["dtype"])
+        return plain
     fields = description["fields"]
     return np.dtype(
         {
@@ -270,10 +326,9 @@ def type_from_schema(schema: str) -> type[Message]:
         if "array" in d:
             return cast("type[Message]", _array_type(_dtype_of(d["array"]), tuple(d["shape"])))
         dtype = _dtype_of(d)
-        assert dtype.fields is not None
         body: dict[str, Any] = {}
-        for name in dtype.names or ():
-            base, shape = dtype.fields[name][0].subdtype or (dtype.fields[name][0], ())
+        for name, (inner, _) in _fields_of(dtype).items():
+            base, shape = inner.subdtype or (inner, ())
             body[name if name not in RESERVED else name + "_"] = Field(base, shape, name if name in RESERVED else None)
         cls = MessageMeta(d["struct"], (Struct,), body)
     except (ValueError, KeyError, TypeError) as error:
@@ -307,5 +362,5 @@ def _short(d: dict[str, Any] | None) -> str:
         return f"Array {_short(d['array'])}{d['shape']}"
     if "struct" in d:
         return f"Struct {d['struct']} ({', '.join(f['name'] for f in d['fields'])})"
-    shown = d.get("dtype", "struct") + (str(d["shape"]) if d.get("shape") else "")
+    shown: str = d.get("dtype", "struct") + (str(d["shape"]) if d.get("shape") else "")
     return shown + (f" at byte {d['offset']}" if "offset" in d else "")

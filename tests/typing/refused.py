@@ -43,14 +43,14 @@ def nothing_may_have_come(imu: Receiver[Imu]) -> None:
 
 def a_message_type_is_a_class_of_messages() -> None:
     psyne.sender("ipc://x", int)  # refused: type-var, reportArgumentType
-    psyne.sender("ipc://x", Imu())  # refused: call-overload, reportCallIssue
-    psyne.sender("ipc://x", [Imu])  # refused: call-overload, reportCallIssue
+    psyne.sender("ipc://x", Imu())  # refused: call-overload, reportArgumentType
+    psyne.sender("ipc://x", [Imu])  # refused: call-overload, reportArgumentType
 
 
 def an_option_has_its_words() -> None:
-    psyne.sender("ipc://x", Imu, pattern="many")  # refused: call-overload, reportCallIssue
-    psyne.sender("ipc://x", Imu, full="grow")  # refused: call-overload, reportCallIssue
-    psyne.receiver("ipc://x", Imu, wait="poll")  # refused: call-overload, reportCallIssue
+    psyne.sender("ipc://x", Imu, pattern="many")  # refused: call-overload, reportArgumentType
+    psyne.sender("ipc://x", Imu, full="grow")  # refused: call-overload, reportArgumentType
+    psyne.receiver("ipc://x", Imu, wait="poll")  # refused: call-overload, reportArgumentType
 
 
 def an_end_of_other_messages_is_another_type(frames: Receiver[Array[np.uint8]]) -> None:

@@ -12,6 +12,7 @@ namespace psyne {
 
 inline constexpr uint64_t kSlice = 100'000'000;     // ns: bounds what the killed and stopped swallow
 inline constexpr uint64_t kLateSlice = 20'000'000;  // ns: a wake that has not come by then was lost
+inline constexpr uint64_t kLinger = 1'000'000;      // ns: how often a batch looks for more
 inline constexpr uint64_t kForever = ~0ull;
 
 /// The waker's half of the pair. Free where sleepers can raise a barrier in every process.

@@ -89,7 +89,8 @@ inline uint64_t leave(Registry& r) {
         for (uint64_t i = 0; i < kMaxMembers && !others; ++i) others = i != r.id && r.living(i);
         if (!others) left = r.unread();
         r.gone();
-        if (r.close_if_empty()) {
+        const bool replaced = state_in<ChannelState>(r.file.header().state.load(seq_cst)) == ChannelState::closed;
+        if (r.close_if_empty() || (replaced && !r.anybody_living())) {
             unread = left;
             remove_generation(*r.directory, r.name, r.file.shape.generation);
         }
@@ -119,11 +120,11 @@ inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const 
         Registry r(directory, name, std::move(*found), program);
         if (!make) {
             if (const std::string what = differs(r.file, spec); !what.empty()) {
-                if (r.any_sender_living())
-                    fail(Errc::mismatch, what);
-                Atomic64& state = r.file.header().state;  // nobody sends: a sender with other types replaces it
-                uint64_t w = state.load(seq_cst);
-                if (state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst)) {
+                Atomic64& state = r.file.header().state;
+                uint64_t w = state.load(seq_cst);  // before the scan: a joiner in between makes the CAS fail
+                if (r.any_sender_living()) fail(Errc::mismatch, what);
+                if (state_in<ChannelState>(w) == ChannelState::open &&  // a sender with other types replaces it
+                    state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst)) {
                     if (!r.anybody_living()) remove_generation(*directory, name, r.file.shape.generation);
                     wake_everybody(r.file);
                 }

@@ -1,6 +1,7 @@
 // The receiving end: takes messages of all lanes in order, ends them, sees the end of the channel.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include <psyne/waiting.hpp>
@@ -14,11 +15,11 @@ struct LaneReader {
     Cursor next;                    // the first position not seen taken
     Atomic64* own = nullptr;        // this stage's ack words
     std::vector<Atomic64*> before;  // ack words of the stages to wait for
-    uint64_t scanned = 0;           // orphans were looked for below this slot
-    // Messages taken and ended: two counters, each with one writer at a time.
+    bool over = false;              // nothing more can come
+    // Messages taken (by the one who receives) and ended (by the one who releases).
     std::atomic<uint64_t> taken{0}, ended{0};
 
-    uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(relaxed); }
+    uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(acquire); }  // SETTLE
 };
 
 /// `count` consecutive messages of one lane, taken by this receiver.
@@ -61,7 +62,7 @@ public:
         for (size_t k = 0; k < n; ++k) {
             const size_t i = turn_ + k < n ? turn_ + k : turn_ + k - n;
             if (take_run(*lanes_[i], limit, out)) {
-                turn_ = i + 1 < n ? i + 1 : 0;
+                turn_ = i + 1 < n && !one_sender(registry.file.shape.pattern) ? i + 1 : 0;  // the older lane first
                 return true;
             }
         }
@@ -71,35 +72,50 @@ public:
     /// Waits for up to `limit` messages. Wait::stopped: closed, or the channel has ended.
     template <class Tick>
     Wait receive(uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
-        return wait_for(
-            registry, {stage_.idle, 0}, spinner_, deadline, [&] { return try_take(limit, out); },
+        const Wait result = wait_for(
+            registry, stage_.idle, 0, spinner_, deadline, [&] { return try_take(limit, out); },
             [&] { return stopping.load(relaxed) || hoards() || (ended() && (!follow || closed())); },
+            [&] { return peek(); },
             [&] {
-                registry.bury_dead();
-                registry.reap();
-                refresh();
+                look_after_others();
                 return tick();
             });
+        if (at_end_ && (result == Wait::timeout || result == Wait::interrupted))
+            not_at_end();  // goes away with messages in its hands, perhaps
+        return result;
+    }
+
+    /// Buries the dead, removes lanes that are over, finds new ones.
+    void look_after_others() {
+        registry.bury_dead();
+        registry.reap();
+        refresh();
     }
 
     /// After the first: waits for more of the same run until `limit` or the deadline. False when `tick` says so.
     template <class Tick>
     bool linger(Taken& got, uint64_t limit, uint64_t deadline, Tick&& tick) {
-        const auto full = [&] {
+        // Not in the stage's idle mask: a wake must go to members that wait for any message.
+        for (;;) {
             while (extend(got, limit)) {
             }
-            return got.count >= limit || !may_extend(got);
-        };
-        return wait_for(registry, {stage_.idle, 0}, spinner_, deadline, full,
-                        [&] { return stopping.load(relaxed) || at_end_of(*got.lane); }, tick) != Wait::interrupted;
+            const uint64_t now = sys::now_ns();
+            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || at_end_of(*got.lane))
+                return true;
+            sys::futex_wait(registry.me().wakes, registry.me().wakes.load(seq_cst), std::min(kLinger, deadline - now));
+            if (registry.due()) {
+                registry.bury_dead();
+                if (!tick()) return false;
+            }
+        }
     }
 
     /// Ends a message: DONE, or PASSED while views on it live (then `finish` it later).
     void end(const Taken& t, bool views_live) noexcept {
         const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
-        if (!views_live) settle(t);
         wake_others(*t.lane);
+        if (!views_live) settle(t);  // last: the lane may be gone after it
     }
 
     /// The last view of an ended message is gone.
@@ -109,9 +125,9 @@ public:
     void give_back(const Taken& t) noexcept {
         const uint64_t w = word(t.lap, Ack::orphan) | t.deaths * kDeath;
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
-        settle(t);
         stage_.orphans.fetch_add(1, seq_cst);
         wake_stage(registry.file, stage_index_);
+        settle(t);
     }
 
     /// Says that a mutating stage is about to write: if it dies now, the message is half changed.
@@ -140,8 +156,8 @@ public:
         if (!seen_any_) return closed();
         for (const auto& lane : lanes_)
             if (!at_end_of(*lane)) return false;
+        at_end_ = true;
         if (registry.me().at_end.exchange(1, seq_cst) == 0) {  // the word before the others' words
-            at_end_ = true;
             if (shared_) wake_stage(registry.file, stage_index_);
         }
         for (const auto& lane : lanes_)
@@ -163,6 +179,14 @@ public:
             open = true;
         }
         return open;
+    }
+
+    /// The same for who does not wait: looks after the others when it is time.
+    bool ended_now() {
+        if (registry.due()) look_after_others();
+        const bool yes = ended();
+        if (!yes && at_end_) not_at_end();
+        return yes;
     }
 
     /// After `ended()`: a sender died or failed and none has come since.
@@ -191,7 +215,7 @@ public:
             auto lane = std::make_unique<LaneReader>();
             lane->slab = Slab::attach(registry.directory->fd, registry.prefix(), count_in(w), c.shape.payload_bytes,
                                       writes(), sys::Populate::yes);
-            if (!lane->slab || lane->slab.stages <= stage_index_) continue;  // let go by all meanwhile
+            if (!lane->slab || lane->slab.stages < c.shape.stage_count) continue;  // let go by all meanwhile
             lane->index = i;
             lane->join = count_in(w);
             lane->own = lane->slab.row(stage_index_);
@@ -201,7 +225,8 @@ public:
             seen_any_ = true;
             orphans_seen_ = ~0ull;
         }
-        turn_ = lanes_.empty() ? 0 : registry.id % lanes_.size();
+        std::sort(lanes_.begin(), lanes_.end(), [](const auto& a, const auto& b) { return a->join < b->join; });
+        turn_ = lanes_.empty() || one_sender(c.shape.pattern) ? 0 : registry.id % lanes_.size();
         lanes_seen_ = epoch;
     }
 
@@ -249,10 +274,8 @@ private:
             const Cursor at = lane.next;
             const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot));
             if (n == 0) continue;
-            lane.next.advance(lane.slab.capacity, n);
-            lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
             out = {&lane, at.slot, at.lap, n, 0, lane.slab.at(at.slot)};
-            if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+            took(lane, n);
             return true;
         } while (pass_one(lane));
         return false;
@@ -332,32 +355,48 @@ private:
         return lane.slab.ready[lane.next.slot].load(acquire);
     }
 
-    /// Could messages that come next lie behind these?
+    /// Could messages that come next lie behind these? Never behind redelivered ones.
     static bool may_extend(const Taken& got) noexcept {
-        return got.slot + got.count < got.lane->slab.capacity && got.lane->next.slot == got.slot + got.count &&
+        return got.deaths == 0 && got.slot + got.count < got.lane->slab.capacity && got.lane->next.slot == got.slot + got.count &&
                got.lane->next.lap == got.lap;
     }
 
     /// Takes what is there behind `got`; false when nothing was added.
     bool extend(Taken& got, uint64_t limit) {
-        Taken more;
-        if (got.count >= limit || !may_extend(got) || !take_run(*got.lane, limit - got.count, more)) return false;
-        if (more.slot != got.slot + got.count || more.lap != got.lap) {  // others took between: not consecutive
-            give_back(more);
-            return false;
-        }
-        got.count += more.count;
-        return true;
+        LaneReader& lane = *got.lane;
+        if (got.count >= limit || !may_extend(got)) return false;
+        const uint64_t n = take_ready(lane, lane.next, std::min(limit - got.count, lane.slab.capacity - lane.next.slot));
+        took(lane, n);
+        got.count += n;
+        return n != 0;
+    }
+
+    /// Moves the cursor behind `n` messages that are ours now.
+    void took(LaneReader& lane, uint64_t n) noexcept {
+        if (n == 0) return;
+        lane.next.advance(lane.slab.capacity, n);
+        lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
+        if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+    }
+
+    /// Names a message that could be taken; 0: none.
+    uint64_t peek() const noexcept {
+        if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_seen_)
+            return 0;  // no publish: burials and joins wake all
+        for (const auto& lane : lanes_)
+            if (more(*lane) && (!shared_ || lap_of(lane->own[lane->next.slot].load(acquire)) < lane->next.lap))
+                return lane->join << 40 ^ (lane->next.position + 1);
+        return 0;
     }
 
     /// In the lane of a dead sender an unpublished position with a published one after it is passed over.
     bool pass_hole(LaneReader& lane) noexcept {
-        if (state(lane) != stated(lane.join, LaneState::lost)) return false;
+        if (lane.over || state(lane) != stated(lane.join, LaneState::lost)) return false;
         if (lap_of(slab_word(lane)) >= lane.next.lap) return false;  // published before its sender died
         const Cursor q = published_after(lane);
-        if (q.position == lane.next.position) return false;
+        lane.over = q.position == lane.next.position;
         lane.next = q;
-        return true;
+        return !lane.over;
     }
     static Cursor published_after(const LaneReader& lane) noexcept {
         Cursor q = lane.next;
@@ -399,14 +438,17 @@ private:
         for (uint64_t s = 0; s < lane.slab.capacity; ++s) {
             const uint64_t w = lane.own[s].load(seq_cst);
             if (ack_of(w) == Ack::orphan) return false;
-            if (ack_of(w) == Ack::taken && owner_of(w) != registry.id &&
-                registry.file.member(owner_of(w)).at_end.load(seq_cst) == 0)
+            const uint64_t owner = owner_of(w);
+            if (ack_of(w) == Ack::taken && owner != registry.id &&
+                (owner >= kMaxReceivers || registry.file.member(owner).at_end.load(seq_cst) == 0))
                 return false;
         }
         return true;
     }
 
-    void settle(const Taken& t) noexcept { t.lane->ended.store(t.lane->ended.load(relaxed) + t.count, relaxed); }
+    static void settle(const Taken& t) noexcept {
+        t.lane->ended.store(t.lane->ended.load(relaxed) + t.count, release);  // SETTLE
+    }
 
     void wake_others(const LaneReader& lane) noexcept {
         fence_();

@@ -31,7 +31,8 @@ public:
     std::string name;
     ChannelFile file;
     uint64_t id = kNobody;
-    uint64_t word = 0;  // our MemberRecord.state while active
+    uint64_t word = 0;    // our MemberRecord.state while active
+    uint64_t ticked = 0;  // when this end last looked after the others
 
     uint64_t join() const noexcept { return count_in(word); }
     std::string prefix() const { return ChannelFile::prefix(name, file.shape.generation); }
@@ -117,13 +118,14 @@ public:
         const uint64_t w = r.state.load(seq_cst);
         if (i == id || !present(i)) return false;
         const bool gone = !sys::byte_locked(file.fd(), kLifeLocks + i) ||
-                          (r.pid_namespace.load(relaxed) == self_.pid_namespace &&
+                          (self_.pid_namespace != 0 && r.pid_namespace.load(relaxed) == self_.pid_namespace &&
                            sys::process_dead(static_cast<int32_t>(r.pid.load(relaxed)), r.start.load(relaxed)));
         return gone && r.state.load(seq_cst) == w;
     }
 
     /// "pid 812, fusion.py"
     std::string describe(uint64_t i) const {
+        if (i >= kMaxMembers) return "nobody that is known";  // a damaged word
         return "pid " + std::to_string(file.member(i).pid.load(relaxed)) + ", " + load_name(file.member(i).name);
     }
 
@@ -141,6 +143,22 @@ public:
         uint64_t w = state.load(seq_cst);  // before the scan: a joiner in between makes the CAS fail
         if (state_in<ChannelState>(w) == ChannelState::closed || anybody_living()) return false;
         return state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst);
+    }
+
+    /// A sender is lost: receivers whose lanes have ended since get SenderLost, unless a new lane was opened.
+    void count_lost() const noexcept {
+        const uint64_t now = file.header().lanes_epoch.load(seq_cst);
+        Atomic64& lost = file.header().lost_epoch;
+        for (uint64_t w = lost.load(seq_cst); w < now && !lost.compare_exchange_weak(w, now, seq_cst);) {
+        }
+    }
+
+    /// Whether it is time to look after the others again; then it is not for a slice.
+    bool due() noexcept {
+        const uint64_t now = sys::now_ns();
+        if (now - ticked < kSlice) return false;
+        ticked = now;
+        return true;
     }
 
     /// Every published word of the lane let go by every stage? Unread: how many the slowest stage never took.
@@ -214,6 +232,10 @@ private:
     }
 
     bool bury(uint64_t d) {
+        struct Sweeping {  // names the dead one in our record, also when burying fails
+            MemberRecord& me;
+            ~Sweeping() { me.sweeping.store(0, seq_cst); }
+        } sweeping{me()};
         MemberRecord& r = file.member(d);
         uint64_t w = r.state.load(seq_cst);
         me().sweeping.store(d + 1, seq_cst);
@@ -227,7 +249,6 @@ private:
             r.state.compare_exchange_strong(w, stated(count_in(w), MemberState::swept), seq_cst);
             wake_everybody(file);
         }
-        me().sweeping.store(0, seq_cst);
         return ours;
     }
 
@@ -272,11 +293,13 @@ private:
 
     void bury_sender(uint64_t lane_index, uint64_t w) {
         LaneRecord& lane = file.lane(lane_index);
-        uint64_t open = stated(count_in(w), LaneState::open);
-        if (lane.state.compare_exchange_strong(open, stated(count_in(w), LaneState::lost), seq_cst))
-            file.header().lost_epoch.store(file.header().lanes_epoch.load(seq_cst), seq_cst);
-        else if (count_in(open) != count_in(w))  // killed before its lane was open
+        uint64_t open = lane.state.load(seq_cst);
+        if (open == stated(count_in(w), LaneState::open)) {
+            count_lost();  // before the lane says so: who sees it lost must not take that for a clean end
+            lane.state.compare_exchange_strong(open, stated(count_in(w), LaneState::lost), seq_cst);
+        } else if (count_in(open) != count_in(w)) {  // killed before its lane was open
             Slab::remove(directory->fd, prefix(), count_in(w));
+        }
         file.header().senders_idle.fetch_and(~(1ull << lane_index), seq_cst);
         file.header().sender_holder.compare_exchange_strong(w, 0, seq_cst);
     }

@@ -71,21 +71,22 @@ public:
     }
 
     /// Publishes the first `n` slots of a loan, in order; the rest was never there.
-    /// `viewed`: own arrays still use slots that are given back, so they are not lent again at once.
-    void commit(const Loan& loan, uint64_t n, bool viewed = false) noexcept {
+    /// `pinned`: slots that are given back must not be lent again at once, because own arrays still use them or
+    /// another thread is in loan().
+    void commit(const Loan& loan, uint64_t n, bool pinned = false) noexcept {
         const uint64_t published = word(loan.lap, Ready::ready);
         if (slab_.dropped != nullptr && n != 0) {
             for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
             dropped_ = 0;
         }
         for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
-        if (n < loan.count) give_back(loan, n, viewed);
+        if (n < loan.count) give_back(loan, n, pinned);
         wake_receivers();
     }
 
     /// Takes a loan back: nothing was sent.
-    void discard(const Loan& loan, bool viewed = false) noexcept {
-        if (give_back(loan, 0, viewed)) wake_receivers();
+    void discard(const Loan& loan, bool pinned = false) noexcept {
+        if (give_back(loan, 0, pinned)) wake_receivers();
     }
 
     /// Counts messages that full="drop" did not send.
@@ -97,26 +98,37 @@ public:
         holds_.fetch_add(1, relaxed);
     }
     void unhold(uint64_t slot) noexcept {
-        held_[slot].fetch_sub(1, relaxed);
-        holds_.fetch_sub(1, relaxed);
+        held_[slot].fetch_sub(1, release);  // OWN VIEW
+        holds_.fetch_sub(1, release);
+    }
+
+    /// For who does not wait: looks after the others when it is time.
+    void look_after_others() {
+        if (registry.due()) registry.bury_dead();
     }
 
     /// Waits for `n` slots to loan.
     template <class Tick>
     Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick) {
-        return wait(deadline, [&] { return try_loan(n, loan); }, tick);
+        return wait(
+            deadline, [&] { return try_loan(n, loan); }, [&] { return stopping.load(relaxed) || blocked_by_own_view(n); },
+            [&] { return free_run(next_, 1) ? next_.position + 1 : 0; }, tick);
     }
 
     /// Waits until every stage has passed all that was sent.
     template <class Tick>
     Wait drain(uint64_t deadline, Tick&& tick) {
-        return wait(deadline, [&] { return passed(); }, tick);
+        return wait(
+            deadline, [&] { return passed(); }, [&] { return stopping.load(relaxed); },
+            [&] { return uint64_t{passed()}; }, tick);
     }
 
-    /// All stages have let go the next slot, only own arrays still use it.
-    bool blocked_by_own_view() const noexcept {
-        const Cursor c = next_;
-        return holds_.load(relaxed) != 0 && held_[c.slot].load(relaxed) != 0 && let_go_by_all(c);
+    /// Of the next `n` slots the first that is not free was let go by all stages: only own arrays still use it.
+    bool blocked_by_own_view(uint64_t n) const noexcept {
+        if (holds_.load(acquire) == 0) return false;
+        Cursor c = next_;
+        c.advance(slab_.capacity, free_run(c, std::min(n, rest_of_lap())));
+        return c.position < next_.position + n && held_[c.slot].load(acquire) != 0 && let_go_by_all(c);
     }
 
     /// Consecutive slots that are left in this lap.
@@ -143,7 +155,7 @@ public:
             }
             return text.str();
         }
-        return blocked_by_own_view() ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
+        return blocked_by_own_view(1) ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
     }
 
     /// Why drain() still waits, for people.
@@ -170,7 +182,7 @@ public:
                 slab_.ready[oldest.slot].store(word(oldest.lap, Ready::skip), release);
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(next_.position + 1, seq_cst);
-        if (failed) c.header().lost_epoch.store(c.header().lanes_epoch.load(seq_cst), seq_cst);
+        if (failed) registry.count_lost();
         lane.state.store(stated(registry.join(), LaneState::ended), seq_cst);
         registry.let_go_of(c.header().sender_holder);
         wake_everybody(c);
@@ -192,7 +204,10 @@ private:
     uint64_t lane_index() const noexcept { return registry.id - kMaxReceivers; }
 
     /// Makes sure that `n` slots from next_ on may be written, and claims them.
-    bool look_ahead(uint64_t n) noexcept {
+    bool look_ahead(uint64_t n) {
+        if (next_.lap >= kMaxLap)
+            fail(Errc::invalid, "this sender has used up its 2^40 laps of " + std::to_string(slab_.capacity) +
+                                    " slots; close it and open it again");
         const uint64_t need = next_.position + n;
         if (need <= free_until_) return true;
         Cursor c = Cursor::at(std::max(free_until_, next_.position), slab_.first, slab_.capacity);
@@ -213,9 +228,9 @@ private:
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
     uint64_t free_run(const Cursor& c, uint64_t most) const noexcept {
         uint64_t n = most;
-        if (holds_.load(relaxed) != 0)
+        if (holds_.load(acquire) != 0)
             for (uint64_t i = 0; i < n; ++i)
-                if (held_[c.slot + i].load(relaxed) != 0) n = i;
+                if (held_[c.slot + i].load(acquire) != 0) n = i;  // OWN VIEW
         if (c.lap == 1) return n;
         for (const Atomic64* row : rows_) {
             uint64_t i = 0;
@@ -244,8 +259,8 @@ private:
     }
 
     /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
-    bool give_back(const Loan& loan, uint64_t n, bool viewed) noexcept {
-        if (!viewed && loan.position + loan.count == next_.position && !waiting_.load(relaxed)) {
+    bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
+        if (!pinned && loan.position + loan.count == next_.position) {
             next_ = {loan.position, loan.slot, loan.lap};
             next_.advance(slab_.capacity, n);
             return false;
@@ -261,20 +276,13 @@ private:
             if (idle->load(relaxed) != 0) wake_one(registry.file, *idle, 0);
     }
 
-    std::atomic<bool> waiting_{false};  // another thread may then not move next_ back
-
-    template <class Ready, class Tick>
-    Wait wait(uint64_t deadline, Ready&& ready, Tick&& tick) {
-        waiting_.store(true, relaxed);
-        const Wait result = wait_for(
-            registry, {registry.file.header().senders_idle, kMaxReceivers}, spinner_, deadline, ready,
-            [&] { return stopping.load(relaxed) || blocked_by_own_view(); },
-            [&] {
-                registry.bury_dead();
-                return tick();
-            });
-        waiting_.store(false, relaxed);
-        return result;
+    template <class Ready, class Stop, class Peek, class Tick>
+    Wait wait(uint64_t deadline, Ready&& ready, Stop&& stop, Peek&& peek, Tick&& tick) {
+        return wait_for(registry, registry.file.header().senders_idle, kMaxReceivers, spinner_, deadline, ready, stop, peek,
+                        [&] {
+                            registry.bury_dead();
+                            return tick();
+                        });
     }
 };
 

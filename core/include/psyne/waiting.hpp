@@ -9,23 +9,44 @@ namespace psyne {
 
 enum class Wait { ready, timeout, stopped, interrupted };
 
-/// Where an end sleeps: its bit in an idle mask. `base` is the id of bit 0.
-struct Bed {
-    Atomic64& idle;
-    uint64_t base;
+/// Lying down in an idle mask. On the way up, a wake that was meant for us but is not used goes to somebody else.
+class Bed {
+public:
+    Bed(const Registry& r, Atomic64& idle, uint64_t base) : r_(r), idle_(idle), base_(base), bit_(1ull << (r.id - base)) {}
+    ~Bed() {
+        if (in_) rise(false);
+    }
+    void lie_down() noexcept {
+        idle_.fetch_or(bit_, seq_cst);
+        in_ = true;
+        sleeper_fence(r_.file.header());
+    }
+    bool woken() const noexcept { return !(idle_.load(seq_cst) & bit_); }
+    /// `took`: who takes passes a wake on itself, if more is there.
+    void rise(bool took) noexcept {
+        in_ = false;
+        if (!(idle_.fetch_and(~bit_, seq_cst) & bit_) && !took) wake_one(r_.file, idle_, base_);
+    }
+
+private:
+    const Registry& r_;
+    Atomic64& idle_;
+    uint64_t base_, bit_;  // id of bit 0; our bit
+    bool in_ = false;
 };
 
 /// Waits until `ready()` (which may take a message), `stop()`, the deadline, or `tick()` says false.
-/// `tick` runs after each slice: it buries the dead and looks at signals. `late` is told of lost wakes.
-template <class Ready, class Stop, class Tick>
-Wait wait_for(const Registry& r, Bed bed, Spinner& spinner, uint64_t deadline, Ready&& ready, Stop&& stop, Tick&& tick) {
+/// `tick` runs once a slice: it buries the dead and looks at signals.
+/// `peek()` names what `ready` would take, 0 for nothing: so a wake that was lost is seen and counted.
+template <class Ready, class Stop, class Peek, class Tick>
+Wait wait_for(Registry& r, Atomic64& idle, uint64_t base, Spinner& spinner, uint64_t deadline, Ready&& ready,
+              Stop&& stop, Peek&& peek, Tick&& tick) {
     MemberRecord& me = r.me();
-    const uint64_t bit = 1ull << (r.id - bed.base);
     if (ready()) return Wait::ready;
     if (stop()) return Wait::stopped;
     const uint64_t start = sys::now_ns();
     if (const uint64_t budget = spinner.budget(); budget != 0) {
-        for (uint64_t now = start, ticked = start;;) {
+        for (uint64_t now = start; now - start < budget;) {
             for (int i = 0; i < 64; ++i) {
                 if (ready()) {
                     spinner.hit();
@@ -35,44 +56,32 @@ Wait wait_for(const Registry& r, Bed bed, Spinner& spinner, uint64_t deadline, R
             }
             now = sys::now_ns();
             if (stop()) return Wait::stopped;
-            if (now >= deadline) return Wait::timeout;
-            if (now - start >= budget) break;
-            if (now - ticked >= kSlice) {
-                ticked = now;
-                if (!tick()) return Wait::interrupted;
-            }
+            if (r.due() && !tick()) return Wait::interrupted;
+            if (now >= deadline) return ready() ? Wait::ready : Wait::timeout;
         }
         spinner.missed();
     }
-    // A wake that was meant for us but that we do not use goes to somebody else.
-    const auto rise = [&](Wait result) {
-        if (!(bed.idle.fetch_and(~bit, seq_cst) & bit)) wake_one(r.file, bed.idle, bed.base);
-        return result;
-    };
+    Bed bed(r, idle, base);
     for (;;) {
         const uint32_t wakes = me.wakes.load(seq_cst);
-        bed.idle.fetch_or(bit, seq_cst);
-        sleeper_fence(r.file.header());
-        if (ready()) {
-            bed.idle.fetch_and(~bit, seq_cst);  // who takes passes a wake on itself, if more is there
-            return Wait::ready;
-        }
-        if (stop()) return rise(Wait::stopped);
+        bed.lie_down();
+        if (ready()) return bed.rise(true), Wait::ready;
+        if (stop()) return Wait::stopped;
+        if (r.due() && !tick()) return Wait::interrupted;
         const uint64_t now = sys::now_ns();
-        if (now >= deadline) return rise(Wait::timeout);
-        const bool woken = sys::futex_wait(me.wakes, wakes, std::min(kSlice, deadline - now));
-        if (!woken && (bed.idle.load(seq_cst) & bit) != 0 && ready()) {
-            // There, but nobody woke us: its publisher may be about to. If not, the wake was lost.
-            sys::futex_wait(me.wakes, wakes, kLateSlice);
-            if (bed.idle.fetch_and(~bit, seq_cst) & bit) r.file.header().late_wakes.fetch_add(1, relaxed);
-            return Wait::ready;
+        if (now >= deadline) return ready() ? (bed.rise(true), Wait::ready) : Wait::timeout;
+        const bool slept_on = !sys::futex_wait(me.wakes, wakes, std::min(kSlice, deadline - now));
+        if (slept_on && !bed.woken()) {
+            if (const uint64_t there = peek(); there != 0) {  // its publisher may be about to wake us; if not, that is lost
+                sys::futex_wait(me.wakes, wakes, kLateSlice);
+                if (!bed.woken() && peek() == there) r.file.header().late_wakes.fetch_add(1, relaxed);
+            }
         }
-        if (ready()) {
-            bed.idle.fetch_and(~bit, seq_cst);
-            return Wait::ready;
+        if (ready()) return bed.rise(true), Wait::ready;
+        if (!slept_on && !bed.woken()) {  // a signal, perhaps
+            r.ticked = sys::now_ns();
+            if (!tick()) return Wait::interrupted;
         }
-        const bool claimed = !(bed.idle.load(seq_cst) & bit);
-        if ((!woken || !claimed) && !tick()) return rise(Wait::interrupted);
     }
 }
 

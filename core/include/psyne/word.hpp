@@ -53,14 +53,6 @@ struct Cursor {
             ++lap;
         }
     }
-    void back(uint64_t capacity) noexcept {
-        --position;
-        if (slot == 0) {
-            slot = capacity;
-            --lap;
-        }
-        --slot;
-    }
     static Cursor at(uint64_t position, uint64_t first, uint64_t capacity) noexcept {
         return {position, (position - first) % capacity, 1 + (position - first) / capacity};
     }

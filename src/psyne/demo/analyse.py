@@ -12,6 +12,7 @@ from .place import place_of
 from .program import report, run
 
 COARSE = 4  # motion is measured on every fourth pixel of every fourth line
+GAIN = 3  # so that soft edges show
 
 
 class Analysis:
@@ -48,12 +49,13 @@ class Analysis:
         return moved
 
     def _write_edges(self, edges: NDArray[np.uint8]) -> None:
-        """The gradient's size, |across| + |down|; written to all of the plane, for the slot held another message."""
+        """How steep the brightness is, |across| + |down|. Every byte is written: the slot held another message."""
         g = self._grey
         edges[:, :1] = edges[:, -1:] = edges[:1] = edges[-1:] = 0
-        across = np.abs(g[1:-1, 2:] - g[1:-1, :-2])
-        across += np.abs(g[2:, 1:-1] - g[:-2, 1:-1])
-        np.minimum(across, 255, out=edges[1:-1, 1:-1], casting="unsafe")
+        steep = np.abs(g[1:-1, 2:] - g[1:-1, :-2])
+        steep += np.abs(g[2:, 1:-1] - g[:-2, 1:-1])
+        steep *= GAIN
+        np.minimum(steep, 255, out=edges[1:-1, 1:-1], casting="unsafe")
 
 
 def analyse(address: str) -> None:

@@ -16,7 +16,7 @@ from .place import place_of
 from .program import report, run
 
 CAPACITY = 4  # one slot for each program and one to spare: a longer queue only makes pictures older
-STAGES = [Stage("analyse", mutate=True), "show"]
+STAGES: list[Stage | str] = [Stage("analyse", mutate=True), "show"]
 
 
 def frame_type(width: int, height: int) -> type[Any]:
@@ -39,8 +39,12 @@ def capture(address: str, path: str, limit: int | None) -> None:
     to_rgb = clip.converter()
     with psyne.sender(address, frame, stages=STAGES, capacity=CAPACITY) as out:
         expected = min(filter(None, (clip.expected, limit)), default=0)
-        size = [clip.width, clip.height]
-        report(size=size, expected=expected, rate=clip.rate, pixel_format=clip.pixel_format, bytes=_bytes(frame))
+        report(
+            size=[clip.width, clip.height],
+            expected=expected,
+            pixel_format=clip.pixel_format,
+            bytes=frame.__layout__.bytes,
+        )
         if not sys.stdin.readline():  # the go; without one the supervisor is gone
             return
         for index, decoded in enumerate(clip.frames()):
@@ -49,14 +53,11 @@ def capture(address: str, path: str, limit: int | None) -> None:
             stamp = time.monotonic_ns()
             with out.loan() as m:
                 m.stamp, m.index = stamp, index
-                to_rgb(*clip.planes(decoded), m.image)
+                y, u, v = clip.planes(decoded)
+                to_rgb(y, u, v, m.image)
                 place = place_of(m.image)
             report(index=index, stamp=stamp, place=place)
         out.drain()
-
-
-def _bytes(frame: type[Any]) -> int:
-    return int(frame.__layout__.bytes)
 
 
 if __name__ == "__main__":

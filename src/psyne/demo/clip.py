@@ -1,9 +1,11 @@
 """A video file, decoded into planes that numpy sees without a copy."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
+from av.error import FFmpegError
 from numpy.typing import NDArray
 
 from .colour import YuvToRgb
@@ -23,7 +25,7 @@ class Clip:
     def __init__(self, path: str) -> None:
         try:
             self._container = av.open(path)
-        except (OSError, av.FFmpegError) as error:
+        except (OSError, FFmpegError) as error:
             raise DemoError(f"{path} cannot be opened as a video: {_reason(error)}") from None
         if not self._container.streams.video:
             raise DemoError(f"{path} has no video in it")
@@ -37,7 +39,6 @@ class Clip:
         self.width, self.height = first.width, first.height
         self.pixel_format = first.format.name
         self.expected = self._stream.frames  # 0: the file does not say
-        self.rate = float(self._stream.average_rate or 0)
 
     def frames(self) -> Iterator[av.VideoFrame]:
         yield self._first
@@ -56,10 +57,7 @@ class Clip:
         if frame.format.name not in PLANAR or (frame.width, frame.height) != (self.width, self.height):
             kind = self.pixel_format if self.pixel_format in PLANAR else "yuv444p"
             frame = frame.reformat(self.width, self.height, kind)
-        return [
-            np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
-            for plane in frame.planes
-        ]
+        return [_pixels(plane) for plane in frame.planes]
 
     def _decode(self) -> Iterator[av.VideoFrame]:
         count = 0
@@ -67,8 +65,12 @@ class Clip:
             for frame in self._container.decode(self._stream):
                 count += 1
                 yield frame
-        except av.FFmpegError as error:
+        except FFmpegError as error:
             raise DemoError(f"{self._path}: decoding failed after {count} frames: {_reason(error)}") from None
+
+
+def _pixels(plane: Any) -> NDArray[np.uint8]:
+    return np.frombuffer(plane, np.uint8).reshape(-1, plane.line_size)[: plane.height, : plane.width]
 
 
 def _reason(error: Exception) -> str:

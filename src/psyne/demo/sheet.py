@@ -12,11 +12,12 @@ TILES = 12
 COLUMNS = 3
 BOX = (300, 225)  # a picture is scaled to fit in here
 GAP, MARGIN, CAPTION, HEADER = 24, 36, 40, 76
+LEGEND = "the picture, and the edges that the next process wrote beside it in the same message"
 BACKGROUND, TEXT, FAINT = (18, 20, 24), (236, 238, 241), (138, 146, 158)
 
 
 class Tile(NamedTuple):
-    index: int
+    frame: int
     image: Image.Image
     edges: Image.Image
     sharpness: float
@@ -31,19 +32,19 @@ class Sheet:
         self._tiles: list[Tile] = []
         self._step = 1
 
-    def wants(self, index: int) -> bool:
-        return index % self._step == 0
+    def wants(self, frame: int) -> bool:
+        return frame % self._step == 0
 
     def add(
-        self, index: int, image: NDArray[np.uint8], edges: NDArray[np.uint8], sharpness: float, motion: float
+        self, frame: int, image: NDArray[np.uint8], edges: NDArray[np.uint8], sharpness: float, motion: float
     ) -> None:
-        self._tiles.append(Tile(index, _small(image), _small(edges), sharpness, motion))
-        if len(self._tiles) == 2 * TILES:
+        self._tiles.append(Tile(frame, _small(image), _small(edges), sharpness, motion))
+        if len(self._tiles) == 3 * TILES:
             self._tiles = self._tiles[::2]
             self._step *= 2
 
     def save(self, path: str) -> None:
-        self._draw().save(path, format="PNG", optimize=True)
+        self._draw().save(path, format="PNG")
 
     def _draw(self) -> Image.Image:
         last = len(self._tiles) - 1
@@ -56,6 +57,8 @@ class Sheet:
         sheet = Image.new("RGB", size, BACKGROUND)
         pen = ImageDraw.Draw(sheet)
         pen.text((MARGIN, HEADER / 2), self._title, TEXT, ImageFont.load_default(26), anchor="lm")
+        if columns > 1:
+            pen.text((size[0] - MARGIN, HEADER / 2), LEGEND, FAINT, ImageFont.load_default(17), anchor="rm")
         for i, tile in enumerate(chosen):
             x, y = MARGIN + i % columns * cell[0], HEADER + i // columns * cell[1]
             sheet.paste(tile.image, (x, y))
@@ -67,7 +70,7 @@ class Sheet:
 def _caption(pen: ImageDraw.ImageDraw, at: tuple[int, int], width: int, tile: Tile) -> None:
     font = ImageFont.load_default(17)
     x, y = at
-    pen.text((x, y), f"frame {tile.index}", TEXT, font, anchor="lm")
+    pen.text((x, y), f"frame {tile.frame}", TEXT, font, anchor="lm")
     pen.text((x + width, y), f"sharpness {tile.sharpness:.0f}    motion {tile.motion:.1f}", FAINT, font, anchor="rm")
 
 

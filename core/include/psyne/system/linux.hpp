@@ -8,6 +8,7 @@
 #include <sys/inotify.h>
 #include <sys/syscall.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 
@@ -28,7 +29,13 @@ namespace psyne::sys {
 inline Fd make_unnamed(const Fd& directory, uint64_t size) {
     Fd fd(::openat(directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
-    const int e = ::posix_fallocate(fd.get(), 0, static_cast<off_t>(size));
+    int e = 0;  // in pieces: a timer's signals would interrupt one large call again and again
+    for (uint64_t at = 0; at < size && e == 0;) {
+        const uint64_t piece = std::min<uint64_t>(size - at, at == 0 && size > 1ull << 36 ? size : 16ull << 20);
+        e = ::posix_fallocate(fd.get(), static_cast<off_t>(at), static_cast<off_t>(piece));
+        if (e == 0) at += piece;
+        if (e == EINTR) e = 0;
+    }
     if (e == ENOSPC || e == ENOMEM || e == EFBIG)
         fail(Errc::no_space, "no space in shared memory for " + std::to_string(size) + " bytes (" + std::strerror(e) +
                                  "); lower capacity=, free space in /dev/shm, or point PSYNE_DIR at a larger tmpfs");
@@ -103,7 +110,7 @@ inline bool process_dead(int32_t pid, uint64_t start) noexcept {
     pollfd p{fd.get(), POLLIN, 0};
     if (::poll(&p, 1, 0) == 1 && (p.revents & POLLIN)) return true;
     const uint64_t now = process_start(pid);
-    return now != 0 && now != start;
+    return start != 0 && now != 0 && now != start;  // 0: /proc could not be read
 }
 
 /// Sleeps while *word == value, for at most `ns`; false at the time-out. A signal or a spurious wake gives true.

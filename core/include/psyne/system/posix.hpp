@@ -115,10 +115,10 @@ inline std::vector<std::string> list(const Fd& directory) {
 /// Opens a file of ours; an empty Fd when it is not there (any more). Never follows links.
 inline Fd open_file(const Fd& directory, const std::string& name, bool writable) {
     Fd fd(::openat(directory.get(), name.c_str(), (writable ? O_RDWR : O_RDONLY) | O_NOFOLLOW | O_CLOEXEC | O_NONBLOCK));
-    if (!fd && errno != ENOENT) {
-        const int e = errno;
+    const int e = errno;
+    if (!fd && (e == ELOOP || e == ENXIO || e == EISDIR || e == EACCES || e == ENOTDIR))
         fail(Errc::incompatible, "cannot open " + name + ": " + std::strerror(e) + "; it is not a file of psyne's, remove it");
-    }
+    if (!fd && e != ENOENT) fail_errno("cannot open " + name);
     return fd;
 }
 

@@ -1,0 +1,60 @@
+"""Type checkers infer the types of messages, accept the package itself, and refuse what is wrong."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+REFUSED = ROOT / "tests" / "typing" / "refused.py"
+EXPECTED = re.compile(r"# refused: ([\w-]+), (\w+)$")
+# Both read psyne from the sources. The wrapper of pyright must not tell of newer versions.
+ENVIRONMENT = {"MYPYPATH": str(ROOT / "src"), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+
+Errors = set[tuple[int, str]]
+
+
+def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", tool, *arguments],
+        cwd=ROOT,
+        env=os.environ | ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=110,
+    )
+
+
+def mypy_errors(path: Path) -> Errors:
+    found = [json.loads(line) for line in run("mypy", "--output=json", str(path)).stdout.splitlines()]
+    return {(it["line"], it["code"]) for it in found if it["severity"] == "error"}
+
+
+def pyright_errors(path: Path) -> Errors:
+    found = json.loads(run("pyright", "--outputjson", str(path)).stdout)["generalDiagnostics"]
+    return {(it["range"]["start"]["line"] + 1, it["rule"]) for it in found if it["severity"] == "error"}
+
+
+@pytest.mark.parametrize("tool", ["mypy", "pyright"])
+def test_the_package_and_the_inferred_types_pass(tool: str) -> None:
+    done = run(tool, "src/psyne", "tests/typing")
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(("errors", "comment"), [(mypy_errors, 1), (pyright_errors, 2)], ids=["mypy", "pyright"])
+def test_every_wrong_line_is_refused_and_no_other(
+    tmp_path: Path, errors: Callable[[Path], Errors], comment: int
+) -> None:
+    lines = REFUSED.read_text(encoding="utf-8").splitlines()
+    assert lines[0].startswith("# type: ignore")
+    copy = tmp_path / "refused.py"
+    copy.write_text("\n".join(["", *lines[1:]]) + "\n", encoding="utf-8")
+    expected = {(n, match[comment]) for n, line in enumerate(lines, 1) if (match := EXPECTED.search(line))}
+    assert expected
+    assert errors(copy) == expected
