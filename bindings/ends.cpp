@@ -67,6 +67,19 @@ void warn(const std::string& text) {
     PyErr_Restore(type, value, trace);
 }
 
+void tell_burials(Registry& registry) {
+    const Burials b = std::exchange(registry.burials, {});
+    for (const std::string& who : b.dead) {
+        std::string text = "a member of ipc://" + registry.name + " died (" + who + ")";
+        if (&who == &b.dead.back()) {
+            if (b.redelivered) text += "; messages that it held are redelivered: " + std::to_string(b.redelivered);
+            if (b.dropped) text += "; half-changed messages taken out: " + std::to_string(b.dropped);
+            if (b.poisoned) text += "; messages skipped because three owners died on them: " + std::to_string(b.poisoned);
+        }
+        warn(text);
+    }
+}
+
 void close_now(SenderEnd& e) {
     if (!e.sender || e.forked() || e.sender->registry.id == Registry::kNobody) return;
     forget_end(&e.sender->registry);

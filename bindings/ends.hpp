@@ -47,10 +47,24 @@ struct ReceiverEnd : End {
 /// Tells the logger psyne (at most once a second and cause).
 void warn(const std::string& text);
 
-/// Runs in each slice of a wait: with the GIL, looks at signals; false when a handler raised.
+/// Logs whom this end has buried, and what became of their messages.
+void tell_burials(Registry& registry);
+
+/// Runs in each slice of a wait: with the GIL, tells what happened, looks at signals; false when a handler raised.
 struct Tick {
-    bool operator()() const {
+    Registry& registry;
+    const Sender* waiting = nullptr;  // for room: after a second it says why
+    uint64_t since = sys::now_ns();
+    bool told = false;
+
+    bool operator()() {
+        const bool late = waiting && !told && sys::now_ns() - since > 1'000'000'000;
         nb::gil_scoped_acquire gil;
+        if (!registry.burials.dead.empty()) tell_burials(registry);
+        if (late) {
+            told = true;
+            warn("sender of ipc://" + registry.name + " has waited 1 s for room: " + waiting->why_full());
+        }
         return PyErr_CheckSignals() == 0;
     }
 };

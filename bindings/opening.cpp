@@ -60,6 +60,7 @@ void open_sending(nb::object self, const std::string& path, const std::string& n
                            {schema, shape.bytes, static_cast<Pattern>(pattern), stages_from(stages)},
                            {stride, rounded_capacity(capacity, stride), drops, mode_of(wait)}, program);
     remember_end(&e.sender->registry);
+    tell_burials(e.sender->registry);
     give_type(e, std::move(type), std::move(layout), std::move(batch_type));
 }
 
@@ -73,6 +74,7 @@ bool open_receiving(nb::object self, const std::string& path, const std::string&
     if (!e.receiver) return false;
     e.receiver->follow = follow;
     remember_end(&e.receiver->registry);
+    tell_burials(e.receiver->registry);
     return true;
 }
 

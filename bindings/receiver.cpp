@@ -55,7 +55,7 @@ bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t dea
         Wait result;
         {
             nb::gil_scoped_release nogil;
-            result = r.receive(limit, t, deadline, Tick{});
+            result = r.receive(limit, t, deadline, Tick{r.registry});
         }
         if (result == Wait::ready) return true;
         if (result == Wait::stopped && !e.closed && e.follow && r.closed() && r.ended()) {
@@ -111,7 +111,7 @@ PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t dead
         bool ok = true;
         {
             nb::gil_scoped_release nogil;
-            ok = e.receiver->linger(t, limit, sys::now_ns() + linger, Tick{});
+            ok = e.receiver->linger(t, limit, sys::now_ns() + linger, Tick{e.receiver->registry});
         }
         if (!ok) {  // a signal handler raised: the caller never sees the batch
             e.receiver->give_back(t);

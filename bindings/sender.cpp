@@ -12,7 +12,7 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
     Wait result;
     {
         nb::gil_scoped_release nogil;
-        result = e.sender->loan(n, loan, deadline, Tick{});
+        result = e.sender->loan(n, loan, deadline, Tick{e.sender->registry, e.sender.get()});
     }
     switch (result) {
         case Wait::ready: return true;
@@ -205,7 +205,7 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
     Wait result;
     {
         nb::gil_scoped_release nogil;
-        result = e.sender->drain(deadline, Tick{});
+        result = e.sender->drain(deadline, Tick{e.sender->registry});
     }
     if (result == Wait::ready) Py_RETURN_NONE;
     if (result == Wait::interrupted) return nullptr;

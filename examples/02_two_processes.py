@@ -22,18 +22,18 @@ def camera() -> None:
 def main() -> None:
     process = multiprocessing.get_context("spawn").Process(target=camera)
     process.start()
-    seen = 0
+    seen, kept = 0, np.empty(0)
     with psyne.receiver("ipc://camera", Image) as frames:  # no sender yet? The first receive waits for it
         for m in frames:
             image = m.array  # an array over the slot itself, read-only
             assert not image.flags.writeable
             assert (image[::90, ::160] == m.info.sequence).all()
+            kept = image[::2, ::2]  # a slice is a view too: its slot stays as it is while it lives
             seen += 1
-            half = image[::2, ::2]  # a slice is a view too: the slot stays as it is while one is alive
-    assert np.all(half == FRAMES - 1)
+        assert (kept == FRAMES - 1).all()
     process.join()
     assert (seen, process.exitcode) == (FRAMES, 0)
-    print(f"{seen} images of {image.nbytes / 1e6:.1f} MB seen where they were written; copied: none")
+    print(f"{seen} images seen where they were written, none was copied")
 
 
 if __name__ == "__main__":

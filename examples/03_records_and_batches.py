@@ -1,7 +1,6 @@
 """A million records in batches: consecutive messages are one array, on both sides."""
 
 import multiprocessing
-import time
 
 import numpy as np
 
@@ -39,19 +38,16 @@ def main() -> None:
     total = batches = stamps = adc = 0
     with psyne.receiver("ipc://adc", Sample) as samples:
         for batch in samples.batches(BATCH):  # 1 to 1000 messages of one sender
-            if batches == 0:
-                began = time.perf_counter()
             batches += 1
             total += len(batch)
             stamps += int(batch["stamp"].sum())
             adc += int(batch["adc"].sum(dtype=np.int64))
-    seconds = time.perf_counter() - began
     process.join()
     assert process.exitcode == 0
     assert total == RECORDS + 100
     assert stamps == RECORDS * (RECORDS - 1) // 2 + 100
     assert adc == RECORDS * 4 * 7 + 90 * 4
-    print(f"{total:,} records in {batches:,} batches, {total / seconds / 1e6:.0f} million per second, every sum right")
+    print(f"{total:,} records came as {batches:,} arrays; every sum is right")
 
 
 if __name__ == "__main__":

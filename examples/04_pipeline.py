@@ -17,8 +17,8 @@ class Frame(Struct):
 
 
 def capture() -> None:
-    stages = [Stage("rectify", mutate=True), "draw"]  # a chain: draw sees what rectify has let go
-    with psyne.sender("ipc://frames", Frame, stages=stages) as out:
+    # The stages are a chain: draw sees what rectify has let go.
+    with psyne.sender("ipc://frames", Frame, stages=[Stage("rectify", mutate=True), "draw"]) as out:
         for number in range(FRAMES):
             with out.loan() as m:
                 m.number = number

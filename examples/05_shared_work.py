@@ -1,5 +1,6 @@
 """One stage, several members: they share its messages out. The answers come back on a second channel."""
 
+import collections
 import multiprocessing
 import os
 from threading import Barrier
@@ -26,7 +27,7 @@ def compute(number: int) -> int:
 
 def work(all_here: Barrier) -> None:
     jobs = psyne.receiver("ipc://jobs", Job)
-    all_here.wait()  # who comes after the end would wait for the next channel of that name
+    all_here.wait()  # a late one would wait for the next channel of that name
     with psyne.sender("ipc://answers", Answer) as answers:  # many senders, one receiver: the default pattern
         for job in jobs:
             answers.send(Answer(number=job.number, result=compute(job.number), worker=os.getpid()))
@@ -43,17 +44,14 @@ def main() -> None:
         all_here.wait()
         for number in range(JOBS):
             jobs.send(Job(number=number))
-        jobs.drain()  # every job was done; leaving the block ends the workers' loops
-    results, shares = {}, dict.fromkeys([process.pid for process in workers], 0)
-    with psyne.receiver("ipc://answers", Answer) as answers:
-        for m in answers:
-            assert m.number not in results, "a job was done twice"
-            results[m.number] = m.result
-            shares[m.worker] += 1
+        jobs.drain()  # all jobs are done; the end of the block ends the workers' loops
+    with psyne.receiver("ipc://answers", Answer) as received:
+        answers = [m.copy() for m in received]
     for process in workers:
         process.join()
-    assert [process.exitcode for process in workers] == [0] * WORKERS
-    assert results == {number: compute(number) for number in range(JOBS)}
+        assert process.exitcode == 0
+    assert sorted((a.number, a.result) for a in answers) == [(n, compute(n)) for n in range(JOBS)]
+    shares = collections.Counter(a.worker for a in answers)
     print(f"{JOBS} jobs, each done once; done by the workers: {list(shares.values())}")
 
 

@@ -17,7 +17,8 @@
 @ holds  short  STAGES=2 MEMBERS=2 MESSAGES=1 CAPACITY=1
 @ holds  short  STAGES=3 MEMBERS=1 MESSAGES=1 CAPACITY=1 MUTATES=4
 @ holds  long   STAGES=1 MEMBERS=3 MESSAGES=2 CAPACITY=2 GIVE_UPS=1
-@ holds  long   STAGES=2 MEMBERS=2 MESSAGES=2 CAPACITY=1 MUTATES=2 KILLS=1
+@ holds  long   STAGES=1 MEMBERS=3 MESSAGES=2 CAPACITY=1 KILLS=1
+@ holds  long   STAGES=3 MEMBERS=1 MESSAGES=2 CAPACITY=1 MUTATES=4 KILLS=1
 @ mutant NO_SECOND_LOOK            | MEMBERS=1                              | asleep
 @ mutant ONE_ARMED_FLAG            | MEMBERS=2                              | asleep
 @ mutant NO_CHAIN                  | MEMBERS=2                              | asleep

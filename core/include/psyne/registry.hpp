@@ -18,6 +18,12 @@ struct Identity {
     }
 };
 
+/// What an end has found out about others, to be told and then cleared.
+struct Burials {
+    std::vector<std::string> dead;  // "pid 812, fusion.py"
+    uint64_t redelivered = 0, poisoned = 0, dropped = 0;
+};
+
 /// One end's place in a channel.
 class Registry {
 public:
@@ -33,6 +39,7 @@ public:
     uint64_t id = kNobody;
     uint64_t word = 0;    // our MemberRecord.state while active
     uint64_t ticked = 0;  // when this end last looked after the others
+    Burials burials;
 
     uint64_t join() const noexcept { return count_in(word); }
     std::string prefix() const { return ChannelFile::prefix(name, file.shape.generation); }
@@ -242,6 +249,7 @@ private:
         full_fence();
         const bool ours = r.state.load(seq_cst) == w && dead(d);
         if (ours) {
+            burials.dead.push_back(describe(d));
             if (d < kMaxReceivers)
                 bury_receiver(d, r.stage.load(relaxed), w);
             else
@@ -272,6 +280,7 @@ private:
         if (owner_of(a) != d) return;
         uint64_t next = 0;
         Atomic64* counter = nullptr;
+        uint64_t* told = nullptr;
         if (ack_of(a) == Ack::passed) {
             next = psyne::word(lap_of(a), Ack::done);
         } else if (ack_of(a) == Ack::taken) {
@@ -280,15 +289,20 @@ private:
             if (half_changed || poison) {
                 next = psyne::word(lap_of(a), Ack::done) | kDrop;
                 counter = half_changed ? &file.header().dropped : &file.header().poisoned;
+                told = half_changed ? &burials.dropped : &burials.poisoned;
             } else {
                 next = psyne::word(lap_of(a), Ack::orphan) | (a & (kDirty | kDeaths));
                 next += kDeath;
                 counter = &file.header().redelivered;
+                told = &burials.redelivered;
             }
         } else {
             return;
         }
-        if (ack.compare_exchange_strong(a, next, seq_cst) && counter) counter->fetch_add(1, relaxed);
+        if (ack.compare_exchange_strong(a, next, seq_cst) && counter) {
+            counter->fetch_add(1, relaxed);
+            ++*told;
+        }
     }
 
     void bury_sender(uint64_t lane_index, uint64_t w) {

@@ -1,0 +1,183 @@
+#include "support.hpp"
+
+using namespace psyne;
+using namespace psyne::test;
+
+namespace {
+
+constexpr uint64_t kJoin = 7;
+const std::string kPrefix = "test.0000000000000001.";
+
+Slab create(const Home& home, SlabSpec s = {64, 64, 8, 2, true}) {
+    return Slab::create(home.directory->fd, kPrefix, kJoin, s);
+}
+Slab attach(const Home& home, bool writable = false) {
+    return Slab::attach(home.directory->fd, kPrefix, kJoin, 64, writable, sys::Populate::yes);
+}
+
+/// Maps one of the two files writable and changes something in it.
+template <class Header>
+void damage(const Home& home, const char* kind, void (*change)(Header&)) {
+    const std::string name = kPrefix + "7.0." + kind;
+    const sys::Fd fd = sys::open_file(home.directory->fd, name, true);
+    const sys::Mapping m = sys::map(fd, sys::checked_size(fd, name), true, sys::Populate::no);
+    change(*reinterpret_cast<Header*>(m.data()));
+}
+
+template <class Header>
+void rejected(const char* kind, const char* part, std::initializer_list<void (*)(Header&)> changes) {
+    for (const auto change : changes) {
+        const Home home;
+        const Slab slab = create(home);
+        damage(home, kind, change);
+        CHECK_THROWS(incompatible, part, attach(home));
+    }
+}
+
+}  // namespace
+
+int main() {
+    return check::run({
+        {"a slab that one end makes is what another end maps",
+         [] {
+             const Home home;
+             Slab made = create(home);
+             const Slab seen = attach(home);
+             CHECK(static_cast<bool>(seen));
+             CHECK_EQ(seen.capacity, 8u);
+             CHECK_EQ(seen.stride, 64u);
+             CHECK_EQ(seen.stages, 2u);
+             made.ready[3].store(word(1, Ready::ready), release);
+             made.row(1)[5].store(word(1, Ack::done), release);
+             made.dropped[2].store(9, relaxed);
+             std::memset(made.at(7), 0x5a, 64);
+             CHECK_EQ(seen.ready[3].load(acquire), word(1, Ready::ready));
+             CHECK_EQ(seen.row(1)[5].load(acquire), word(1, Ack::done));
+             CHECK_EQ(seen.dropped[2].load(relaxed), 9u);
+             CHECK_EQ(static_cast<int>(seen.at(7)[63]), 0x5a);
+         }},
+        {"a new slab is all zero and its payload is page-aligned",
+         [] {
+             const Home home;
+             const Slab slab = create(home, {100, 128, 5, 3, false});
+             CHECK_EQ(reinterpret_cast<uintptr_t>(slab.payload) % 4096, 0u);
+             CHECK(slab.dropped == nullptr);
+             for (uint64_t i = 0; i < 5; ++i) {
+                 CHECK_EQ(slab.ready[i].load(relaxed), 0u);
+                 for (uint32_t s = 0; s < 3; ++s) CHECK_EQ(slab.row(s)[i].load(relaxed), 0u);
+             }
+         }},
+        {"a slot knows its position and its lap",
+         [] {
+             const Home home;
+             const Slab slab = create(home);
+             CHECK_EQ(slab.position(0, 1), 0u);
+             CHECK_EQ(slab.position(3, 1), 3u);
+             CHECK_EQ(slab.position(3, 3), 19u);
+         }},
+        {"who only reads cannot write, by the page table",
+         [] {
+             const Home home;
+             const Slab made = create(home);
+             const Slab seen = attach(home);
+             const pid_t pid = ::fork();
+             if (pid == 0) {
+                 ::signal(SIGSEGV, SIG_DFL);
+                 *reinterpret_cast<volatile char*>(seen.at(0)) = 1;
+                 ::_exit(0);
+             }
+             int status = 0;
+             ::waitpid(pid, &status, 0);
+             CHECK(WIFSIGNALED(status) && WTERMSIG(status) == SIGSEGV);
+         }},
+        {"a mutating stage writes in place",
+         [] {
+             const Home home;
+             const Slab made = create(home);
+             const Slab stage = attach(home, true);
+             stage.at(0)[0] = std::byte{42};
+             CHECK_EQ(static_cast<int>(made.at(0)[0]), 42);
+         }},
+        {"a slab that is gone is an empty object, not an error",
+         [] {
+             const Home home;
+             CHECK(!attach(home));
+             Slab made = create(home);
+             sys::unlink_file(home.directory->fd, Slab::acks_name(kPrefix, kJoin, 0));
+             CHECK(!attach(home));
+             Slab::remove(home.directory->fd, kPrefix, kJoin);
+             CHECK(home.files().empty());
+             made.at(0)[0] = std::byte{1};  // the mapping lives on
+         }},
+        {"a second slab under the same name is refused",
+         [] {
+             const Home home;
+             const Slab made = create(home);
+             CHECK_THROWS(incompatible, "is there already", create(home));
+         }},
+        {"more than there is memory for is an error with numbers",
+         [] {
+             const Home home;
+             CHECK_THROWS(no_space, "bytes", create(home, {1ull << 30, 1ull << 30, 1 << 20, 1, false}));
+             CHECK_THROWS(no_space, "slots", create(home, {64, 64, 1ull << 60, 1, false}));
+             CHECK_THROWS(no_space, "slots", create(home, {1ull << 63, 1ull << 63, 2, 1, false}));
+             CHECK(home.files().empty());
+         }},
+        {"foreign or newer headers are refused",
+         [] {
+             rejected<SlabHeader>("slab", "foreign headers",
+                                  {[](SlabHeader& h) { h.shape.magic ^= 1; }, [](SlabHeader& h) { h.shape.version += 1; },
+                                   [](SlabHeader& h) { h.shape.abi ^= 1; }, [](SlabHeader& h) { h.shape.file_bytes += 1; },
+                                   [](SlabHeader& h) { h.shape.join += 1; }});
+             rejected<AcksShape>("acks", "foreign headers",
+                                 {[](AcksShape& a) { a.magic = 0; }, [](AcksShape& a) { a.version = 0; },
+                                  [](AcksShape& a) { a.abi = 0; }, [](AcksShape& a) { a.file_bytes = 0; },
+                                  [](AcksShape& a) { a.join = 0; }});
+         }},
+        {"sizes that would lead out of the file are refused",
+         [] {
+             rejected<SlabHeader>(
+                 "slab", "sizes",
+                 {[](SlabHeader& h) { h.shape.capacity = 0; }, [](SlabHeader& h) { h.shape.capacity = ~0ull; },
+                  [](SlabHeader& h) { h.shape.capacity = 1ull << 61; }, [](SlabHeader& h) { h.shape.capacity = 4096; },
+                  [](SlabHeader& h) { h.shape.stride = 32; },  // smaller than a message
+                  [](SlabHeader& h) { h.shape.stride = ~0ull; }, [](SlabHeader& h) { h.shape.stride = 1 << 20; },
+                  [](SlabHeader& h) { h.shape.ready_offset = 0; }, [](SlabHeader& h) { h.shape.ready_offset = 1ull << 40; },
+                  [](SlabHeader& h) { h.shape.dropped_offset = 1; },
+                  [](SlabHeader& h) { h.shape.dropped_offset = 8; },
+                  [](SlabHeader& h) { h.shape.dropped_offset = ~7ull; },
+                  [](SlabHeader& h) { h.shape.payload_offset = 0; },
+                  [](SlabHeader& h) { h.shape.payload_offset = ~0ull; },
+                  [](SlabHeader& h) { h.shape.payload_offset = 1 << 16; }});
+             rejected<AcksShape>("acks", "sizes",
+                                 {[](AcksShape& a) { a.rows = kMaxStages + 1; }, [](AcksShape& a) { a.rows = 32; },
+                                  [](AcksShape& a) { a.row_bytes = 0; }, [](AcksShape& a) { a.row_bytes = 4097; },
+                                  [](AcksShape& a) { a.row_bytes = 1ull << 62; }});
+         }},
+        {"a file that is cut short is refused",
+         [] {
+             for (const off_t size : {0, 100, 4096}) {
+                 const Home home;
+                 const Slab made = create(home);
+                 CHECK_EQ(::truncate((home.path + "/" + kPrefix + "7.0.slab").c_str(), size), 0);
+                 CHECK_THROWS(incompatible, "test.", attach(home));
+             }
+         }},
+        {"a file of another owner's making is refused",
+         [] {
+             const Home home;
+             const std::string name = home.path + "/" + kPrefix + "7.0.slab";
+             {
+                 const Slab made = create(home);
+                 CHECK_EQ(::chmod(name.c_str(), 0644), 0);
+                 CHECK_THROWS(incompatible, "private regular file", attach(home));
+             }
+             CHECK_EQ(::unlink(name.c_str()), 0);
+             CHECK_EQ(::symlink("/etc/passwd", name.c_str()), 0);
+             CHECK_THROWS(incompatible, "not a file of psyne's", attach(home));
+             CHECK_EQ(::unlink(name.c_str()), 0);
+             CHECK_EQ(::mkfifo(name.c_str(), 0600), 0);
+             CHECK_THROWS(incompatible, "private regular file", attach(home));
+         }},
+    });
+}
