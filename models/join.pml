@@ -12,6 +12,186 @@
 
    A listing is not atomic: a file linked while it runs may be missed.
    Each process has ATTEMPTS files; who has used them up gives up. The newcomer comes when all others are gone or dead,
-   and must get in at its first attempt.
+   and must get in at its first attempt; if nobody was killed, it finds no file at all.
 
+@ holds  short  PROCESSES=2 ATTEMPTS=2 KILLS=1
+@ holds  short  PROCESSES=3 ATTEMPTS=1 KILLS=0
+@ holds  long   PROCESSES=3 ATTEMPTS=1 KILLS=1
+@ holds  long   PROCESSES=3 ATTEMPTS=2 KILLS=0
+@ mutant CREATED_OPEN                 | | open_files
+@ mutant LISTS_ONCE                   | | open_files
+@ mutant PROPOSAL_OPENED_BY_STORE     | | open_files
+@ mutant NO_JOINS_COUNT               | | inside
+@ mutant COUNTS_IN_BEFORE_REGISTERING | | inside
+@ mutant LOOKS_BEFORE_READING_WORD    | | inside
+@ mutant REFUSED_JUST_GOES            | | linked
 */
+#ifndef PROCESSES
+#define PROCESSES 2
+#endif
+#ifndef ATTEMPTS
+#define ATTEMPTS 2
+#endif
+#ifndef KILLS
+#define KILLS 0
+#endif
+#define NEWCOMER PROCESSES
+#define FILES    (PROCESSES * ATTEMPTS + 1)
+#define BIT(x)   (1 << (x))
+
+#define PROPOSED 1
+#define OPEN     2
+#define CLOSED   3
+byte state[FILES], joins[FILES];        /* the header word */
+byte record[FILES];                     /* mask: who is registered */
+byte linked;                            /* the directory: mask of files */
+byte living = BIT(PROCESSES + 1) - 1;   /* the kernel's word */
+byte kills, gone;
+
+byte inside[FILES], open_files;         /* ghosts: who believes to be in; how many files are OPEN */
+
+#define KILL if :: atomic { kills < KILLS && me != NEWCOMER -> kills++; living = living & ~BIT(me) } goto over :: true fi
+
+inline now_open(x)   { open_files++; assert(open_files == 1) }
+inline now_closed(x) { open_files--; assert(!(inside[x] & living)) }
+
+/* Close f if nobody living is registered in it. */
+inline read_word() { atomic { was = state[f]; count = joins[f] } }
+inline look_at_records() {
+    nobody = 1; i = 0;
+    do
+    :: i <= PROCESSES && !(record[f] & living & BIT(i)) -> i++
+    :: i <= PROCESSES && (record[f] & living & BIT(i)) -> nobody = 0; break
+    :: i > PROCESSES -> break
+    od;
+    i = 0 }
+inline close_if_empty() {
+#ifdef LOOKS_BEFORE_READING_WORD
+    look_at_records();
+    read_word();
+#else
+    read_word();
+    look_at_records();
+#endif
+    atomic {
+        if
+        :: nobody && was == OPEN && state[f] == OPEN && SAME_COUNT -> state[f] = CLOSED; now_closed(f); was = CLOSED
+        :: else
+        fi }
+    KILL;
+    atomic {
+        if :: was == CLOSED -> linked = linked & ~BIT(f) :: else fi;
+        was = 0; count = 0; nobody = 0 } }
+#ifdef NO_JOINS_COUNT
+#define SAME_COUNT true
+#else
+#define SAME_COUNT (joins[f] == count)
+#endif
+
+proctype Process(byte me)
+{   byte f, names, attempts, was, count, i; bool nobody, leaving;
+    if :: me == NEWCOMER -> gone == PROCESSES; assert(kills > 0 || linked == 0) :: else fi;
+again:
+    atomic { names = linked; f = 0 }
+    do
+    :: f < FILES && !(names & BIT(f)) -> f++
+    :: f < FILES && (names & BIT(f)) ->
+       if
+       :: state[f] == OPEN -> break
+       :: state[f] == CLOSED -> linked = linked & ~BIT(f); f++
+       :: state[f] == PROPOSED -> f++
+       fi
+    :: f == FILES -> goto propose
+    od;
+    if
+    :: goto register
+    :: goto check                       /* perhaps all its members are dead */
+    fi;
+
+register:
+#ifdef COUNTS_IN_BEFORE_REGISTERING
+    read_word();
+    if
+    :: atomic { was == OPEN && state[f] == OPEN && joins[f] == count -> joins[f]++ }
+    :: else -> goto unregister
+    fi;
+    KILL;
+    record[f] = record[f] | BIT(me);
+    goto in;
+#endif
+    record[f] = record[f] | BIT(me);
+    KILL;
+    if                                  /* refused: another type, too many */
+#ifdef REFUSED_JUST_GOES
+    :: me != NEWCOMER -> record[f] = record[f] & ~BIT(me); goto over
+#else
+    :: me != NEWCOMER -> leaving = 1; goto unregister
+#endif
+    :: true
+    fi;
+    read_word();
+#ifdef NO_JOINS_COUNT
+    if :: was == OPEN -> goto in :: else -> goto unregister fi;
+#else
+    if
+    :: atomic { was == OPEN && state[f] == OPEN && joins[f] == count -> joins[f]++ } goto in
+    :: else -> goto unregister
+    fi;
+#endif
+
+propose:
+    if :: attempts == ATTEMPTS || (me == NEWCOMER && attempts == 1) -> assert(me != NEWCOMER); goto over :: else fi;
+    atomic { f = me * ATTEMPTS + attempts; attempts++; record[f] = BIT(me); joins[f] = 1; linked = linked | BIT(f);
+#ifdef CREATED_OPEN
+             state[f] = OPEN; now_open(f); goto in
+#else
+             state[f] = PROPOSED
+#endif
+    }
+    KILL;
+#ifndef LISTS_ONCE
+    atomic { names = linked & ~BIT(f); i = 0 }
+    do
+    :: i < FILES && !(names & BIT(i)) -> i++
+    :: i < FILES && (names & BIT(i)) ->
+       atomic {
+           if
+           :: state[i] == PROPOSED -> state[i] = CLOSED; i++
+           :: state[i] == CLOSED -> i++
+           :: state[i] == OPEN -> i = 0; goto withdraw
+           fi }
+       KILL
+    :: i == FILES -> break
+    od;
+    i = 0;
+#endif
+#ifdef PROPOSAL_OPENED_BY_STORE
+    atomic { state[f] = OPEN; now_open(f) }
+    goto in;
+#else
+    if
+    :: atomic { state[f] == PROPOSED -> state[f] = OPEN; now_open(f) } goto in
+    :: else -> goto withdraw
+    fi;
+#endif
+withdraw:
+    state[f] = CLOSED;                  /* by CAS: it is PROPOSED or CLOSED, and only its creator opens it */
+    KILL;
+    linked = linked & ~BIT(f);
+    goto again;
+
+in:
+    atomic { assert(state[f] == OPEN); inside[f] = inside[f] | BIT(me) }
+    KILL;
+    atomic { inside[f] = inside[f] & ~BIT(me); leaving = 1 }
+unregister:
+    record[f] = record[f] & ~BIT(me);
+    KILL;
+check:
+    close_if_empty();
+    if :: leaving :: else -> goto again fi;
+over:
+    atomic { gone++ }
+}
+
+init { byte p; atomic { do :: p <= PROCESSES -> run Process(p); p++ :: else -> break od } }

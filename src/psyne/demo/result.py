@@ -120,7 +120,7 @@ class Result:
     def proof(self) -> Table:
         """One message as the programs saw it, and the verdict over all."""
         index = self.frames // 2
-        table = Table(title=f"where the image of frame {index} lies", title_justify="left", show_footer=True)
+        table = Table(title=f"proof: where the image of frame {index} lies", title_justify="left", show_footer=True)
         readable, alike = self.page_frames()
         verdict = "DIFFERENT" if self.elsewhere() else "same"
         pages = f"same in {alike} of {readable}" if readable else ""

@@ -43,12 +43,16 @@ class Sheet:
             self._tiles = self._tiles[::2]
             self._step *= 2
 
+    def chosen(self) -> list[Tile]:
+        """Those that are drawn."""
+        last = len(self._tiles) - 1
+        return [self._tiles[round(i)] for i in np.linspace(0, last, min(TILES, last + 1))]
+
     def save(self, path: str) -> None:
         self._draw().save(path, format="PNG")
 
     def _draw(self) -> Image.Image:
-        last = len(self._tiles) - 1
-        chosen = [self._tiles[round(i)] for i in np.linspace(0, last, min(TILES, last + 1))]
+        chosen = self.chosen()
         columns = min(COLUMNS, len(chosen))
         rows = -(-len(chosen) // columns)
         width, height = chosen[0].image.size
