@@ -177,8 +177,8 @@ def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--singles", type=int, default=4096 * PERIOD, help="messages one by one, per round")
         parser.add_argument("--messages", type=int, default=200_000_000, help="messages in batches, per round")
-        parser.add_argument("--batch", type=int, default=4096)
-        parser.add_argument("--capacity", type=int, default=16384, help="slots of the ring for batches")
+        parser.add_argument("--batch", type=int, default=8192)
+        parser.add_argument("--capacity", type=int, default=32768, help="slots of the ring for batches")
         parser.add_argument("--patterns", nargs="*", choices=list(ENDS), default=list(ENDS))
         parser.add_argument("--no-peers", action="store_true", help="leave iceoryx2 and pyzmq out")
 

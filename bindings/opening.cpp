@@ -13,7 +13,12 @@ Spinner::Mode mode_of(const std::string& wait) {
     return wait == "block" ? Spinner::Mode::block : Spinner::Mode::adaptive;
 }
 
-void give_type(End& e, nb::object type, nb::object layout, nb::object batch_type) {
+/// `file` says how large its messages are: another size than the type's would lead out of the slots.
+void give_type(End& e, const ChannelFile& file, nb::object type, nb::object layout, nb::object batch_type) {
+    const uint64_t bytes = nb::inst_ptr<Layout>(layout)->bytes;
+    if (file.shape.payload_bytes != bytes)
+        fail(Errc::incompatible, e.address + " says that its messages have " + std::to_string(file.shape.payload_bytes) +
+                                     " bytes, its type has " + std::to_string(bytes) + "; the channel file is damaged");
     e.shape = nb::inst_ptr<Layout>(layout);
     e.layout = std::move(layout);
     e.type = std::move(type);
@@ -61,7 +66,7 @@ void open_sending(nb::object self, const std::string& path, const std::string& n
                            {stride, rounded_capacity(capacity, stride), drops, mode_of(wait)}, program);
     remember_end(&e.sender->registry);
     tell_burials(e.sender->registry);
-    give_type(e, std::move(type), std::move(layout), std::move(batch_type));
+    give_type(e, e.sender->registry.file, std::move(type), std::move(layout), std::move(batch_type));
 }
 
 bool open_receiving(nb::object self, const std::string& path, const std::string& name, const std::string& stage,
@@ -125,7 +130,8 @@ void bind_opening(nb::module_& m) {
     m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("directory"), nb::arg("name"), nb::arg("stage"),
           nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.");
     m.def("give_type", [](nb::object end, nb::object type, nb::object layout, nb::object batch) {
-              give_type(receiver_end(end.ptr()), std::move(type), std::move(layout), std::move(batch));
+              ReceiverEnd& e = receiver_end(end.ptr());
+              give_type(e, e.receiver->registry.file, std::move(type), std::move(layout), std::move(batch));
           }, nb::arg("end"), nb::arg("type"), nb::arg("layout"), nb::arg("batch_type"));
     m.def("leave", [](nb::object end) {  // a receiver that does not fit the channel that it found
               ReceiverEnd& e = receiver_end(end.ptr());

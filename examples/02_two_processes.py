@@ -22,7 +22,7 @@ def camera() -> None:
 def main() -> None:
     process = multiprocessing.get_context("spawn").Process(target=camera)
     process.start()
-    seen, kept = 0, np.empty(0)
+    seen, kept = 0, np.empty((0, 0, 3), np.uint8)
     with psyne.receiver("ipc://camera", Image) as frames:  # no sender yet? The first receive waits for it
         for m in frames:
             image = m.array  # an array over the slot itself, read-only

@@ -39,7 +39,7 @@ def main() -> None:
         out.send(Count(n=n))
     try:
         out.send(Count(n=4), timeout=0)
-    except psyne.Full as error:  # also a TimeoutError and a queue.Full
+    except psyne.Full as error:  # also a TimeoutError
         print("Full:", error)
     run(die_with_a_message)
     counts = psyne.receiver("ipc://counts", Count)  # its place is free again, and so is what it held

@@ -65,6 +65,11 @@ inline look_at_records() {
     :: i > PROCESSES -> break
     od;
     i = 0 }
+#ifdef NO_JOINS_COUNT
+#define SAME_COUNT true
+#else
+#define SAME_COUNT (joins[f] == count)
+#endif
 inline close_if_empty() {
 #ifdef LOOKS_BEFORE_READING_WORD
     look_at_records();
@@ -82,31 +87,20 @@ inline close_if_empty() {
     atomic {
         if :: was == CLOSED -> linked = linked & ~BIT(f) :: else fi;
         was = 0; count = 0; nobody = 0 } }
-#ifdef NO_JOINS_COUNT
-#define SAME_COUNT true
-#else
-#define SAME_COUNT (joins[f] == count)
-#endif
 
 proctype Process(byte me)
 {   byte f, names, attempts, was, count, i; bool nobody, leaving;
     if :: me == NEWCOMER -> gone == PROCESSES; assert(kills > 0 || linked == 0) :: else fi;
 again:
-    atomic { names = linked; f = 0 }
-    do
-    :: f < FILES && !(names & BIT(f)) -> f++
-    :: f < FILES && (names & BIT(f)) ->
-       if
-       :: state[f] == OPEN -> break
-       :: state[f] == CLOSED -> linked = linked & ~BIT(f); f++
-       :: state[f] == PROPOSED -> f++
-       fi
-    :: f == FILES -> goto propose
-    od;
-    if
-    :: goto register
-    :: goto check                       /* perhaps all its members are dead */
-    fi;
+    atomic {                            /* the first listing: any file, or none, as if it had missed the others */
+        f = 0;
+        do
+        :: f < FILES && (linked & BIT(f)) && state[f] == OPEN -> goto register
+        :: f < FILES && (linked & BIT(f)) && state[f] == OPEN -> goto check       /* perhaps all its members are dead */
+        :: f < FILES && (linked & BIT(f)) && state[f] == CLOSED -> linked = linked & ~BIT(f); f++
+        :: f < FILES && !((linked & BIT(f)) && state[f] == CLOSED) && !(me == NEWCOMER && state[f] == OPEN) -> f++
+        :: f == FILES -> goto propose
+        od }
 
 register:
 #ifdef COUNTS_IN_BEFORE_REGISTERING

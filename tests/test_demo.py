@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sysconfig
 import wave
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -303,7 +302,7 @@ def test_colours_are_those_of_the_standard(
 
 
 @pytest.fixture
-def frames() -> Iterator[Any]:
+def frames() -> Any:
     """Makes frames of 40 x 30 pixels, their results full of what was there before."""
     frame = frame_type(40, 30)
 
@@ -312,7 +311,7 @@ def frames() -> Iterator[Any]:
         m.image[...], m.edges[...] = image, 99
         return m
 
-    yield make
+    return make
 
 
 def test_a_flat_picture_has_no_sharpness_no_motion_and_no_edges(frames: Any) -> None:

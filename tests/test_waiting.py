@@ -28,7 +28,6 @@ WAITS = {
     "receive": "rx.receive()",
     "receive with a time-out": "rx.receive(timeout=3600)",
     "receive_many": "rx.receive_many(5)",
-    "linger": "tx.send(Number(n=7)); rx.receive_many(5, linger=3600)",
     "iteration": "next(iter(rx))",
     "loan": "full.loan()",
     "loan_many": "full.loan_many(1)",
@@ -36,6 +35,7 @@ WAITS = {
     "send_many": "full.send_many(np.zeros(3, Number.__layout__.dtype))",
     "drain": "full.drain()",
     "receive without a channel": "nowhere.receive()",
+    "linger": "tx.send(Number(n=7)); rx.receive_many(5, linger=3600)",
 }
 SLEEPS_ALWAYS = {"receive without a channel"}
 

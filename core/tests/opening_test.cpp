@@ -292,7 +292,7 @@ int main() {
         {"no memory for the slab: an error with numbers, and no leftovers",
          [] {
              const Home home;
-             CHECK_THROWS(no_space, "bytes of", sender(home, spec(Pattern::mpsc, {{"main"}}, 1 << 20), {.capacity = 1 << 22}));
+             CHECK_THROWS(no_space, "bytes (", sender(home, spec(Pattern::mpsc, {{"main"}}, 1 << 20), {.capacity = 1 << 22}));
              CHECK(home.files().empty());
          }},
         {"the 65th sender is told that the channel is full",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _native
 from .address import channel_directory, channel_name, program_name
-from .errors import ChannelNotFound, Empty, InvalidArgument, LayoutMismatch
+from .errors import ChannelNotFound, Empty, IncompatibleChannel, InvalidArgument, LayoutMismatch
 from .info import Info
 from .stage import PATTERNS, Pattern, Stage, chain
 from .types import Message, MessageMeta, difference, type_from_schema
@@ -133,7 +133,11 @@ class Sender(_native.SenderEnd, Generic[M]):
             """A slot, or None when the ring is full."""
 
         def loan_many(self, n: int, timeout: float | None = None) -> Batch[M]:
-            """Exactly n consecutive slots. Raises ValueError for n above the capacity, Full."""
+            """Exactly n consecutive slots. Raises ValueError for n above the capacity, Full.
+
+            Where n slots do not fit into the rest of the ring, that rest is skipped (and passed by the receivers):
+            let n divide the capacity, and be at most half of it.
+            """
             ...
 
         def send(self, message: Any, timeout: float | None = None) -> bool:
@@ -177,10 +181,10 @@ class Receiver(_native.ReceiverEnd, Generic[M]):
                 cls = type_from_schema(schema)
             elif cls.__schema__ != schema:
                 raise LayoutMismatch(f"{self.address} has another layout: {difference(schema, cls.__schema__)}")
-        except LayoutMismatch:
+            _native.give_type(self, cls, cls.__layout__, Batch)
+        except (LayoutMismatch, IncompatibleChannel):
             _native.leave(self)
             raise
-        _native.give_type(self, cls, cls.__layout__, Batch)
         return True
 
     def _await_channel(self, deadline: int) -> None:

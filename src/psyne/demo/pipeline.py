@@ -93,7 +93,7 @@ class Programs:
             name, facts = self._lines.get()
             if facts is None:
                 if self._running.pop(name).wait() != 0:
-                    self._fail(name)
+                    self._fail()
             elif "error" in facts:
                 self._errors[name] = facts["error"]
             elif "ready" in facts:
@@ -110,12 +110,11 @@ class Programs:
         with contextlib.suppress(BrokenPipeError), stdin:
             stdin.write("go\n")
 
-    def _fail(self, first: str) -> NoReturn:
+    def _fail(self) -> NoReturn:
         """One failure brings others with it: the cause is the one nearest to the video."""
-        self._end()
-        by_us = (0, STOPPED, -signal.SIGTERM)
-        failed = [name for name in PROGRAMS if self._all[name].returncode not in by_us] or [first]
-        raise DemoError(f"{failed[0]} (pid {self.pids[failed[0]]}) failed: {self._reason(failed[0])}")
+        stopped = self._end()
+        cause = next(n for n in PROGRAMS if self._all[n].returncode != 0 and (n not in stopped or n in self._errors))
+        raise DemoError(f"{cause} (pid {self.pids[cause]}) failed: {self._reason(cause)}")
 
     def _reason(self, name: str) -> str:
         code = self._all[name].returncode
@@ -123,9 +122,11 @@ class Programs:
             return self._errors[name]
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"it ended with status {code}"
 
-    def _end(self) -> None:
+    def _end(self) -> set[str]:
+        """Returns the programs that still ran and were stopped."""
+        stopped = {name for name, program in self._running.items() if program.poll() is None}
         if not self._running:
-            return
+            return stopped
         for program in self._running.values():
             program.terminate()
         for program in self._running.values():
@@ -141,6 +142,7 @@ class Programs:
             elif "error" in facts:
                 self._errors[name] = facts["error"]
         _native.describe(channel_directory(), self._channel)  # a look removes what the dead left behind
+        return stopped
 
 
 def _stop(number: int, frame: object) -> NoReturn:

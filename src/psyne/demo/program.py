@@ -1,6 +1,7 @@
 """What the three programs of the demo have in common: how they report, fail and stop."""
 
 import json
+import logging
 import signal
 import sys
 from collections.abc import Callable
@@ -38,4 +39,5 @@ def run(work: Callable[[], None]) -> NoReturn:
 
 def _stop(number: int, frame: object) -> NoReturn:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    logging.getLogger("psyne").setLevel(logging.ERROR)  # that pictures are left unread is meant
     sys.exit(STOPPED)
