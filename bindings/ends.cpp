@@ -56,18 +56,26 @@ bool End::refuse() {
     return false;
 }
 
-void warn(const std::string& text) {
+bool warn(const std::string& text) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject* module = PyImport_ImportModule("psyne.log");
     PyObject* done = module ? PyObject_CallMethod(module, "warn", "s", text.c_str()) : nullptr;
-    if (!done) PyErr_Clear();
+    // KeyboardInterrupt and SystemExit are not the logger's: they go to whoever waits.
+    const bool fine = done || PyErr_ExceptionMatches(PyExc_Exception);
     Py_XDECREF(done);
     Py_XDECREF(module);
-    PyErr_Restore(type, value, trace);
+    if (fine) {
+        PyErr_Clear();
+        PyErr_Restore(type, value, trace);
+    } else if (type) {
+        PyErr_WriteUnraisable(nullptr);
+        PyErr_Restore(type, value, trace);
+    }
+    return fine;
 }
 
-void tell_burials(Registry& registry) {
+bool tell_burials(Registry& registry) {
     const Burials b = std::exchange(registry.burials, {});
     for (const std::string& who : b.dead) {
         std::string text = "a member of ipc://" + registry.name + " died (" + who + ")";
@@ -76,8 +84,9 @@ void tell_burials(Registry& registry) {
             if (b.dropped) text += "; half-changed messages taken out: " + std::to_string(b.dropped);
             if (b.poisoned) text += "; messages skipped because three owners died on them: " + std::to_string(b.poisoned);
         }
-        warn(text);
+        if (!warn(text)) return false;
     }
+    return true;
 }
 
 void close_now(SenderEnd& e) {
@@ -85,8 +94,9 @@ void close_now(SenderEnd& e) {
     forget_end(&e.sender->registry);
     e.sender->close(e.close_failed);
     if (const uint64_t unread = leave(e.sender->registry); unread != 0)
-        warn(std::to_string(unread) + " messages of " + e.address +
-             " were never read: its last end closed. drain() waits until all is read");
+        if (!warn(std::to_string(unread) + " messages of " + e.address +
+                  " were never read: its last end closed. drain() waits until all is read"))
+            PyErr_WriteUnraisable(nullptr);
 }
 
 void close_now(ReceiverEnd& e) {

@@ -44,11 +44,11 @@ struct ReceiverEnd : End {
     ~ReceiverEnd();
 };
 
-/// Tells the logger psyne (at most once a second and cause).
-void warn(const std::string& text);
+/// Tells the logger psyne (at most once a second and cause). False when a signal handler raised meanwhile.
+bool warn(const std::string& text);
 
-/// Logs whom this end has buried, and what became of their messages.
-void tell_burials(Registry& registry);
+/// Logs whom this end has buried, and what became of their messages. False as for `warn`.
+bool tell_burials(Registry& registry);
 
 /// Runs in each slice of a wait: with the GIL, tells what happened, looks at signals; false when a handler raised.
 struct Tick {
@@ -60,10 +60,10 @@ struct Tick {
     bool operator()() {
         const bool late = waiting && !told && sys::now_ns() - since > 1'000'000'000;
         nb::gil_scoped_acquire gil;
-        if (!registry.burials.dead.empty()) tell_burials(registry);
+        if (!registry.burials.dead.empty() && !tell_burials(registry)) return false;
         if (late) {
             told = true;
-            warn("sender of ipc://" + registry.name + " has waited 1 s for room: " + waiting->why_full());
+            if (!warn("sender of ipc://" + registry.name + " has waited 1 s for room: " + waiting->why_full())) return false;
         }
         return PyErr_CheckSignals() == 0;
     }

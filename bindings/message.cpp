@@ -69,11 +69,8 @@ void close_views(MessageObject* m) {
     Py_CLEAR(m->views);
 }
 
-/// The end of a message that is open. `send` messages of a loan are sent, 0 discards it.
-void end_message(MessageObject* m, uint64_t send, bool live) {
-    m->open = false;
-    close_views(m);
-    if (!ours(m->generation)) return;
+/// What the end of a message means for its slots. `send` messages of a loan are sent, 0 discards it.
+void end_hold(MessageObject* m, uint64_t send, bool live) {
     Hold& h = m->hold;
     switch (h.kind) {
         case Hold::Kind::loan: {
@@ -104,7 +101,15 @@ void end_message(MessageObject* m, uint64_t send, bool live) {
             break;
         default: break;
     }
-    h.kind = Hold::Kind::nothing;
+}
+
+/// The end of a message that is open. `live`: views of the user still use its bytes.
+void end_message(MessageObject* m, uint64_t send, bool live) {
+    m->open = false;
+    close_views(m);
+    if (ours(m->generation)) end_hold(m, send, live);
+    m->hold.kind = Hold::Kind::nothing;
+    Py_CLEAR(m->lease);  // from here on only views keep it
 }
 
 void dealloc_open(MessageObject* m) {

@@ -65,7 +65,7 @@ void open_sending(nb::object self, const std::string& path, const std::string& n
                            {schema, shape.bytes, static_cast<Pattern>(pattern), stages_from(stages)},
                            {stride, rounded_capacity(capacity, stride), drops, mode_of(wait)}, program);
     remember_end(&e.sender->registry);
-    tell_burials(e.sender->registry);
+    if (!tell_burials(e.sender->registry)) throw nb::python_error();
     give_type(e, e.sender->registry.file, std::move(type), std::move(layout), std::move(batch_type));
 }
 
@@ -79,7 +79,7 @@ bool open_receiving(nb::object self, const std::string& path, const std::string&
     if (!e.receiver) return false;
     e.receiver->follow = follow;
     remember_end(&e.receiver->registry);
-    tell_burials(e.receiver->registry);
+    if (!tell_burials(e.receiver->registry)) throw nb::python_error();
     return true;
 }
 

@@ -15,14 +15,13 @@
    and must get in at its first attempt; if nobody was killed, it finds no file at all.
 
 @ holds  short  PROCESSES=2 ATTEMPTS=2 KILLS=1
-@ holds  short  PROCESSES=3 ATTEMPTS=1 KILLS=0
 @ holds  long   PROCESSES=3 ATTEMPTS=1 KILLS=1
 @ holds  long   PROCESSES=3 ATTEMPTS=2 KILLS=0
 @ mutant CREATED_OPEN                 | | open_files
 @ mutant LISTS_ONCE                   | | open_files
 @ mutant PROPOSAL_OPENED_BY_STORE     | | open_files
 @ mutant NO_JOINS_COUNT               | | inside
-@ mutant COUNTS_IN_BEFORE_REGISTERING | | inside
+@ mutant COUNTS_IN_BEFORE_REGISTERING | | state
 @ mutant LOOKS_BEFORE_READING_WORD    | | inside
 @ mutant REFUSED_JUST_GOES            | | linked
 */
@@ -104,88 +103,79 @@ again:
 
 register:
 #ifdef COUNTS_IN_BEFORE_REGISTERING
-    read_word();
-    if
-    :: atomic { was == OPEN && state[f] == OPEN && joins[f] == count -> joins[f]++ }
-    :: else -> goto unregister
-    fi;
+    if :: atomic { state[f] == OPEN -> joins[f]++ } :: else -> goto unregister fi;
     KILL;
     record[f] = record[f] | BIT(me);
-    goto in;
+    goto entered;
 #endif
     record[f] = record[f] | BIT(me);
     KILL;
-    if                                  /* refused: another type, too many */
+    if
+    :: atomic { state[f] == OPEN ->     /* load and CAS in one: a CAS that fails on the count only starts again */
+#ifndef NO_JOINS_COUNT
+                joins[f]++;
+#endif
+                goto entered }
+    :: state[f] != OPEN -> goto unregister
 #ifdef REFUSED_JUST_GOES
     :: me != NEWCOMER -> record[f] = record[f] & ~BIT(me); goto over
 #else
-    :: me != NEWCOMER -> leaving = 1; goto unregister
+    :: me != NEWCOMER -> leaving = 1; goto unregister           /* refused: another type, one too many */
 #endif
-    :: true
     fi;
-    read_word();
-#ifdef NO_JOINS_COUNT
-    if :: was == OPEN -> goto in :: else -> goto unregister fi;
-#else
-    if
-    :: atomic { was == OPEN && state[f] == OPEN && joins[f] == count -> joins[f]++ } goto in
-    :: else -> goto unregister
-    fi;
-#endif
 
 propose:
-    if :: attempts == ATTEMPTS || (me == NEWCOMER && attempts == 1) -> assert(me != NEWCOMER); goto over :: else fi;
-    atomic { f = me * ATTEMPTS + attempts; attempts++; record[f] = BIT(me); joins[f] = 1; linked = linked | BIT(f);
+    atomic {
+        if :: attempts == ATTEMPTS || (me == NEWCOMER && attempts == 1) -> assert(me != NEWCOMER); goto over :: else fi;
+        f = me * ATTEMPTS + attempts; attempts++;
+        record[f] = BIT(me); joins[f] = 1; linked = linked | BIT(f);
 #ifdef CREATED_OPEN
-             state[f] = OPEN; now_open(f); goto in
+        state[f] = OPEN; now_open(f); goto entered
 #else
-             state[f] = PROPOSED
+        state[f] = PROPOSED
 #endif
     }
     KILL;
 #ifndef LISTS_ONCE
     atomic { names = linked & ~BIT(f); i = 0 }
     do
-    :: i < FILES && !(names & BIT(i)) -> i++
-    :: i < FILES && (names & BIT(i)) ->
-       atomic {
+    :: atomic {
+           do :: i < FILES && !(names & BIT(i)) -> i++ :: else -> break od;
            if
-           :: state[i] == PROPOSED -> state[i] = CLOSED; i++
-           :: state[i] == CLOSED -> i++
-           :: state[i] == OPEN -> i = 0; goto withdraw
+           :: i == FILES -> i = 0; break
+           :: i < FILES && state[i] == PROPOSED -> state[i] = CLOSED; i++                    /* CAS */
+           :: i < FILES && state[i] == CLOSED -> i++
+           :: i < FILES && state[i] == OPEN -> i = 0; goto withdraw
            fi }
        KILL
-    :: i == FILES -> break
     od;
-    i = 0;
 #endif
 #ifdef PROPOSAL_OPENED_BY_STORE
-    atomic { state[f] = OPEN; now_open(f) }
-    goto in;
+    atomic { state[f] = OPEN; now_open(f); goto entered }
 #else
     if
-    :: atomic { state[f] == PROPOSED -> state[f] = OPEN; now_open(f) } goto in
-    :: else -> goto withdraw
+    :: atomic { state[f] == PROPOSED -> state[f] = OPEN; now_open(f); goto entered }         /* CAS */
+    :: else
     fi;
 #endif
 withdraw:
-    state[f] = CLOSED;                  /* by CAS: it is PROPOSED or CLOSED, and only its creator opens it */
+    state[f] = CLOSED;                  /* CAS: it is PROPOSED or CLOSED, and only its creator opens it */
     KILL;
-    linked = linked & ~BIT(f);
+    atomic { linked = linked & ~BIT(f); names = 0 }
     goto again;
 
-in:
+entered:
     atomic { assert(state[f] == OPEN); inside[f] = inside[f] | BIT(me) }
     KILL;
-    atomic { inside[f] = inside[f] & ~BIT(me); leaving = 1 }
+    leaving = 1;
 unregister:
-    record[f] = record[f] & ~BIT(me);
+    atomic { inside[f] = inside[f] & ~BIT(me); record[f] = record[f] & ~BIT(me) }
     KILL;
 check:
     close_if_empty();
     if :: leaving :: else -> goto again fi;
 over:
-    atomic { gone++ }
+    atomic { gone++; f = 0; names = 0; attempts = 0; i = 0; leaving = 0 }
 }
 
 init { byte p; atomic { do :: p <= PROCESSES -> run Process(p); p++ :: else -> break od } }

@@ -440,7 +440,8 @@ private:
             if (ack_of(w) == Ack::orphan) return false;
             const uint64_t owner = owner_of(w);
             if (ack_of(w) == Ack::taken && owner != registry.id &&
-                (owner >= kMaxReceivers || registry.file.member(owner).at_end.load(seq_cst) == 0))
+                (owner >= kMaxReceivers || registry.file.member(owner).at_end.load(seq_cst) == 0 ||
+                 !registry.living(owner)))  // the word, then at_end, then life
                 return false;
         }
         return true;

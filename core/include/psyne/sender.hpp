@@ -112,7 +112,11 @@ public:
     Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick) {
         return wait(
             deadline, [&] { return try_loan(n, loan); }, [&] { return stopping.load(relaxed) || blocked_by_own_view(n); },
-            [&] { return free_run(next_, 1) ? next_.position + 1 : 0; }, tick);
+            [&] {
+                const uint64_t k = std::min(n, rest_of_lap());
+                return free_run(next_, k) == k ? next_.position + 1 : 0;
+            },
+            tick);
     }
 
     /// Waits until every stage has passed all that was sent.
@@ -228,20 +232,18 @@ private:
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
     uint64_t free_run(const Cursor& c, uint64_t most) const noexcept {
         uint64_t n = most;
-        if (holds_.load(acquire) != 0)
-            for (uint64_t i = 0; i < n; ++i)
-                if (held_[c.slot + i].load(acquire) != 0) n = i;  // OWN VIEW
-        if (c.lap == 1) return n;
         for (const Atomic64* row : rows_) {
             uint64_t i = 0;
             while (i < n && let_go(row[c.slot + i].load(acquire), c.lap - 1, Next::writes)) ++i;  // END
             n = i;
         }
+        if (holds_.load(acquire) != 0)  // after the words: a view of the sent message came before its READY
+            for (uint64_t i = 0; i < n; ++i)
+                if (held_[c.slot + i].load(acquire) != 0) n = i;  // OWN VIEW
         return n;
     }
 
     bool let_go_by_all(const Cursor& c) const noexcept {
-        if (c.lap == 1) return true;
         for (const Atomic64* row : rows_)
             if (!let_go(row[c.slot].load(acquire), c.lap - 1, Next::writes)) return false;  // END
         return true;

@@ -13,7 +13,7 @@ from psyne import Stage, Struct, f32, u8, u64
 
 from .clip import Clip
 from .place import place_of
-from .program import report, run
+from .program import await_go, report, run
 
 CAPACITY = 4  # one slot for each program and one to spare: a longer queue only makes pictures older
 STAGES: list[Stage | str] = [Stage("analyse", mutate=True), "show"]
@@ -45,8 +45,7 @@ def capture(address: str, path: str, limit: int | None) -> None:
             pixel_format=clip.pixel_format,
             bytes=frame.__layout__.bytes,
         )
-        if not sys.stdin.readline():  # the go; without one the supervisor is gone
-            return
+        await_go()
         for index, decoded in enumerate(clip.frames()):
             if index == limit:
                 break

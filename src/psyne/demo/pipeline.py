@@ -66,7 +66,7 @@ class Programs:
     def _start(self, name: str, *arguments: str) -> subprocess.Popen[str]:
         program = subprocess.Popen(
             [sys.executable, "-P", "-m", f"psyne.demo.{name}", *arguments],
-            stdin=subprocess.PIPE if name == "capture" else subprocess.DEVNULL,
+            stdin=subprocess.PIPE,  # its end tells the program that the supervisor is gone
             stdout=subprocess.PIPE,
             text=True,
             process_group=0,  # Ctrl-C is for the supervisor; it ends the others in order
@@ -76,8 +76,9 @@ class Programs:
         return program
 
     def _read(self, name: str, lines: IO[str]) -> None:
-        for line in lines:
-            self._lines.put((name, json.loads(line)))
+        with lines:
+            for line in lines:
+                self._lines.put((name, json.loads(line)))
         self._lines.put((name, None))
 
     def __enter__(self) -> "Programs":
@@ -85,6 +86,11 @@ class Programs:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._end()
+        for program in self._all.values():
+            assert program.stdin is not None
+            with contextlib.suppress(BrokenPipeError):
+                program.stdin.close()
+        _native.describe(channel_directory(), self._channel)  # a look removes what the killed left behind
 
     def reports(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """What the programs say, until all have ended. Raises DemoError when one fails."""
@@ -107,8 +113,9 @@ class Programs:
         """Lets capture begin, so that no picture grows old while the others still start."""
         stdin = self._all["capture"].stdin
         assert stdin is not None
-        with contextlib.suppress(BrokenPipeError), stdin:
-            stdin.write("go\n")
+        with contextlib.suppress(BrokenPipeError):
+            stdin.write("go")
+            stdin.flush()
 
     def _fail(self) -> NoReturn:
         """One failure brings others with it: the cause is the one nearest to the video."""
@@ -125,8 +132,6 @@ class Programs:
     def _end(self) -> set[str]:
         """Returns the programs that still ran and were stopped."""
         stopped = {name for name, program in self._running.items() if program.poll() is None}
-        if not self._running:
-            return stopped
         for program in self._running.values():
             program.terminate()
         for program in self._running.values():
@@ -141,7 +146,6 @@ class Programs:
                 del self._running[name]
             elif "error" in facts:
                 self._errors[name] = facts["error"]
-        _native.describe(channel_directory(), self._channel)  # a look removes what the dead left behind
         return stopped
 
 

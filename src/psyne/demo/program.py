@@ -2,16 +2,19 @@
 
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Callable
+from threading import Event, Thread
 from typing import Any, NoReturn
 
 from psyne import PsyneError
 
-__all__ = ["STOPPED", "DemoError", "report", "run"]
+__all__ = ["STOPPED", "DemoError", "await_go", "report", "run"]
 
 STOPPED = 128 + signal.SIGTERM
+_go = Event()
 
 
 class DemoError(Exception):
@@ -23,18 +26,32 @@ def report(**facts: Any) -> None:
     print(json.dumps(facts), flush=True)
 
 
+def await_go() -> None:
+    """Wait until the supervisor writes something on standard input."""
+    _go.wait()
+
+
 def run(work: Callable[[], None]) -> NoReturn:
     """Do the work of a program. SIGTERM ends it in order: blocks are left, ends are closed."""
     signal.signal(signal.SIGTERM, _stop)
+    Thread(target=_leash, daemon=True).start()
     try:
-        work()
-    except BrokenPipeError:
-        sys.stdout = None  # nobody listens any more, not even to the flush at exit
-        sys.exit(1)
-    except (DemoError, PsyneError) as error:
-        report(error=str(error))
+        try:
+            work()
+        except (DemoError, PsyneError) as error:
+            report(error=str(error))
+            sys.exit(1)
+    except BrokenPipeError:  # the supervisor is gone: nobody reads what Python writes at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     sys.exit(0)
+
+
+def _leash() -> None:
+    """Standard input ends when the supervisor does, however it dies; then this program ends too."""
+    while os.read(0, 1):
+        _go.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _stop(number: int, frame: object) -> NoReturn:

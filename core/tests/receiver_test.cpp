@@ -1,0 +1,541 @@
+#include "support.hpp"
+
+using namespace psyne;
+using namespace psyne::test;
+
+namespace {
+
+constexpr auto kShared = Pattern::mpmc;
+
+uint64_t take_batch(Receiver& r, uint64_t limit) {
+    const Taken t = take(r, limit);
+    r.end(t, false);
+    return t.count;
+}
+void put_many(Sender& s, uint64_t n) {
+    const Loan loan = lend(s, n);
+    for (uint64_t i = 0; i < n; ++i) write_value(loan, s, i, loan.position + i);
+    s.commit(loan, n);
+}
+bool at_end(const Receiver& r) { return r.registry.me().at_end.load(seq_cst) != 0; }
+
+/// A sender of its own process that does `body` and is killed and buried.
+template <class Body>
+void killed_sender(const Home& home, Registry& undertaker, const ChannelSpec& s, Body&& body) {
+    static std::unique_ptr<Sender> tx;
+    Child c([&](Child&) {
+        tx = sender(home, s);
+        body(*tx);
+    });
+    c.wait_here();
+    c.kill();
+    CHECK(undertaker.bury_dead());
+}
+
+}  // namespace
+
+int main() {
+    return check::run({
+        {"messages of one sender come in the order they were sent",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             for (uint64_t lap = 0; lap < 5; ++lap) {
+                 for (uint64_t i = 0; i < 8; ++i) put(*tx, lap * 8 + i);
+                 for (uint64_t i = 0; i < 8; ++i) CHECK_EQ(take_value(*rx), lap * 8 + i);
+             }
+             CHECK(nothing(*rx));
+         }},
+        {"lanes take turns",
+         [] {
+             Home home;
+             auto a = sender(home), b = sender(home);
+             auto rx = receiver(home);
+             for (uint64_t i = 0; i < 3; ++i) put(*a, i), put(*b, 100 + i);
+             uint64_t from_a = 0, from_b = 0;
+             for (int i = 0; i < 6; ++i) {
+                 const uint64_t v = take_value(*rx);
+                 (v < 100 ? from_a : from_b) += 1;
+                 CHECK(from_a <= from_b + 1 && from_b <= from_a + 1);
+             }
+         }},
+        {"a batch takes what is there, up to its limit and up to the end of the lap",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             put_many(*tx, 5);
+             CHECK_EQ(take_batch(*rx, 3), 3u);
+             CHECK_EQ(take_batch(*rx, 100), 2u);
+             for (int i = 0; i < 6; ++i) put(*tx, 0);
+             CHECK_EQ(take_batch(*rx, 100), 3u);  // slots 5, 6, 7
+             CHECK_EQ(take_batch(*rx, 100), 3u);
+         }},
+        {"SKIP ends a batch and is done at once",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             put(*tx, 0);
+             const Loan gone = lend(*tx);
+             put(*tx, 2), put(*tx, 3);
+             tx->discard(gone);
+             CHECK_EQ(take_batch(*rx, 100), 1u);
+             CHECK_EQ(take_batch(*rx, 100), 2u);
+             CHECK_EQ(ack_word(*tx, 1), word(1, Ack::done));
+         }},
+        {"a position that is not published yet holds up those behind it while its sender lives",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             const Loan open = lend(*tx);
+             put(*tx, 1);
+             CHECK(nothing(*rx));
+             rx->look_after_others();
+             CHECK(nothing(*rx));
+             tx->commit(open, 1);
+             CHECK_EQ(take_batch(*rx, 100), 2u);
+         }},
+        {"holes that a dead sender left are passed over; what it committed is delivered, then its lane has ended",
+         [] {
+             Home home;
+             auto keeper = sender(home);
+             auto rx = receiver(home);
+             killed_sender(home, rx->registry, spec(), [](Sender& tx) {
+                 const Loan a = lend(tx), b = lend(tx), c = lend(tx), d = lend(tx);
+                 (void)a, (void)c, (void)d;
+                 write_value(b, tx, 0, 7);
+                 tx.commit(b, 1);
+                 put(tx, 9);
+                 lend(tx);
+             });
+             CHECK_EQ(take_value(*rx), 7u);
+             CHECK_EQ(take_value(*rx), 9u);
+             CHECK(nothing(*rx));
+             goodbye(keeper);
+             CHECK(nothing(*rx));
+             CHECK(rx->ended());
+             CHECK(rx->sender_lost());
+         }},
+        {"holes at the wrap are passed over too",
+         [] {
+             Home home;
+             auto keeper = sender(home);
+             auto rx = receiver(home);
+             Child c([&](Child& me) {
+                 static std::unique_ptr<Sender> tx;
+                 tx = sender(home);
+                 for (uint64_t i = 0; i < 6; ++i) put(*tx, i);
+                 me.here();
+                 CHECK_EQ(tx->drain(kForever, keep_going), Wait::ready);
+                 lend(*tx), lend(*tx), lend(*tx);  // slots 6, 7 and 0
+                 put(*tx, 9);                      // slot 1 of lap 2
+             });
+             c.wait_here();
+             for (uint64_t i = 0; i < 6; ++i) CHECK_EQ(take_value(*rx), i);
+             c.wait_here();
+             c.kill();
+             CHECK(nothing(*rx));
+             CHECK(rx->registry.bury_dead());
+             CHECK_EQ(take_value(*rx), 9u);
+         }},
+        {"every stage passes the same holes",
+         [] {
+             Home home;
+             const auto s = spec(Pattern::mpsc, {{"a"}, {"b", 1}});
+             auto keeper = sender(home, s);
+             auto a = receiver(home, "a"), b = receiver(home, "b");
+             killed_sender(home, a->registry, s, [](Sender& tx) {
+                 lend(tx);
+                 put(tx, 1);
+                 lend(tx);
+                 put(tx, 3);
+             });
+             for (const uint64_t want : {1, 3}) {
+                 CHECK(nothing(*b));
+                 CHECK_EQ(take_value(*a), want);
+                 CHECK_EQ(take_value(*b), want);
+             }
+         }},
+        {"members of a shared stage share the messages out: each one once",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             for (uint64_t round = 0; round < 4; ++round) {
+                 for (uint64_t i = 0; i < 8; ++i) put(*tx, i);
+                 CHECK_EQ(take_value(*a), 0u);
+                 CHECK_EQ(take_value(*b), 1u);
+                 CHECK_EQ(take_batch(*b, 3), 3u);
+                 CHECK_EQ(take_value(*a), 5u);
+                 CHECK_EQ(take_batch(*b, 100), 2u);
+                 CHECK(nothing(*a) && nothing(*b));
+             }
+         }},
+        {"a member that fell laps behind goes on where the stage is",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0);
+             CHECK_EQ(take_value(*a), 0u);
+             for (uint64_t i = 1; i < 30; ++i) {
+                 put(*tx, i);
+                 CHECK_EQ(take_value(*b), i);
+             }
+             put(*tx, 30);
+             CHECK_EQ(take_value(*a), 30u);
+         }},
+        {"a new member starts behind what its stage has taken",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto a = receiver(home);
+             for (uint64_t i = 0; i < 6; ++i) put(*tx, i);
+             const Taken held = take(*a);
+             CHECK_EQ(take_value(*a), 1u);
+             a->close();  // its view lives on, its place is free
+             auto b = receiver(home);
+             CHECK_EQ(take_value(*b), 2u);
+             a->end(held, false);
+             leave(a->registry);
+             CHECK_EQ(take_value(*b), 3u);
+         }},
+        {"orphans come first, flagged, and out of order",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto rx = receiver(home);
+             put(*tx, 0), put(*tx, 1);
+             {
+                 auto gone = receiver(home);
+                 take(*gone);
+             }
+             CHECK(rx->registry.bury_dead());
+             const Taken t = take(*rx, 100);
+             CHECK_EQ(value_of(t), 0u);
+             CHECK_EQ(t.count, 1u);
+             CHECK_EQ(t.deaths, 1u);
+             rx->end(t, false);
+             const Taken u = take(*rx);
+             CHECK_EQ(value_of(u), 1u);
+             CHECK_EQ(u.deaths, 0u);
+         }},
+        {"the next that joins gets what the only member held when it was killed",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(Pattern::spsc));
+             put(*tx, 0), put(*tx, 1), put(*tx, 2);
+             {
+                 auto gone = receiver(home);
+                 CHECK_EQ(take_value(*gone), 0u);
+                 take(*gone);
+             }
+             auto rx = receiver(home);
+             const Taken t = take(*rx);
+             CHECK_EQ(value_of(t), 1u);
+             CHECK_EQ(t.deaths, 1u);
+             CHECK_EQ(take_value(*rx), 2u);
+         }},
+        {"a message that the caller never saw goes to another member, without a flag",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0), put(*tx, 1);
+             a->give_back(take(*a));
+             const Taken t = take(*b);
+             CHECK_EQ(value_of(t), 0u);
+             CHECK_EQ(t.deaths, 0u);
+             CHECK_EQ(a->outstanding(), 0u);
+             CHECK_EQ(b->outstanding(), 1u);
+         }},
+        {"a stage that reads goes on at PASSED, one that writes waits until no stage before it uses the bytes",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(Pattern::mpsc, {{"a"}, {"b", 1}, {"c", 2, true}}));
+             auto a = receiver(home, "a"), b = receiver(home, "b"), c = receiver(home, "c");
+             put(*tx, 7);
+             CHECK(nothing(*b));
+             const Taken ta = take(*a);
+             CHECK(nothing(*b));
+             a->end(ta, true);
+             const Taken tb = take(*b);
+             b->end(tb, false);
+             CHECK(nothing(*c));  // a's view lives: not its direct predecessor, but c writes
+             a->finish(ta);
+             const Taken tc = take(*c);
+             CHECK(c->writes());
+             std::memset(tc.data, 1, 8);
+             c->end(tc, false);
+             CHECK_EQ(ack_word(*tx, 0, 2), word(1, Ack::done));
+         }},
+        {"stages without order between them see a message side by side",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(Pattern::mpsc, {{"a"}, {"b"}, {"join", 3}}));
+             auto a = receiver(home, "a"), b = receiver(home, "b"), j = receiver(home, "join");
+             put(*tx, 7);
+             const Taken ta = take(*a), tb = take(*b);
+             a->end(ta, false);
+             CHECK(nothing(*j));
+             b->end(tb, false);
+             CHECK_EQ(take_value(*j), 7u);
+         }},
+        {"a lane of a stage is taken in order even when a later message was let go first",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(Pattern::mpsc, {{"a"}, {"b", 1}}));
+             auto a = receiver(home, "a"), b = receiver(home, "b");
+             put(*tx, 0), put(*tx, 1);
+             const Taken t0 = take(*a), t1 = take(*a);
+             a->end(t1, false);
+             CHECK(nothing(*b));
+             a->end(t0, false);
+             CHECK_EQ(take_batch(*b, 100), 2u);
+         }},
+        {"who joins finds new lanes at the next take",
+         [] {
+             Home home;
+             auto a = sender(home);
+             auto rx = receiver(home);
+             put(*a, 1);
+             auto b = sender(home);
+             put(*b, 2);
+             CHECK_EQ(take_value(*rx) + take_value(*rx), 3u);
+             CHECK_EQ(rx->lanes().size(), 2u);
+         }},
+        {"a channel that never had a sender's lane has not ended",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             CHECK(!rx->ended());
+             goodbye(tx);
+             CHECK(nothing(*rx));
+             CHECK(rx->ended());
+         }},
+        {"the end waits for what another member still works on",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0), put(*tx, 1);
+             const Taken ta = take(*a), tb = take(*b);
+             tx->close(false);
+             CHECK(nothing(*a));
+             CHECK(!a->ended());  // b may die on it, then it comes back
+             b->end(tb, true);    // a view is no work
+             CHECK(a->ended());   // what oneself holds does not count
+             a->end(ta, false);
+         }},
+        {"members that all wait for the end do not wait for each other",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0), put(*tx, 1);
+             take(*a), take(*b);  // both keep theirs, like list(rx)
+             tx->close(false);
+             CHECK(nothing(*a) && nothing(*b));
+             CHECK(!a->ended());
+             CHECK(b->ended());
+             CHECK(a->ended());
+         }},
+        {"who stops waiting for the end takes its word back",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0), put(*tx, 1);
+             const Taken ta = take(*a);
+             take(*b);
+             tx->close(false);
+             Taken none;
+             CHECK_EQ(wait_for_one(*a, none, 1), Wait::timeout);
+             CHECK(!at_end(*a));
+             CHECK(nothing(*b) && !b->ended());  // a may work on its message now
+             CHECK(!b->ended_now());
+             CHECK(!at_end(*b));
+             a->end(ta, false);
+             CHECK(b->ended());
+         }},
+        {"an orphan holds up the end",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home);
+             put(*tx, 0);
+             {
+                 auto gone = receiver(home);
+                 take(*gone);
+             }
+             tx->close(false);
+             CHECK(nothing(*a) && !a->ended());  // nobody knows yet that it is one
+             CHECK(a->registry.bury_dead());
+             CHECK(!a->ended());
+             CHECK_EQ(take_value(*a), 0u);
+             CHECK(nothing(*a));
+             CHECK(a->ended());
+         }},
+        {"the next sender ends the end",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             tx->close(true);
+             CHECK(nothing(*rx));
+             CHECK(rx->ended() && rx->sender_lost());
+             auto next = sender(home);
+             CHECK(!rx->ended());
+             CHECK(!rx->sender_lost());
+             put(*next, 3);
+             CHECK_EQ(take_value(*rx), 3u);
+         }},
+        {"in a channel with one sender the older lane comes first",
+         [] {
+             Home home;
+             auto first = sender(home, spec(Pattern::spsc));
+             auto rx = receiver(home);
+             for (uint64_t i = 0; i < 3; ++i) put(*first, i);
+             goodbye(first);
+             auto second = sender(home, spec(Pattern::spsc));
+             for (uint64_t i = 3; i < 6; ++i) put(*second, i);
+             for (uint64_t i = 0; i < 6; ++i) CHECK_EQ(take_value(*rx), i);
+         }},
+        {"messages of a removed lane stay readable",
+         [] {
+             Home home;
+             auto keeper = sender(home);
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             put(*tx, 77);
+             const Taken t = take(*rx);
+             goodbye(tx);
+             rx->look_after_others();
+             CHECK_EQ(rx->lanes().size(), 2u);  // still held: not reaped
+             CHECK_EQ(value_of(t), 77u);
+             rx->end(t, false);
+             rx->look_after_others();
+             CHECK_EQ(rx->lanes().size(), 1u);
+             CHECK_EQ(rx->outstanding(), 0u);
+         }},
+        {"who holds every slot of all open lanes is told so",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(), {.capacity = 4});
+             auto rx = receiver(home);
+             for (int i = 0; i < 4; ++i) put(*tx, 0);
+             const Taken t = take(*rx, 3);
+             CHECK(!rx->hoards());
+             const Taken u = take(*rx);
+             CHECK(rx->hoards());
+             rx->end(t, true);
+             CHECK(rx->hoards());
+             rx->finish(t);
+             CHECK(!rx->hoards());
+             rx->end(u, false);
+         }},
+        {"lingering fills a batch up to its limit",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             put(*tx, 0);
+             Taken t = take(*rx, 4);
+             CHECK_EQ(t.count, 1u);
+             std::thread later([&] { check::guarded([&] { put(*tx, 1), put(*tx, 2), put(*tx, 3), put(*tx, 4); }); });
+             CHECK(rx->linger(t, 4, sys::now_ns() + 20'000'000'000u, keep_going));
+             later.join();
+             CHECK_EQ(t.count, 4u);
+             for (uint64_t i = 0; i < 4; ++i) CHECK_EQ(value_of(t, i), i);
+             CHECK_EQ(take_value(*rx), 4u);
+         }},
+        {"lingering ends at its time, at the end of the lap and at the end of the lane",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(), {.capacity = 4});
+             auto rx = receiver(home);
+             put(*tx, 0);
+             Taken t = take(*rx, 4);
+             CHECK(rx->linger(t, 4, sys::now_ns() + 1'000'000, keep_going));
+             CHECK_EQ(t.count, 1u);
+             put(*tx, 1), put(*tx, 2), put(*tx, 3);
+             CHECK(rx->linger(t, 100, kForever, keep_going));
+             CHECK_EQ(t.count, 4u);
+             rx->end(t, false);
+             put(*tx, 4);
+             t = take(*rx, 4);
+             tx->close(false);
+             CHECK(rx->linger(t, 4, kForever, keep_going));
+             CHECK_EQ(t.count, 1u);
+         }},
+        {"lingering never takes what does not follow, nor behind a redelivered message",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home), b = receiver(home);
+             put(*tx, 0), put(*tx, 1), put(*tx, 2);
+             Taken t = take(*a, 4);
+             CHECK_EQ(t.count, 3u);
+             put(*tx, 3);
+             CHECK_EQ(take_value(*b), 3u);
+             put(*tx, 4);
+             CHECK(a->linger(t, 8, sys::now_ns(), keep_going));
+             CHECK_EQ(t.count, 3u);
+             CHECK_EQ(take_value(*b), 4u);  // was not taken and given back
+             a->end(t, false);
+             put(*tx, 5);
+             {
+                 auto gone = receiver(home);
+                 take(*gone);
+             }
+             CHECK(a->registry.bury_dead());
+             Taken again = take(*a);
+             CHECK_EQ(again.deaths, 1u);
+             put(*tx, 6);
+             CHECK(a->linger(again, 8, sys::now_ns(), keep_going));
+             CHECK_EQ(again.count, 1u);
+         }},
+        {"an end that leaves with a view keeps its id until the view is gone",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto a = receiver(home);
+             put(*tx, 0);
+             const Taken t = take(*a);
+             a->end(t, true);
+             a->close();
+             CHECK_EQ(state_in<MemberState>(tx->registry.file.member(0).state.load(seq_cst)), MemberState::leaving);
+             auto b = receiver(home);
+             CHECK_EQ(b->registry.id, 1u);
+             CHECK_EQ(a->outstanding(), 1u);
+             a->finish(t);
+             CHECK_EQ(a->outstanding(), 0u);
+             leave(a->registry);
+             auto c = receiver(home);
+             CHECK_EQ(c->registry.id, 0u);
+         }},
+        {"a damaged word in shared memory harms nobody",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared));
+             auto rx = receiver(home);
+             put(*tx, 0);
+             take_value(*rx);
+             tx->close(false);
+             CHECK(rx->ended());
+             for (const uint64_t w : std::initializer_list<uint64_t>{word(1, Ack::taken, 0xffff), word(1, Ack::taken, 64),
+                                                                     ~0ull, word(kMaxLap, Ack::orphan)}) {
+                 tx->slab().row(0)[3].store(w, seq_cst);
+                 (void)rx->ended();
+                 (void)nothing(*rx);
+                 rx->look_after_others();
+             }
+             CHECK_EQ(rx->registry.file.header().lanes_epoch.fetch_add(1, seq_cst), 1u);  // a join that never was
+             (void)nothing(*rx);
+         }},
+    });
+}
