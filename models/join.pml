@@ -20,9 +20,9 @@
 @ mutant CREATED_OPEN                 | | open_files
 @ mutant LISTS_ONCE                   | | open_files
 @ mutant PROPOSAL_OPENED_BY_STORE     | | open_files
-@ mutant NO_JOINS_COUNT               | | inside
+@ mutant NO_JOINS_COUNT               | | state
 @ mutant COUNTS_IN_BEFORE_REGISTERING | | state
-@ mutant LOOKS_BEFORE_READING_WORD    | | inside
+@ mutant LOOKS_BEFORE_READING_WORD    | | state
 @ mutant REFUSED_JUST_GOES            | | linked
 */
 #ifndef PROCESSES

@@ -9,12 +9,11 @@
    Process k joins with join number k + 1, on any free id; the last one comes when all others are gone: it must get in.
 
 @ holds  short  PROCESSES=3 IDS=2 KILLS=2
-@ holds  long   PROCESSES=4 IDS=3 KILLS=2
+@ holds  long   PROCESSES=4 IDS=2 KILLS=2
 @ mutant LOAD_THEN_STORE            | | inside
 @ mutant HOLDER_WITHOUT_JOIN_NUMBER | PROCESSES=4 IDS=3 KILLS=1 | inside
 @ mutant HOLDER_BEFORE_RECORD       | | inside
 @ mutant SUCCESSOR_TAKES_TAKEN      | | delivered
-@ mutant BURIAL_TELLS_NOBODY        | | invalid end state
 */
 #ifndef PROCESSES
 #define PROCESSES 3
@@ -157,9 +156,7 @@ end:
        :: p < MESSAGES -> atomic { if :: word[p] == TAKEN && owner[p] == d -> word[p] = ORPHAN :: else fi; p++ }
        :: p == MESSAGES -> break
        od;
-#ifndef BURIAL_TELLS_NOBODY
        orphans++;
-#endif
        atomic { record[d] = FREE; join[d] = 0; d = 0; p = 0 }
     od
 }

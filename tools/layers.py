@@ -22,7 +22,7 @@ CORE: Rows = [
     ["layout"],
     ["slab", "channel_file"],
     ["eventcount"],
-    ["registry"],
+    ["registry", "lane"],
     ["waiting"],
     ["sender", "receiver"],
     ["opening"],

@@ -4,31 +4,10 @@
 #include <algorithm>
 #include <memory>
 
+#include <psyne/lane.hpp>
 #include <psyne/waiting.hpp>
 
 namespace psyne {
-
-/// What one receiver knows of one lane.
-struct LaneReader {
-    uint64_t index = 0, join = 0;
-    Slab slab;
-    Cursor next;                    // the first position not seen taken
-    Atomic64* own = nullptr;        // this stage's ack words
-    std::vector<Atomic64*> before;  // ack words of the stages to wait for
-    bool over = false;              // nothing more can come
-    // Messages taken (by the one who receives) and ended (by the one who releases).
-    std::atomic<uint64_t> taken{0}, ended{0};
-
-    uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(acquire); }  // SETTLE
-};
-
-/// `count` consecutive messages of one lane, taken by this receiver.
-struct Taken {
-    LaneReader* lane = nullptr;
-    uint64_t slot = 0, lap = 0, count = 0, deaths = 0;
-    std::byte* data = nullptr;
-    uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
-};
 
 class Receiver {
 public:
@@ -220,7 +199,8 @@ public:
             lane->join = count_in(w);
             lane->own = lane->slab.row(stage_index_);
             for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
-            lane->next = behind_all_taken(*lane);
+            lane->waits_as = next_;
+            lane->next = lane->behind_all_taken();
             lanes_.push_back(std::move(lane));
             seen_any_ = true;
             orphans_seen_ = ~0ull;
@@ -259,15 +239,6 @@ private:
         return false;
     }
 
-    /// What a stage has taken is a prefix of the lane: the next is behind the highest position that it took.
-    static Cursor behind_all_taken(const LaneReader& lane) noexcept {
-        uint64_t position = lane.slab.first;
-        for (uint64_t s = 0; s < lane.slab.capacity; ++s)
-            if (const uint64_t lap = lap_of(lane.own[s].load(acquire)); lap != 0)
-                position = std::max(position, lane.slab.position(s, lap) + 1);
-        return Cursor::at(position, lane.slab.first, lane.slab.capacity);
-    }
-
     /// Takes a run of consecutive messages at the lane's cursor.
     bool take_run(LaneReader& lane, uint64_t limit, Taken& out) {
         do {
@@ -296,7 +267,7 @@ private:
             if (shared_ && lap_of(mine) >= at.lap) break;  // taken by another
             if (published[n].load(acquire) != ready) break;  // PUBLISH
             bool drop = false;
-            if (!let_go_before(lane, at.slot + n, at.lap, drop) || drop) break;
+            if (!lane.let_go_before(at.slot + n, at.lap, drop) || drop) break;
             if (at_end_) not_at_end();
             if (!shared_)
                 own[n].store(taken, relaxed);
@@ -319,7 +290,7 @@ private:
         const bool skip = published == word(at.lap, Ready::skip);
         if (!skip && published != word(at.lap, Ready::ready)) return pass_hole(lane);
         bool drop = false;
-        if (!let_go_before(lane, at.slot, at.lap, drop)) return false;
+        if (!lane.let_go_before(at.slot, at.lap, drop)) return false;
         if (!skip && !drop) return true;  // came just now: take it
         if (at_end_) not_at_end();
         const uint64_t passed = word(at.lap, Ack::done) | (drop ? kDrop : 0);
@@ -336,23 +307,6 @@ private:
     void not_at_end() noexcept {
         at_end_ = false;
         registry.me().at_end.store(0, seq_cst);
-    }
-
-    bool let_go_before(const LaneReader& lane, uint64_t slot, uint64_t lap, bool& drop) const noexcept {
-        for (const Atomic64* row : lane.before) {
-            const uint64_t w = row[slot].load(acquire);  // END
-            if (!let_go(w, lap, next_)) return false;
-            drop = drop || (lap_of(w) == lap && (w & kDrop) != 0);
-        }
-        return true;
-    }
-
-    bool more(const LaneReader& lane) const noexcept {
-        bool drop = false;
-        return lap_of(slab_word(lane)) == lane.next.lap && let_go_before(lane, lane.next.slot, lane.next.lap, drop);
-    }
-    static uint64_t slab_word(const LaneReader& lane) noexcept {
-        return lane.slab.ready[lane.next.slot].load(acquire);
     }
 
     /// Could messages that come next lie behind these? Never behind redelivered ones.
@@ -376,7 +330,7 @@ private:
         if (n == 0) return;
         lane.next.advance(lane.slab.capacity, n);
         lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
-        if (shared_ && stage_.idle.load(relaxed) != 0 && more(lane)) wake_one(registry.file, stage_.idle, 0);
+        if (shared_ && stage_.idle.load(relaxed) != 0 && lane.more()) wake_one(registry.file, stage_.idle, 0);
     }
 
     /// Names a message that could be taken; 0: none.
@@ -384,7 +338,7 @@ private:
         if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_seen_)
             return 0;  // no publish: burials and joins wake all
         for (const auto& lane : lanes_)
-            if (more(*lane) && (!shared_ || lap_of(lane->own[lane->next.slot].load(acquire)) < lane->next.lap))
+            if (lane->more() && (!shared_ || lap_of(lane->own[lane->next.slot].load(acquire)) < lane->next.lap))
                 return lane->join << 40 ^ (lane->next.position + 1);
         return 0;
     }
@@ -392,21 +346,12 @@ private:
     /// In the lane of a dead sender an unpublished position with a published one after it is passed over.
     bool pass_hole(LaneReader& lane) noexcept {
         if (lane.over || state(lane) != stated(lane.join, LaneState::lost)) return false;
-        if (lap_of(slab_word(lane)) >= lane.next.lap) return false;  // published before its sender died
-        const Cursor q = published_after(lane);
+        if (lap_of(lane.published()) >= lane.next.lap) return false;  // published before its sender died
+        const Cursor q = lane.published_behind();
         lane.over = q.position == lane.next.position;
         lane.next = q;
         return !lane.over;
     }
-    static Cursor published_after(const LaneReader& lane) noexcept {
-        Cursor q = lane.next;
-        for (uint64_t i = 1; i < lane.slab.capacity; ++i) {
-            q.advance(lane.slab.capacity);
-            if (lap_of(lane.slab.ready[q.slot].load(acquire)) == q.lap) return q;
-        }
-        return lane.next;
-    }
-
     bool take_orphan(Taken& out) {
         const uint64_t seen = stage_.orphans.load(seq_cst);
         for (const auto& lane : lanes_)
@@ -430,7 +375,7 @@ private:
         if (w == stated(lane.join, LaneState::ended))
             return lane.next.position + 1 >= registry.file.lane(lane.index).end.load(seq_cst);
         if (w == stated(lane.join, LaneState::lost))
-            return lap_of(slab_word(lane)) < lane.next.lap && published_after(lane).position == lane.next.position;
+            return lap_of(lane.published()) < lane.next.lap && lane.published_behind().position == lane.next.position;
         return true;  // removed: let go by all
     }
 

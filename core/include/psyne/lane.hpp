@@ -1,0 +1,70 @@
+// A lane as one receiver sees it: where it stands, and what it may take next.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include <psyne/slab.hpp>
+
+namespace psyne {
+
+struct LaneReader {
+    uint64_t index = 0, join = 0;
+    Slab slab;
+    Cursor next;                    // the first position not seen taken
+    Atomic64* own = nullptr;        // this stage's ack words
+    std::vector<Atomic64*> before;  // ack words of the stages to wait for
+    Next waits_as = Next::reads;    // how this stage waits for them
+    bool over = false;              // nothing more can come
+    // Messages taken (by the one who receives) and ended (by the one who releases).
+    std::atomic<uint64_t> taken{0}, ended{0};
+
+    uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(acquire); }  // SETTLE
+
+    uint64_t published() const noexcept { return slab.ready[next.slot].load(acquire); }  // PUBLISH
+
+    /// Have all stages before let go this slot? `drop`: one of them took the message out.
+    bool let_go_before(uint64_t slot, uint64_t lap, bool& drop) const noexcept {
+        for (const Atomic64* row : before) {
+            const uint64_t w = row[slot].load(acquire);  // END
+            if (!let_go(w, lap, waits_as)) return false;
+            drop = drop || (lap_of(w) == lap && (w & kDrop) != 0);
+        }
+        return true;
+    }
+
+    /// Is there something at the cursor?
+    bool more() const noexcept {
+        bool drop = false;
+        return lap_of(published()) == next.lap && let_go_before(next.slot, next.lap, drop);
+    }
+
+    /// What a stage has taken is a prefix of the lane: the next is behind the highest position that it took.
+    Cursor behind_all_taken() const noexcept {
+        uint64_t position = slab.first;
+        for (uint64_t s = 0; s < slab.capacity; ++s)
+            if (const uint64_t lap = lap_of(own[s].load(acquire)); lap != 0)
+                position = std::max(position, slab.position(s, lap) + 1);
+        return Cursor::at(position, slab.first, slab.capacity);
+    }
+
+    /// The first published position behind the cursor within one ring, or the cursor itself.
+    Cursor published_behind() const noexcept {
+        Cursor q = next;
+        for (uint64_t i = 1; i < slab.capacity; ++i) {
+            q.advance(slab.capacity);
+            if (lap_of(slab.ready[q.slot].load(acquire)) == q.lap) return q;
+        }
+        return next;
+    }
+};
+
+/// `count` consecutive messages of one lane, taken by a receiver.
+struct Taken {
+    LaneReader* lane = nullptr;
+    uint64_t slot = 0, lap = 0, count = 0, deaths = 0;
+    std::byte* data = nullptr;
+    uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
+};
+
+}  // namespace psyne
