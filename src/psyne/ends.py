@@ -275,7 +275,9 @@ def receiver(
 ) -> Receiver[Any]:
     """Open a receiving end: a member of ``stage`` (may be left out when there is only one).
 
-    Opening never waits: without a channel yet, the first receive does. Without a type the channel describes itself.
+    Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
+    no member, and a sender that comes and goes before leaves nothing, unless it drains. Without a type the channel
+    describes itself.
     ``follow``: after the last sender, wait for the next one instead of ending.
 
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
