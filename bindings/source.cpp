@@ -4,11 +4,13 @@ namespace psyne::python {
 
 namespace {
 
-bool mismatch(PyObject* o, const Layout& layout, bool many) {
+/// `as`: what numpy made of `o`, if it could.
+bool mismatch(PyObject* o, const Layout& layout, bool many, PyObject* as = nullptr) {
     std::string got = Py_TYPE(o)->tp_name;
-    if (PyArray_Check(o)) {
-        auto* a = reinterpret_cast<PyArrayObject*>(o);
-        got = nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))) + "[";
+    if (PyArray_Check(as ? as : o)) {
+        auto* a = reinterpret_cast<PyArrayObject*>(as ? as : o);
+        got = as ? got + " of " : "";
+        got += nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))) + "[";
         for (int i = 0; i < PyArray_NDIM(a); ++i) got += (i ? ", " : "") + std::to_string(PyArray_DIM(a, i));
         got += "]";
     } else if (PyBytes_Check(o)) {
@@ -99,7 +101,7 @@ bool Source::of(PyObject* o, const Layout& layout, bool many) {
         PyErr_Clear();
         return mismatch(o, layout, many);
     }
-    return of_array(reinterpret_cast<PyArrayObject*>(array), layout, many) || mismatch(o, layout, many);
+    return of_array(reinterpret_cast<PyArrayObject*>(array), layout, many) || mismatch(o, layout, many, array);
 }
 
 bool Source::copy_to(std::byte* to, uint64_t n, uint64_t first, const Layout& layout, uint64_t stride) const {

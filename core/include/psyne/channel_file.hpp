@@ -133,8 +133,8 @@ public:
         const std::string path = directory.path + "/" + file;
         const uint64_t bytes = sys::checked_size(c.fd_, path);
         if (bytes < kSchemaOffset) incompatible(path, "is " + std::to_string(bytes) + " bytes short of a channel");
-        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);
-        c.shape = c.header().shape;
+        if (::pread(c.fd_.get(), &c.shape, sizeof c.shape, 0) != static_cast<ssize_t>(sizeof c.shape))
+            incompatible(path, "cannot be read");
         const ChannelShape& s = c.shape;
         if (s.magic != kChannelMagic) incompatible(path, "is not a channel (foreign first bytes, or another byte order)");
         if (s.version != kLayoutVersion || s.abi != kAbi)
@@ -144,6 +144,7 @@ public:
         if (s.file_bytes != bytes || s.generation != generation || s.schema_offset != kSchemaOffset ||
             s.schema_bytes > bytes - kSchemaOffset || s.stage_count > kMaxStages || s.pattern > Pattern::mpmc)
             incompatible(path, "says sizes that do not fit its " + std::to_string(bytes) + " bytes");
+        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);  // only what is ours is written to
         return c;
     }
 
