@@ -203,9 +203,15 @@ inline std::unique_ptr<Receiver> open_receiver(const DirectoryPtr& directory, co
             r.gone();
             continue;
         }
-        r.bury_dead();
         auto receiver = std::make_unique<Receiver>(std::move(r), index, wait);
-        receiver->refresh();
+        try {
+            receiver->registry.bury_dead();
+            receiver->refresh();
+        } catch (const Error&) {
+            receiver->close();
+            leave(receiver->registry);
+            throw;
+        }
         return receiver;
     }
 }

@@ -31,7 +31,7 @@ constexpr uint64_t default_capacity(uint64_t stride) noexcept {
 
 /// Small messages get a power of two.
 constexpr uint64_t rounded_capacity(uint64_t capacity, uint64_t stride) noexcept {
-    if (stride >= 4096) return capacity;
+    if (stride >= 4096 || capacity > 1ull << 48) return capacity;  // the latter fails for lack of space
     uint64_t n = 1;
     while (n < capacity) n *= 2;
     return n;
