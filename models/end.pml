@@ -5,20 +5,24 @@
    A member that finds nothing to take sets its at_end word, reads the count of lanes, looks at every lane and reads the count
    again. The channel has ended for it when the count is the same, every lane is closed, and each word of its stage is DONE or
    PASSED, or TAKEN by itself or by a LIVING member whose at_end word is set: the word first, then at_end, then life.
-   It clears at_end before it takes again. A sender counts its lane after the lane can be seen.
+   It clears at_end before it takes again, and when it leaves the wait with empty hands. Who leaves for good and keeps
+   something sets it, too. A sender counts its lane after the lane can be seen.
    So nobody leaves while a message may come back as an orphan, and nobody waits for members that keep what they have.
 
    All messages are published when their lane appears; waking is in wake.pml, holes of dead senders in holes.pml.
 
-@ holds  short  MEMBERS=2 LANES=2
-@ holds  short  MEMBERS=3 LANES=1 LOOKS=0
-@ holds  long   MEMBERS=3 LANES=2 LOOKS=0
+@ holds  short  MEMBERS=2 LANES=2 QUITS=0
+@ holds  short  MEMBERS=2 LANES=1 QUITS=2
+@ holds  long   MEMBERS=3 LANES=2 QUITS=0 LOOKS=0
+@ holds  long   MEMBERS=3 LANES=1 QUITS=1 LOOKS=0
+@ holds  long   MEMBERS=2 LANES=2 QUITS=2
 @ mutant ENDS_WHEN_ALL_TAKEN       | MEMBERS=2 LANES=1 | owed
 @ mutant ENDS_WHEN_ALL_DONE        | MEMBERS=2 LANES=1 | invalid end state
 @ mutant PASSED_IS_NOT_ENOUGH      | MEMBERS=2 LANES=1 | invalid end state
 @ mutant AT_END_CLEARED_AFTER_TAKE | MEMBERS=2 LANES=2 | owed
 @ mutant AT_END_READ_FIRST         | MEMBERS=2 LANES=2 | owed
 @ mutant DEAD_MEMBERS_COUNT        | MEMBERS=2 LANES=1 | owed
+@ mutant LEAVER_DOES_NOT_COUNT     | MEMBERS=2 LANES=1 QUITS=1 | invalid end state
 @ mutant LANES_COUNTED_ONCE        | MEMBERS=2 LANES=2 | closed
 @ mutant COUNTED_BEFORE_SEEN       | MEMBERS=2 LANES=2 | closed
 */
@@ -30,6 +34,9 @@
 #endif
 #define WORDS    2
 #define LANE(i)  ((i) * LANES / WORDS)  /* a message in each of two lanes, or two in one */
+#ifndef QUITS
+#define QUITS    0
+#endif
 #ifndef LOOKS
 #define LOOKS    1                      /* times that a member looks again for the end although it is not there yet */
 #endif
@@ -44,7 +51,8 @@ bool at_end[MEMBERS], dead[MEMBERS];
 bool visible[2], closed[2]; byte lanes = 1;
 bool killed;
 
-bool looking[MEMBERS], ended[MEMBERS], owed[WORDS];     /* ghosts. owed: somebody must still get it */
+bool looking[MEMBERS], ended[MEMBERS], seen_end, fresh[WORDS], owed[WORDS];    /* ghosts */
+byte quits;                             /* waits left with empty hands, and leavers */
 
 proctype Senders()
 {
@@ -79,17 +87,24 @@ proctype Senders()
 #define ANY_TAKABLE   (TAKABLE(0) || TAKABLE(1))
 #define ALL_OVER      (LANE_OVER(0) && LANE_OVER(1))
 
-inline die() {                          /* what it held is owed to whoever has not yet begun its last look */
-    looking[me] = 0; over = !at_end[me]; i = 0;
+/* Ghosts. What a member took since it last waited is owed to the others if it dies; what it kept while it waited, only to
+   those who have not yet begun their last look. */
+inline now_waits() {
+    at_end[me] = 1; i = 0;
+    do :: i < WORDS -> if :: owner[i] == me -> fresh[i] = 0 :: else fi; i++ :: i == WORDS -> break od;
+    i = 0 }
+inline die() {
+    looking[me] = 0; over = 0; i = 0;
     do
     :: i < MEMBERS -> if :: !dead[i] && !ended[i] && !looking[i] -> over = 1 :: else fi; i++
     :: i == MEMBERS -> break
     od;
     i = 0;
     do
-    :: i < WORDS -> if :: state[i] == TAKEN && owner[i] == me -> owed[i] = over :: else fi; i++
+    :: i < WORDS -> if :: state[i] == TAKEN && owner[i] == me -> owed[i] = fresh[i] || over :: else fi; i++
     :: i == WORDS -> break
-    od }
+    od;
+    i = 0; over = 0 }
 #define KILL if :: atomic { !killed -> killed = 1; dead[me] = 1; die() } goto gone :: true fi
 
 inline read_word() {
@@ -114,6 +129,7 @@ next:
     :: ANY_TAKABLE -> goto take
     :: looks < LOOKS -> looks++; goto look
     :: !at_end[me] || ALL_OVER -> goto look
+    :: atomic { quits < QUITS -> quits++ } goto leave
     fi;
 
 take:
@@ -126,22 +142,22 @@ take:
         :: TAKABLE(1) -> i = 1
         :: else -> goto next
         fi;
-        state[i] = TAKEN; owner[i] = me; owed[i] = 0 }
+        state[i] = TAKEN; owner[i] = me; owed[i] = 0; fresh[i] = 1 }
 #ifdef AT_END_CLEARED_AFTER_TAKE
     at_end[me] = 0;
 #endif
     KILL;
     atomic {
         if
-        :: state[i] = DONE; owner[i] = 0                /* ended, no view */
-        :: state[i] = PASSED                            /* ended, its view is kept */
+        :: state[i] = DONE; owner[i] = 0; fresh[i] = 0  /* ended, no view */
+        :: state[i] = PASSED; fresh[i] = 0              /* ended, its view is kept */
         :: true                                         /* the message itself is kept */
         fi;
         i = 0 }
     goto next;
 
 look:
-    atomic { at_end[me] = 1; looking[me] = 1; over = 1; i = WORDS }
+    atomic { now_waits(); looking[me] = 1; over = 1; i = WORDS }
 #ifdef AT_END_READ_FIRST
     do :: o < MEMBERS -> waits[o] = WAITS(o); o++ :: o == MEMBERS -> break od;
 #endif
@@ -172,9 +188,28 @@ look:
     if :: lanes != count -> over = 0 :: lanes == count fi;
 #endif
     if
-    :: over -> assert(closed[0] && closed[1]); atomic { ended[me] = 1; looking[me] = 0; goto gone }
-    :: !over -> atomic { looking[me] = 0; i = 0; count = 0; o = 0 } KILL; goto next
+    :: over -> assert(closed[0] && closed[1]); atomic { seen_end = 1; ended[me] = 1; looking[me] = 0; goto gone }
+    :: !over -> atomic { looking[me] = 0; i = 0; count = 0; o = 0 }
     fi;
+    KILL;
+    if                                                  /* waits on; or a time-out: does other things, asks again later */
+    :: true
+    :: atomic { quits < QUITS -> quits++; at_end[me] = 0 } KILL
+    fi;
+    goto next;
+
+leave:                                                  /* it may keep what it has, and will not ask again */
+    atomic {
+        ended[me] = 1;
+        do :: i < WORDS -> owed[i] = 0; i++ :: i == WORDS -> break od;
+        i = 0;
+#ifdef LEAVER_DOES_NOT_COUNT
+        at_end[me] = 0
+#else
+        now_waits()
+#endif
+    }
+    KILL;
 
 gone:
     skip
@@ -201,7 +236,7 @@ active proctype Monitor()
 {   byte i;
 end:
     timeout;
-    do :: i < WORDS -> assert(!(owed[i] && state[i] == ORPHAN)); i++ :: i == WORDS -> break od
+    do :: i < WORDS -> assert(!(seen_end && owed[i] && state[i] == ORPHAN)); i++ :: i == WORDS -> break od
 }
 
 init {

@@ -15,8 +15,9 @@
    and must get in at its first attempt; if nobody was killed, it finds no file at all.
 
 @ holds  short  PROCESSES=2 ATTEMPTS=2 KILLS=1
+@ holds  long   PROCESSES=2 ATTEMPTS=3 KILLS=2
+@ holds  long   PROCESSES=3 ATTEMPTS=1 KILLS=0
 @ holds  long   PROCESSES=3 ATTEMPTS=1 KILLS=1
-@ holds  long   PROCESSES=3 ATTEMPTS=2 KILLS=0
 @ mutant CREATED_OPEN                 | | open_files
 @ mutant LISTS_ONCE                   | | open_files
 @ mutant PROPOSAL_OPENED_BY_STORE     | | open_files

@@ -6,12 +6,14 @@
    Burial, by CAS: TAKEN -> ORPHAN, but DIRTY ones and those on which MAX_DEATHS owners died -> DONE|DROP; PASSED -> DONE.
    Stages after a DROP ack it as DONE|DROP and deliver nothing.
 
-   MUTATES is a mask of the stages that write in place. Ids are not reused here and burial is never interrupted: burial.pml.
+   MUTATES is a mask of the stages that write in place; PAIR is a stage that has two members. Ids are not reused here and burial is never interrupted: burial.pml.
 
 @ holds  short  MUTATES=4 SLOTS=2 MESSAGES=2 KILLS=1
 @ holds  short  MUTATES=2 SLOTS=1 MESSAGES=2 KILLS=1
 @ holds  short  MUTATES=0 SLOTS=1 MESSAGES=2 KILLS=1 MAX_DEATHS=1
 @ holds  short  MUTATES=4 SLOTS=1 MESSAGES=2 KILLS=0 KEPT_UNTIL_READ
+@ holds  long   MUTATES=4 SLOTS=2 MESSAGES=2 KILLS=1 PAIR=0
+@ holds  long   MUTATES=2 SLOTS=2 MESSAGES=2 KILLS=1 PAIR=1
 @ holds  long   MUTATES=4 SLOTS=2 MESSAGES=3 KILLS=2
 @ holds  long   MUTATES=2 SLOTS=2 MESSAGES=3 KILLS=2
 @ mutant WRITER_GOES_ON_AT_PASSED        | MUTATES=4                   | readers[
@@ -134,8 +136,8 @@ inline drop_view(p) {
        :: else -> assert(content[SLOT(p)] == CONTENT(stage, p)); readers[SLOT(p)]--
     fi }
 
-proctype Member(byte stage)
-{   byte me = 1, cursor, p, seen = 255, i;
+proctype Member(byte stage; byte me)
+{   byte cursor, p, seen = 255, i;
     byte kept;                                          /* 1 + position of a message ended as PASSED */
     bool viewing;
 next:
@@ -248,4 +250,11 @@ end:
     od
 }
 
-init { atomic { run Member(0); run Member(1); run Member(2) } }
+init {
+    atomic {
+        run Member(0, 1); run Member(1, 1); run Member(2, 1);
+#ifdef PAIR
+        run Member(PAIR, 4)
+#endif
+    }
+}

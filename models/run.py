@@ -60,16 +60,21 @@ def runs_of(model: Path) -> list[Run]:
     return runs
 
 
+def compiler(run: Run) -> list[str]:
+    if run.long:
+        return ["cc", "-O2", "-DCOLLAPSE"]  # COLLAPSE: half the memory
+    if run.mutant and shutil.which("tcc"):
+        return ["tcc"]  # a mutant's run is over before an optimising compiler is
+    return ["cc", "-O0" if run.mutant else "-O1"]
+
+
 def check(run: Run, megabytes: int, seconds: int) -> Result:
     defines = [f"-D{d}" for d in (*run.defines, *([run.mutant] if run.mutant else []))]
-    # The long runs are large: COLLAPSE halves their memory. A mutant's run is over before the compiler is.
-    options = ["-O2", "-DCOLLAPSE"] if run.long else ["-O0"] if run.mutant else ["-O1"]
-    table = "-w26" if run.long else "-w21"
     with tempfile.TemporaryDirectory(prefix="psyne-models-") as folder:
         steps = [
             ["spin", "-a", *defines, str(run.model)],
-            ["cc", "-w", "-DSAFETY", f"-DMEMLIM={megabytes}", *options, "-o", "pan", "pan.c"],
-            ["./pan", "-m3000000", table],
+            [*compiler(run), "-w", "-DSAFETY", f"-DMEMLIM={megabytes}", "-o", "pan", "pan.c"],
+            ["./pan", "-m20000", "-w26" if run.long else "-w20"],
         ]
         for step in steps:
             try:

@@ -19,16 +19,17 @@
 @ holds  long   STAGES=1 MEMBERS=3 MESSAGES=2 CAPACITY=2 GIVE_UPS=1
 @ holds  long   STAGES=1 MEMBERS=3 MESSAGES=2 CAPACITY=1 KILLS=1
 @ holds  long   STAGES=3 MEMBERS=1 MESSAGES=2 CAPACITY=1 MUTATES=4 KILLS=1
-@ mutant NO_SECOND_LOOK            | MEMBERS=1                              | asleep
-@ mutant ONE_ARMED_FLAG            | MEMBERS=2                              | asleep
-@ mutant NO_CHAIN                  | MEMBERS=2                              | asleep
-@ mutant LOOKS_THEN_CLEARS         | MEMBERS=2                              | asleep
-@ mutant GIVES_UP_IN_SILENCE       | MEMBERS=2 GIVE_UPS=1                   | asleep
-@ mutant ENDING_WAKES_NO_COLLEAGUE | MEMBERS=2                              | asleep
-@ mutant AT_END_WAKES_NO_COLLEAGUE | MEMBERS=2                              | asleep
-@ mutant DONE_WAKES_NEXT_ONLY      | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | asleep
-@ mutant PASSED_WAKES_NOBODY       | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | asleep
-@ mutant BURIAL_WAKES_NOBODY       | MEMBERS=2 KILLS=1                      | asleep
+@ mutant NO_SECOND_LOOK            | MEMBERS=1                              | (p<
+@ mutant ONE_ARMED_FLAG            | MEMBERS=2                              | (p<
+@ mutant NO_CHAIN                  | MEMBERS=2                              | (p<
+@ mutant LOOKS_THEN_CLEARS         | MEMBERS=2                              | (p<
+@ mutant GIVES_UP_IN_SILENCE       | MEMBERS=2 GIVE_UPS=1                   | (p<
+@ mutant ENDING_WAKES_NO_COLLEAGUE | MEMBERS=2                              | over
+@ mutant AT_END_WAKES_NO_COLLEAGUE | MEMBERS=2                              | over
+@ mutant DONE_WAKES_NEXT_ONLY      | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | (p<
+@ mutant PASSED_WAKES_NOBODY       | STAGES=3 MEMBERS=1 MESSAGES=1 MUTATES=4 | (p<
+@ mutant BURIAL_WAKES_NOBODY       | MEMBERS=2 KILLS=1                      | (p<
+@ mutant BURIAL_WAKES_OWN_STAGE    | STAGES=2 MEMBERS=1 MESSAGES=1 MUTATES=2 KILLS=1 | (p<
 */
 #ifndef STAGES
 #define STAGES 1
@@ -283,7 +284,7 @@ gone:
 }
 
 active proctype Undertaker()
-{   byte me = 255, q, buried;
+{   byte me = 255, q, d, buried;
 end:
     do
     :: kills > buried ->
@@ -302,7 +303,11 @@ end:
            :: else -> break
            od;
            q = 0 }
-#ifndef BURIAL_WAKES_NOBODY
+#if defined(BURIAL_WAKES_OWN_STAGE)
+       atomic {
+           d = 0; do :: d < SENDER && !dead[d] -> d++ :: else -> break od;
+           wake_members(d / MEMBERS * MEMBERS, d / MEMBERS * MEMBERS + MEMBERS - 1); d = 0 }
+#elif !defined(BURIAL_WAKES_NOBODY)
        atomic { WAKE_ALL }
 #endif
     od

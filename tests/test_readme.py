@@ -1,4 +1,4 @@
-"""Every code block of README.md runs and prints what it says; every command in it exists."""
+"""Every code block of README.md and docs/using.md runs and prints what it says; every command exists."""
 
 import ast
 import os
@@ -10,12 +10,16 @@ import sys
 import sysconfig
 import tomllib
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import pytest
 
+import psyne
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+USING = (ROOT / "docs" / "using.md").read_text(encoding="utf-8")
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 SECONDS = 60
@@ -43,6 +47,7 @@ def programs(text: str) -> list[Program]:
 # What stands under one heading runs at the same time.
 SECTION = re.compile(r"^### ([^\n]+)\n(.*?)(?=^##)", re.MULTILINE | re.DOTALL)
 USES = {title: programs(text) for title, text in SECTION.findall(README)}
+RUNS = USES | {"docs/using.md": programs(USING)}
 COMMANDS = [
     shlex.split(command, comments=True)
     for language, text in BLOCK.findall(README)
@@ -61,11 +66,11 @@ def test_every_python_block_stands_under_a_use_and_names_its_file() -> None:
 
 @pytest.mark.leaves_nothing
 @pytest.mark.watchdog(SECONDS + 30)
-@pytest.mark.parametrize("use", USES)
+@pytest.mark.parametrize("use", RUNS)
 def test_a_use_runs_to_its_end_and_prints_what_it_says(use: str, tmp_path: Path) -> None:
     running: list[tuple[Program, subprocess.Popen[str]]] = []
     try:
-        for program in USES[use]:
+        for program in RUNS[use]:
             (tmp_path / program.name).write_text(program.code, encoding="utf-8")
             process = subprocess.Popen(
                 [sys.executable, program.name],
@@ -133,6 +138,14 @@ def test_a_command_exists(command: list[str]) -> None:
 @pytest.mark.parametrize("target", re.findall(r"\]\(([^)#:]+)\)", README))
 def test_a_link_leads_somewhere(target: str) -> None:
     assert (ROOT / target).exists()
+
+
+def test_the_page_on_the_interface_names_all_of_it() -> None:
+    public = {name for name in psyne.__all__ if not name.startswith("__")} - {"Message"}
+    methods = {name for it in (psyne.Sender, psyne.Receiver, psyne.Struct) for name in dir(it) if name[0] != "_"}
+    options = {name for opener in (psyne.sender, psyne.receiver) for name in signature(opener).parameters}
+    words = set(re.findall(r"\w+", USING))
+    assert (public | methods | options) - {"types", "joined"} - words == set()
 
 
 @pytest.mark.long

@@ -168,7 +168,7 @@ def test_without_stages_nobody_holds_the_sender_back():
         for n in range(1000):
             tx.send(Number(n=n), timeout=0)
         tx.drain(timeout=0)
-        with pytest.raises(psyne.InvalidArgument, match="none declared"):
+        with pytest.raises(psyne.InvalidArgument, match="has no stage to be a member of"):
             psyne.receiver("ipc://loose")
 
 

@@ -1,4 +1,4 @@
-"""docs/walk.md names files, symbols and calls that exist."""
+"""docs/walk.md names files, symbols and calls that exist; so does every other page, and its numbers are right."""
 
 import ast
 import re
@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-WALK = ROOT / "docs" / "walk.md"
+PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
+TEXT = PAGES["walk.md"]
+LAYOUT = (ROOT / "core/include/psyne/layout.hpp").read_text(encoding="utf-8")
 
 STEP = re.compile(r"^( *)- `([\w./-]+):([\w.:]+)`(?: as `(\w+)`)? \w", re.MULTILINE)
-MENTION = re.compile(r"`((?:examples|src|bindings|core|tests|tools)/[\w./-]+)(?::([\w.:]+))?`")
+MENTION = re.compile(r"`((?:examples|src|bindings|core|tests|tools|models|benchmarks)/[\w./-]+)(?::([\w.:]+))?`")
+LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
+CONSTANT = re.compile(r"^\| `(k\w+)` \| (\d+) \|", re.MULTILINE)
 PAIR = re.compile(r"^\| `([A-Z ]+)` \| `([\w./-]+)` \| `([\w./-]+)` \|$", re.MULTILINE)
 NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|R"\((.*?)\)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])\'', re.DOTALL)
 
@@ -103,9 +107,6 @@ def body(file: str, symbol: str) -> str:
     return python_body(source, symbol) if path.suffix == ".py" else cpp_body(source, symbol)
 
 
-TEXT = WALK.read_text(encoding="utf-8")
-
-
 def test_the_walk_is_read() -> None:
     bullets = [line for line in TEXT.splitlines() if line.lstrip().startswith("- ")]
     assert len(steps(TEXT)) == len(bullets) > 50
@@ -129,10 +130,26 @@ def test_another_name_is_bound_to_its_function(step: Step) -> None:
     assert bound or f'"{step.alias}"' in body(step.file, step.symbol)
 
 
-@pytest.mark.parametrize(("file", "symbol"), MENTION.findall(TEXT), ids=str)
-def test_what_the_text_mentions_is_there(file: str, symbol: str) -> None:
-    assert (ROOT / file).exists()
-    assert not symbol or body(file, symbol)
+@pytest.mark.parametrize("page", PAGES)
+def test_what_a_page_mentions_is_there(page: str) -> None:
+    for file, symbol in MENTION.findall(PAGES[page]):
+        assert (ROOT / file).exists(), file
+        assert not symbol or body(file, symbol), f"{file}:{symbol}"
+    for target in LINK.findall(PAGES[page]):
+        assert (ROOT / "docs" / target).exists(), target
+
+
+def constant(name: str) -> int:
+    """The value of a constant of the layout, whose expressions use integers and other constants."""
+    found = re.search(rf"\b{name}\s*=\s*([^;]+);", LAYOUT)
+    assert found is not None, name
+    return int(eval(re.sub(r"\bk\w+", lambda it: str(constant(it[0])), found[1])))
+
+
+@pytest.mark.parametrize(("name", "value"), CONSTANT.findall(PAGES["design.md"]))
+def test_a_constant_has_the_value_that_the_design_says(name: str, value: str) -> None:
+    asserted = re.search(rf"static_assert\({name} == (\d+)\)", LAYOUT)
+    assert (int(asserted[1]) if asserted else constant(name)) == int(value)
 
 
 def labels(file: Path) -> set[str]:

@@ -7,7 +7,7 @@ namespace {
 
 using Mode = Spinner::Mode;
 
-constexpr uint64_t kRounds = kThreadSanitizer ? 10000 : 100000;
+constexpr uint64_t kRounds = kThreadSanitizer ? 5000 : 20000;
 
 std::thread in_thread(auto body) {
     return std::thread([body] { check::guarded(body); });
@@ -37,38 +37,69 @@ void send_value(Sender& s, uint64_t value) {
     s.commit(loan, 1);
 }
 
-/// A message forth, an answer back, and the next one just when the other lies down: the moment in which a wake is lost.
-void ping_pong(uint64_t n, bool fences) {
+/// A message forth and an answer back: each one finds the other asleep.
+void ping_pong(uint64_t n) {
     Home home;
     auto out = sender(home, spec(Pattern::spsc), {.name = "forth"});
     auto back = sender(home, spec(Pattern::spsc), {.name = "back"});
     auto in = receiver(home, "", {.name = "forth"});
     auto answers = receiver(home, "", {.name = "back"});
-    if (fences)
-        for (const auto* r : {&out->registry, &back->registry}) r->file.header().fences_needed.fetch_add(1, seq_cst);
     std::thread other = in_thread([&] {
         for (uint64_t i = 0; i < n; ++i) send_value(*back, receive_value(*in));
     });
-    std::minstd_rand random;
     for (uint64_t i = 0; i < n; ++i) {
         send_value(*out, i);
-        Taken t;
-        for (uint64_t spins = 0; !answers->try_take(1, t);)
-            if (++spins % 10000 == 0) ::sched_yield();
-        CHECK_EQ(value_of(t), i);
-        answers->end(t, false);
-        for (uint64_t k = random() % 256; k > 0; --k) std::atomic_signal_fence(seq_cst);
+        CHECK_EQ(receive_value(*answers), i);
     }
     other.join();
-    CHECK_EQ(late_wakes(out->registry), 0u);
+    CHECK_EQ(late_wakes(out->registry) + late_wakes(back->registry), 0u);
+}
+
+/// Both halves of the wake pair at the same moment, again and again: one of them must see the other.
+void wake_pair(uint64_t n, bool fences) {
+    Home home;
+    auto tx = sender(home);
+    auto rx = receiver(home);
+    ChannelHeader& header = tx->registry.file.header();
+    const WakerFence fence(header);
+    if (fences) header.fences_needed.fetch_add(1, seq_cst);
+    Atomic64& mask = idle(tx->registry);
+    alignas(128) static Atomic64 published, round, seen_by_waker;
+    published.store(0), round.store(0), seen_by_waker.store(0);
+    const auto dawdle = [](std::minstd_rand& random) {
+        for (uint64_t k = random() % 64; k > 0; --k) std::atomic_signal_fence(seq_cst);
+    };
+    std::thread waker = in_thread([&] {
+        std::minstd_rand random(1);
+        for (uint64_t i = 1; i <= n; ++i) {
+            while (round.load(acquire) != i) cpu_pause();
+            dawdle(random);
+            published.store(i, release);
+            fence();
+            seen_by_waker.store(i << 1 | (mask.load(relaxed) != 0), release);
+        }
+    });
+    std::minstd_rand random(2);
+    Bed bed(rx->registry, mask, 0);
+    for (uint64_t i = 1; i <= n; ++i) {
+        round.store(i, release);
+        dawdle(random);
+        bed.lie_down();
+        const bool seen = published.load(acquire) == i;
+        while (seen_by_waker.load(acquire) >> 1 != i) cpu_pause();
+        if (!seen && !(seen_by_waker.load(acquire) & 1)) check::fail("a lost wake in round " + std::to_string(i));
+        bed.rise(true);
+    }
+    waker.join();
 }
 
 }  // namespace
 
 int main() {
     return check::run({
-        {"no wake is lost over many sleeps", [] { ping_pong(kRounds, false); }},
-        {"nor where wakers need fences of their own", [] { ping_pong(kRounds, true); }},
+        {"no wake is lost over many sleeps", [] { ping_pong(kRounds); }},
+        {"who publishes sees who lies down, or is seen", [] { wake_pair(20 * kRounds, false); }},
+        {"also where wakers need fences of their own", [] { wake_pair(20 * kRounds, true); }},
         {"a publish wakes a receiver, an end wakes the sender",
          [] {
              Home home;

@@ -87,8 +87,10 @@ class Sender(_native.SenderEnd, Generic[M]):
         _check(pattern, (None, *PATTERNS), "pattern")
         _check(full, ("block", "drop"), "full")
         _check(wait, ("adaptive", "spin", "block"), "wait")
-        if capacity is not None and (not isinstance(capacity, int) or not 1 <= capacity < 1 << 63):
-            raise InvalidArgument(f"capacity is a number of messages, 1 or more (below 2**63); got {capacity!r}")
+        if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
+            raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
+        if capacity is not None and capacity >= 1 << 63:
+            raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
         if align is not None and (align < 1 or align & (align - 1) or align > 1 << 21):
             raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
         there = _native.describe(directory, name)

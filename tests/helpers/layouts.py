@@ -4,7 +4,7 @@ import numpy as np
 
 from psyne import Array, Struct, f32, u8, u64
 
-__all__ = ["Line", "Number", "Picture", "Record", "Sample", "broken_lines", "line_of", "lines_of"]
+__all__ = ["CHANGED", "Line", "Number", "Picture", "Record", "Sample", "broken_lines", "line_of", "lines_of"]
 
 
 class Number(Struct):
@@ -30,6 +30,7 @@ class Record(Struct):
 
 
 Picture = Array("u1", (4, 6))
+CHANGED = 1 << 20  # what a stage that changes lines adds to their sender
 Line = Array("u8", 8)  # 64 bytes: sender, count, and six words that belong to these two
 
 _MIX = np.arange(3, 15, 2, dtype="u8") * np.uint64(0x9E3779B97F4A7C15)

@@ -62,11 +62,11 @@ class Child:
         """Waits until the statements of `begin` are being executed."""
         assert self._receive() == ("begun", None)
 
-    def result(self) -> Any:
+    def result(self, patience: float = PATIENCE) -> Any:
         """The value of the last statement, or the exception that it raised there."""
         kind, value = self._receive()
         if kind == "begun":
-            kind, value = self._receive()
+            kind, value = self._receive(patience)
         if kind == "error":
             raise value
         return value
@@ -114,8 +114,8 @@ class Child:
         self._link.close()
         return self.process.wait()
 
-    def _receive(self) -> Any:
-        assert self._link.poll(PATIENCE), f"process {self.pid} does not answer"
+    def _receive(self, patience: float = PATIENCE) -> Any:
+        assert self._link.poll(patience), f"process {self.pid} does not answer"
         return self._link.recv()
 
     def __enter__(self) -> Self:

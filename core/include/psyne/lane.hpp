@@ -10,6 +10,7 @@ namespace psyne {
 
 struct LaneReader {
     uint64_t index = 0, join = 0;
+    const LaneRecord* record = nullptr;
     Slab slab;
     Cursor next;                    // the first position not seen taken
     Atomic64* own = nullptr;        // this stage's ack words
@@ -20,6 +21,18 @@ struct LaneReader {
     std::atomic<uint64_t> taken{0}, ended{0};
 
     uint64_t outstanding() const noexcept { return taken.load(relaxed) - ended.load(acquire); }  // SETTLE
+
+    bool is(LaneState s) const noexcept { return record->state.load(seq_cst) == stated(join, s); }
+    /// Its files are removed, or another sender's lane has its place.
+    bool removed() const noexcept { return !is(LaneState::open) && !is(LaneState::ended) && !is(LaneState::lost); }
+
+    /// Nothing more comes behind the cursor.
+    bool at_end() const noexcept {
+        if (is(LaneState::open)) return false;
+        if (is(LaneState::ended)) return next.position + 1 >= record->end.load(seq_cst);
+        if (is(LaneState::lost)) return lap_of(published()) < next.lap && published_behind().position == next.position;
+        return true;  // removed: let go by all
+    }
 
     uint64_t published() const noexcept { return slab.ready[next.slot].load(acquire); }  // PUBLISH
 

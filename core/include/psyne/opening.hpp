@@ -187,8 +187,10 @@ inline std::unique_ptr<Receiver> open_receiver(const DirectoryPtr& directory, co
         }
         if (stage.empty() && r.file.shape.stage_count == 1) index = 1;
         if (index == 0)
-            fail(Errc::invalid, "ipc://" + name + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
-                                    "; say stage= one of " + (names.empty() ? "(none declared)" : names));
+            fail(Errc::invalid, r.file.shape.stage_count == 0
+                                    ? "ipc://" + name + " was opened with stages=[]: it has no stage to be a member of"
+                                    : "ipc://" + name + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
+                                    "; say stage= one of " + names);
         StageRecord& s = r.file.stage(--index);
         if (!r.enlist(0, kMaxReceivers, index)) no_room(r, "receivers", kMaxReceivers);
         if (one_member(r.file.shape.pattern) && !r.hold(s.holder)) {

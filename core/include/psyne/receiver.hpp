@@ -79,7 +79,7 @@ public:
             while (extend(got, limit)) {
             }
             const uint64_t now = sys::now_ns();
-            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || at_end_of(*got.lane))
+            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end())
                 return true;
             sys::futex_wait(registry.me().wakes, registry.me().wakes.load(seq_cst), std::min(kLinger, deadline - now));
             if (registry.due()) {
@@ -89,16 +89,13 @@ public:
         }
     }
 
-    /// Ends a message: DONE, or PASSED while views on it live (then `finish` it later).
+    /// Ends a message: DONE, or PASSED while views on it live (then end it again when the last is gone).
     void end(const Taken& t, bool views_live) noexcept {
         const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
         wake_others(*t.lane);
         if (!views_live) settle(t);  // last: the lane may be gone after it
     }
-
-    /// The last view of an ended message is gone.
-    void finish(const Taken& t) noexcept { end(t, false); }
 
     /// Gives back a message that the caller never saw.
     void give_back(const Taken& t) noexcept {
@@ -134,7 +131,7 @@ public:
         if (epoch != lanes_seen_) return false;
         if (!seen_any_) return closed();
         for (const auto& lane : lanes_)
-            if (!at_end_of(*lane)) return false;
+            if (!lane->at_end()) return false;
         at_end_ = true;
         if (registry.me().at_end.exchange(1, seq_cst) == 0) {  // the word before the others' words
             if (shared_) wake_stage(registry.file, stage_index_);
@@ -153,7 +150,7 @@ public:
     bool hoards() const noexcept {
         bool open = false;
         for (const auto& lane : lanes_) {
-            if (state(*lane) != stated(lane->join, LaneState::open)) continue;
+            if (!lane->is(LaneState::open)) continue;
             if (lane->outstanding() < lane->slab.capacity) return false;
             open = true;
         }
@@ -179,8 +176,7 @@ public:
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
         for (size_t i = 0; i < lanes_.size();) {
-            if (count_in(state(*lanes_[i])) == lanes_[i]->join &&
-                state_in<LaneState>(state(*lanes_[i])) != LaneState::free) {
+            if (!lanes_[i]->removed()) {
                 ++i;
                 continue;
             }
@@ -196,6 +192,7 @@ public:
                                       writes(), sys::Populate::yes);
             if (!lane->slab || lane->slab.stages < c.shape.stage_count) continue;  // let go by all meanwhile
             lane->index = i;
+            lane->record = &c.lane(i);
             lane->join = count_in(w);
             lane->own = lane->slab.row(stage_index_);
             for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
@@ -232,7 +229,6 @@ private:
     WakerFence fence_;
     Spinner spinner_;
 
-    uint64_t state(const LaneReader& lane) const noexcept { return registry.file.lane(lane.index).state.load(seq_cst); }
     bool known(uint64_t index, uint64_t join) const noexcept {
         for (const auto& lane : lanes_)
             if (lane->index == index && lane->join == join) return true;
@@ -345,7 +341,7 @@ private:
 
     /// In the lane of a dead sender an unpublished position with a published one after it is passed over.
     bool pass_hole(LaneReader& lane) noexcept {
-        if (lane.over || state(lane) != stated(lane.join, LaneState::lost)) return false;
+        if (lane.over || !lane.is(LaneState::lost)) return false;
         if (lap_of(lane.published()) >= lane.next.lap) return false;  // published before its sender died
         const Cursor q = lane.published_behind();
         lane.over = q.position == lane.next.position;
@@ -367,16 +363,6 @@ private:
             }
         orphans_seen_ = seen;  // none left that we could have missed
         return false;
-    }
-
-    bool at_end_of(const LaneReader& lane) const noexcept {
-        const uint64_t w = state(lane);
-        if (w == stated(lane.join, LaneState::open)) return false;
-        if (w == stated(lane.join, LaneState::ended))
-            return lane.next.position + 1 >= registry.file.lane(lane.index).end.load(seq_cst);
-        if (w == stated(lane.join, LaneState::lost))
-            return lap_of(lane.published()) < lane.next.lap && lane.published_behind().position == lane.next.position;
-        return true;  // removed: let go by all
     }
 
     bool finished(const LaneReader& lane) const noexcept {
@@ -404,7 +390,7 @@ private:
         Atomic64& senders = registry.file.header().senders_idle;
         if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))
             wake(registry.file.sender_of(lane.index));
-        if (shared_ && stage_.idle.load(relaxed) != 0 && state(lane) != stated(lane.join, LaneState::open))
+        if (shared_ && stage_.idle.load(relaxed) != 0 && !lane.is(LaneState::open))
             wake_stage(registry.file, stage_index_);  // members that wait for the end
     }
 };
