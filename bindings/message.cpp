@@ -161,7 +161,7 @@ void lease_dealloc(PyObject* o) {
             SenderEnd& e = sender_end(lease->end);
             for (uint64_t i = 0; i < h.loan.count; ++i) e.sender->unhold(h.loan.slot + i);
         } else if (h.kind == Hold::Kind::taken || h.kind == Hold::Kind::passed) {
-            h.receiver->end(h.taken, false);
+            h.kind == Hold::Kind::passed ? h.receiver->finish(h.taken) : h.receiver->end(h.taken, false);
             settled(lease->end);
         }
     }

@@ -83,6 +83,7 @@ class Storm:
         else:
             child.run("rx = psyne.receiver('ipc://storm', Line, stage='work', follow=True)")
             child.begin("traffic.storm_worker(rx, log, stop, mutates)", mutates=self.mutates)
+        child.begun()
         self.children[child] = role
 
     def kill_one(self, chance: random.Random) -> tuple[str, bool]:

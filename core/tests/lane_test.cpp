@@ -161,7 +161,7 @@ int main() {
              CHECK(l.full());
              l.rx->end(t, true);  // passed, but a view lives
              CHECK(l.full());
-             l.rx->finish(t);
+             l.rx->end(t, false);
              CHECK_EQ(lend(*l.tx).lap, 2u);
              CHECK(l.full());
          }},
@@ -315,7 +315,7 @@ int main() {
              l.rx->end(a, true), l.rx->end(b, false);
              CHECK(drained());  // what is not sent does not count
              l.tx->discard(open);
-             l.rx->finish(a);
+             l.rx->end(a, false);
          }},
         {"a damaged word in shared memory harms nobody",
          [] {

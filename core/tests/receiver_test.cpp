@@ -265,7 +265,7 @@ int main() {
              const Taken tb = take(*b);
              b->end(tb, false);
              CHECK(nothing(*c));  // a's view lives: not its direct predecessor, but c writes
-             a->finish(ta);
+             a->end(ta, false);
              const Taken tc = take(*c);
              CHECK(c->writes());
              std::memset(tc.data, 1, 8);
@@ -434,7 +434,7 @@ int main() {
              CHECK(rx->hoards());
              rx->end(t, true);
              CHECK(rx->hoards());
-             rx->finish(t);
+             rx->end(t, false);
              CHECK(!rx->hoards());
              rx->end(u, false);
          }},
@@ -512,7 +512,7 @@ int main() {
              auto b = receiver(home);
              CHECK_EQ(b->registry.id, 1u);
              CHECK_EQ(a->outstanding(), 1u);
-             a->finish(t);
+             a->end(t, false);
              CHECK_EQ(a->outstanding(), 0u);
              leave(a->registry);
              auto c = receiver(home);

@@ -291,7 +291,7 @@ int main() {
              c.r().reap();
              CHECK_EQ(lane(), LaneState::ended);  // a's view still lives
              CHECK_EQ(c.home.files().size(), files);
-             a->finish(t);
+             a->end(t, false);
              c.r().reap();
              CHECK_EQ(lane(), LaneState::free);
              CHECK_EQ(c.home.files().size(), files - 2);

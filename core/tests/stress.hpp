@@ -261,7 +261,7 @@ private:
             r.viewed.pop_back();
             for (uint64_t i = 0; i < t.count; ++i)
                 verify(t.data + i * t.lane->slab.stride, storm_.payload_words, r.changes + r.rx.writes());
-            r.rx.finish(t);
+            r.rx.end(t, false);
             return;
         }
         const size_t i = pick(random, r.held.size());
@@ -273,7 +273,7 @@ private:
     }
     void let_go_all(Reader& r) {
         for (const Taken& t : r.held) r.rx.end(t, false);
-        for (const Taken& t : r.viewed) r.rx.finish(t);
+        for (const Taken& t : r.viewed) r.rx.end(t, false);
         r.held.clear(), r.viewed.clear();
     }
 };

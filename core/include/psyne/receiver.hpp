@@ -89,13 +89,16 @@ public:
         }
     }
 
-    /// Ends a message: DONE, or PASSED while views on it live (then end it again when the last is gone).
+    /// Ends a message: DONE, or PASSED while views on it live (then `finish` it).
     void end(const Taken& t, bool views_live) noexcept {
         const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
         wake_others(*t.lane);
         if (!views_live) settle(t);  // last: the lane may be gone after it
     }
+
+    /// The last view of a PASSED message is gone.
+    void finish(const Taken& t) noexcept { end(t, false); }
 
     /// Gives back a message that the caller never saw.
     void give_back(const Taken& t) noexcept {
@@ -145,7 +148,6 @@ public:
     bool closed() const noexcept {
         return state_in<ChannelState>(registry.file.header().state.load(seq_cst)) == ChannelState::closed;
     }
-
     /// This receiver itself holds every slot of all open lanes: none of them can send.
     bool hoards() const noexcept {
         bool open = false;
