@@ -1,6 +1,7 @@
 /* Opening and closing a named channel: one live channel per name, whoever opens, closes or is killed, at any step.
 
-   A channel is a file of its own name (name, generation); its header word is (joins, state), changed by CAS only.
+   A channel is a file of its own name, (name, generation); a generation is never used again, or who still has to unlink a
+   closed file removes a later one. Its header word is (joins, state), changed by CAS only.
    open:  list the files. One is OPEN: register (lock, record), then CAS joins + 1; if the word changed, unregister, run the
           close check, start again. None is OPEN: link a file of my own as PROPOSED, with myself registered and joins = 1; list
           again; every other PROPOSED file: CAS to CLOSED; one is OPEN: withdraw mine (CAS to CLOSED), start again; else CAS
@@ -25,6 +26,7 @@
 @ mutant COUNTS_IN_BEFORE_REGISTERING | | state
 @ mutant LOOKS_BEFORE_READING_WORD    | | state
 @ mutant REFUSED_JUST_GOES            | | linked
+@ mutant GENERATIONS_USED_AGAIN       | | state[i]
 */
 #ifndef PROCESSES
 #define PROCESSES 2
@@ -46,6 +48,7 @@ byte state[FILES], joins[FILES];        /* the header word */
 byte record[FILES];                     /* mask: who is registered */
 byte linked;                            /* the directory: mask of files */
 byte living = BIT(PROCESSES + 1) - 1;   /* the kernel's word */
+byte name[FILES];                       /* the generation in its file name */
 byte kills, gone;
 
 byte inside[FILES], open_files;         /* ghosts: who believes to be in; how many files are OPEN */
@@ -54,6 +57,29 @@ byte inside[FILES], open_files;         /* ghosts: who believes to be in; how ma
 
 inline now_open(x)   { open_files++; assert(open_files == 1) }
 inline now_closed(x) { open_files--; assert(!(inside[x] & living)) }
+
+inline give_name(x) {
+#ifdef GENERATIONS_USED_AGAIN
+    i = 0;                              /* one more than the highest that is there */
+    do
+    :: i < FILES -> if :: (linked & BIT(i)) && name[i] >= name[x] -> name[x] = name[i] + 1 :: else fi; i++
+    :: i == FILES -> break
+    od;
+    i = 0
+#else
+    name[x] = x
+#endif
+}
+inline unlink(x) {                      /* by name: who is called so is removed */
+    d_step {
+        i = 0;
+        do
+        :: i < FILES ->
+           if :: (linked & BIT(i)) && name[i] == name[x] -> assert(state[i] == CLOSED); linked = linked & ~BIT(i) :: else fi;
+           i++
+        :: i == FILES -> break
+        od;
+        i = 0 } }
 
 /* Close f if nobody living is registered in it. */
 inline read_word() { atomic { was = state[f]; count = joins[f] } }
@@ -85,7 +111,7 @@ inline close_if_empty() {
         fi }
     KILL;
     atomic {
-        if :: was == CLOSED -> linked = linked & ~BIT(f) :: else fi;
+        if :: was == CLOSED -> unlink(f) :: else fi;
         was = 0; count = 0; nobody = 0 } }
 
 proctype Process(byte me)
@@ -97,7 +123,7 @@ again:
         do
         :: f < FILES && (linked & BIT(f)) && state[f] == OPEN -> goto register
         :: f < FILES && (linked & BIT(f)) && state[f] == OPEN -> goto check       /* perhaps all its members are dead */
-        :: f < FILES && (linked & BIT(f)) && state[f] == CLOSED -> linked = linked & ~BIT(f); f++
+        :: f < FILES && (linked & BIT(f)) && state[f] == CLOSED -> unlink(f); f++
         :: f < FILES && !((linked & BIT(f)) && state[f] == CLOSED) && !(me == NEWCOMER && state[f] == OPEN) -> f++
         :: f == FILES -> goto propose
         od }
@@ -129,7 +155,7 @@ propose:
     atomic {
         if :: attempts == ATTEMPTS || (me == NEWCOMER && attempts == 1) -> assert(me != NEWCOMER); goto over :: else fi;
         f = me * ATTEMPTS + attempts; attempts++;
-        record[f] = BIT(me); joins[f] = 1; linked = linked | BIT(f);
+        record[f] = BIT(me); joins[f] = 1; give_name(f); linked = linked | BIT(f);
 #ifdef CREATED_OPEN
         state[f] = OPEN; now_open(f); goto entered
 #else
@@ -162,7 +188,7 @@ propose:
 withdraw:
     state[f] = CLOSED;                  /* CAS: it is PROPOSED or CLOSED, and only its creator opens it */
     KILL;
-    atomic { linked = linked & ~BIT(f); names = 0 }
+    atomic { unlink(f); names = 0 }
     goto again;
 
 entered:

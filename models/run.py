@@ -97,11 +97,15 @@ def judge(run: Run, report: str) -> Result:
     if run.mutant:
         failed_as_it_should = bool(error and (run.reason in error[1] or run.reason == "any error"))
         verdict = f"fails: {error[1]}" if error else "HOLDS, but must fail"
-        return Result(run, *counted, verdict if failed_as_it_should else f"{verdict}; expected: {run.reason}", failed_as_it_should)
+        return Result(
+            run, *counted, verdict if failed_as_it_should else f"{verdict}; expected: {run.reason}", failed_as_it_should
+        )
     if error:
         return Result(run, *counted, f"FAILS: {error[1]}", False)
     # Out of memory or depth, pan still says "errors: 0": only these lines tell that it did not see everything.
-    if not re.search(r"errors: 0\b", report) or re.search(r"not completed|max search depth too small|out of memory|MEMLIM", report):
+    if not re.search(r"errors: 0\b", report) or re.search(
+        r"not completed|max search depth too small|out of memory|MEMLIM", report
+    ):
         return Result(run, *counted, "INCOMPLETE: not all states seen", False)
     unreached = frozenset((int(line), text) for line, text in UNREACHED_LINE.findall(report) if "-end-" not in text)
     return Result(run, *counted, "holds", True, unreached)
@@ -111,7 +115,10 @@ def show(result: Result) -> None:
     run = result.run
     configuration = " ".join((f"[{run.mutant}]" if run.mutant else "", *run.defines)).strip()
     flag = "  " if result.expected else "✗ "
-    print(f"{flag}{run.model.stem:<8} {configuration:<72} {result.states:>10,} {result.seconds:>6.1f} s  {result.verdict}", flush=True)
+    print(
+        f"{flag}{run.model.stem:<8} {configuration:<72} {result.states:>10,} {result.seconds:>6.1f} s  {result.verdict}",
+        flush=True,
+    )
 
 
 def inline_lines(model: Path) -> set[int]:
@@ -146,7 +153,9 @@ def main() -> int:
 
     missing = [tool for tool in ("spin", "cc") if not shutil.which(tool)]
     if missing:
-        print(f"models: {' and '.join(missing)} not found; on Debian: apt-get install spin gcc libc6-dev", file=sys.stderr)
+        print(
+            f"models: {' and '.join(missing)} not found; on Debian: apt-get install spin gcc libc6-dev", file=sys.stderr
+        )
         return 2
     models = [HERE / f"{Path(name).stem}.pml" for name in options.models] or sorted(HERE.glob("*.pml"))
     runs = [run for model in models for run in runs_of(model) if options.long or not run.long]

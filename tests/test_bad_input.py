@@ -18,10 +18,13 @@ from .helpers.process import Child
 
 CHANNEL_BYTES = 90112  # a channel file with a short schema
 
-# ---- addresses and arguments -----------------------------------------------------------------------------------------
+# ---- addresses and arguments ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("address", ["tcp://host:1/camera", "camera", "ipc:camera", "ipc:/camera", "IPC://camera", "", "://camera", "shm://a"])
+@pytest.mark.parametrize(
+    "address",
+    ["tcp://host:1/camera", "camera", "ipc:camera", "ipc:/camera", "IPC://camera", "", "://camera", "shm://a"],
+)
 def test_an_unknown_scheme_names_the_known_one(address: str):
     for open_end in (lambda: psyne.sender(address, Number), lambda: psyne.receiver(address)):
         with pytest.raises(psyne.InvalidArgument, match=r"unknown address.*ipc://name") as refused:
@@ -37,7 +40,7 @@ def test_a_bad_name_says_what_a_name_may_be(name: str):
 
 
 def test_a_name_that_is_no_text_of_this_world_is_refused():
-    with pytest.raises(ValueError, match="surrogates|name"):
+    with pytest.raises(ValueError, match=r"surrogates|name"):
         psyne.sender("ipc://\udcff", Number)
 
 
@@ -159,8 +162,18 @@ def test_a_channel_file_that_others_may_open_is_refused(psyne_directory: Path, m
         psyne.sender("ipc://camera", Number)
 
 
-@pytest.mark.parametrize("name", ["camera", "camera.channel", "camera.0123.channel", "camera.0123456789abcdeg.channel",
-                                  "camera.0123456789ABCDEF.channel", "notes.txt", "camera.0123456789abcdef.channel~"])  # fmt: skip
+OTHER_NAMES = [
+    "camera",
+    "camera.channel",
+    "camera.0123.channel",
+    "camera.0123456789abcdeg.channel",
+    "camera.0123456789ABCDEF.channel",
+    "camera.0123456789abcdef.channel~",
+    "notes.txt",
+]
+
+
+@pytest.mark.parametrize("name", OTHER_NAMES)
 def test_files_with_other_names_do_not_disturb(psyne_directory: Path, name: str):
     (psyne_directory / name).write_text("not of psyne")
     with psyne.sender("ipc://camera", Number) as tx, psyne.receiver("ipc://camera") as rx:
@@ -169,7 +182,7 @@ def test_files_with_other_names_do_not_disturb(psyne_directory: Path, name: str)
     assert [path.name for path in psyne_directory.iterdir()] == [name]
 
 
-# ---- files of other versions, and damaged ones ------------------------------------------------------------------------
+# ---- files of other versions, and damaged ones ---------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -208,8 +221,11 @@ def test_another_layout_version_names_both(psyne_directory: Path, channel_file: 
     assert channel_file.exists()
 
 
-@pytest.mark.parametrize(("offset", "value"), [(0, b"NOPE"), (12, b"\1\2\3\4"), (16, b"\7" * 8), (24, b"\7" * 8),
-                                               (40, b"\1" * 8), (48, b"\xff" * 8), (56, b"\xff" * 4), (60, b"\xff" * 4)])  # fmt: skip
+HEADER_DAMAGE = [(0, b"NOPE"), (12, b"\1\2\3\4"), (16, b"\7" * 8), (24, b"\7" * 8), (40, b"\1" * 8)]
+HEADER_DAMAGE += [(48, b"\xff" * 8), (56, b"\xff" * 4), (60, b"\xff" * 4)]
+
+
+@pytest.mark.parametrize(("offset", "value"), HEADER_DAMAGE)
 def test_a_damaged_header_is_refused(channel_file: Path, offset: int, value: bytes):
     patch(channel_file, offset, value)
     assert str(channel_file) in refusal()

@@ -35,7 +35,7 @@ def received(rx: psyne.Receiver[Any]) -> list[list[int]]:
     return batches
 
 
-# ---- to write ----------------------------------------------------------------------------------------------------
+# ---- to write ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [1, 3, 8])
@@ -186,7 +186,7 @@ def test_a_batch_of_arrays_has_one_axis_more():
             assert memoryview(got).shape == (3, 4, 6)
 
 
-# ---- send_many -----------------------------------------------------------------------------------------------
+# ---- send_many -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("n", [0, 1, 7, 8])
@@ -218,13 +218,18 @@ def test_send_many_that_times_out_has_sent_a_beginning(ends: Ends):
     assert sum(received(rx), []) == list(range(8))
 
 
-@pytest.mark.parametrize("thing", [np.zeros((3, 8)), np.zeros(8, "u8"), np.zeros((2, 4), "u8"), [[0] * 8], b"12345678", None])
+@pytest.mark.parametrize(
+    "thing", [np.zeros((3, 8)), np.zeros(8, "u8"), np.zeros((2, 4), "u8"), [[0] * 8], b"12345678", None]
+)
 def test_send_many_refuses_another_dtype_or_shape(thing: Any):
-    with psyne.sender("ipc://lines", Line, capacity=16) as tx, pytest.raises(psyne.LayoutMismatch, match=r"uint64\[8\]"):
+    with (
+        psyne.sender("ipc://lines", Line, capacity=16) as tx,
+        pytest.raises(psyne.LayoutMismatch, match=r"uint64\[8\]"),
+    ):
         tx.send_many(thing)
 
 
-# ---- to read -----------------------------------------------------------------------------------------------------
+# ---- to read -------------------------------------------------------------------------------------------------------
 
 
 def test_receive_many_gives_1_to_n_of_what_is_there(ends: Ends):

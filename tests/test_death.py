@@ -42,7 +42,7 @@ def counters(end: Any) -> dict[str, int]:
     return found
 
 
-# ---- a receiver dies -------------------------------------------------------------------------------------------------
+# ---- a receiver dies -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("reap", [True, False], ids=["reaped", "zombie"])
@@ -134,7 +134,9 @@ def test_the_next_stage_waits_for_the_redelivered_message_and_keeps_the_order():
         assert received(second, 3) == [(0, False), (1, False), (2, False)]
 
 
-def test_a_message_on_which_three_owners_died_is_skipped_counted_and_logged(jobs: Any, caplog: pytest.LogCaptureFixture):
+def test_a_message_on_which_three_owners_died_is_skipped_counted_and_logged(
+    jobs: Any, caplog: pytest.LogCaptureFixture
+):
     with psyne.receiver("ipc://jobs", wait="block") as survivor:
         send(jobs, 0, 1)
         for death in range(3):
@@ -193,7 +195,10 @@ def test_a_half_changed_message_is_skipped_or_redelivered_as_the_stage_says(on_c
 
 
 def test_a_message_that_was_only_read_by_a_mutating_stage_is_redelivered():
-    with psyne.sender("ipc://records", Record, capacity=8, stages=[Stage("change", mutate=True)]) as tx, Child() as victim:
+    with (
+        psyne.sender("ipc://records", Record, capacity=8, stages=[Stage("change", mutate=True)]) as tx,
+        Child() as victim,
+    ):
         victim.run("rx = psyne.receiver('ipc://records')")
         tx.send(Record(n=5))
         assert victim.run("m = rx.receive(); m.n") == 5

@@ -86,7 +86,11 @@ forked(lambda: [globals().pop(name) for name in ('batch', 'loan')] and None)
 
 
 def test_a_forked_child_opens_ends_of_its_own():
-    with Child() as parent, psyne.sender("ipc://family", Number, pattern="mpmc") as tx, psyne.receiver("ipc://family") as rx:
+    with (
+        Child() as parent,
+        psyne.sender("ipc://family", Number, pattern="mpmc") as tx,
+        psyne.receiver("ipc://family") as rx,
+    ):
         parent.run("tx = psyne.sender('ipc://family')")
         assert parent.run(
             """

@@ -12,7 +12,7 @@ import pytest
 import psyne
 from psyne import Stage
 
-from .helpers.layouts import Line, Number, Record, line_of, lines_of
+from .helpers.layouts import Line, Record, line_of, lines_of
 from .helpers.process import Child
 
 Ends = tuple[psyne.Sender[Any], psyne.Receiver[Any]]
@@ -30,7 +30,7 @@ VIEWS: dict[str, Callable[[Any], Any]] = {
     "slice of a memoryview": lambda m: memoryview(m)[2:],
     "iterator": lambda m: iter(m.array.reshape(2, -1)),
     "frombuffer": lambda m: np.frombuffer(m.array, "u8"),
-    "closure": lambda m: (lambda a=m.array: a[0]),
+    "closure": lambda m: lambda a=m.array: a[0],
 }
 
 
@@ -47,7 +47,7 @@ def slot_is_free(tx: psyne.Sender[Any]) -> bool:
     return m is not None
 
 
-# ---- what keeps a slot -------------------------------------------------------------------------------------------
+# ---- what keeps a slot ---------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", VIEWS)
@@ -170,7 +170,7 @@ def test_a_sender_that_keeps_its_own_view_is_told_so(ends: Ends):
     assert slot_is_free(tx)
 
 
-# ---- what is read-only -------------------------------------------------------------------------------------------
+# ---- what is read-only ---------------------------------------------------------------------------------------------
 
 
 def test_received_arrays_are_read_only_and_stay_so(ends: Ends):
@@ -242,7 +242,7 @@ def test_a_receivers_slab_is_mapped_read_only():
             assert survivor.receive().array.tolist() == line_of(1, 0).tolist()
 
 
-# ---- PASSED and DONE ----------------------------------------------------------------------------------------------
+# ---- PASSED and DONE -----------------------------------------------------------------------------------------------
 
 
 def test_a_view_kept_in_a_reading_stage_does_not_delay_the_next_reading_stage():

@@ -13,6 +13,7 @@ from .helpers.process import run_program
 
 Ends = tuple[psyne.Sender[Any], psyne.Receiver[Any]]
 
+
 @pytest.fixture
 def ends() -> Iterator[Ends]:
     with psyne.sender("ipc://lines", Line, capacity=1) as tx, psyne.receiver("ipc://lines", Line) as rx:
@@ -96,7 +97,9 @@ for order in orders[:: len(orders) // 400]:
 
 
 @pytest.mark.leaves_nothing
-@pytest.mark.parametrize("close", ["", "tx.close()", "rx.close()", "tx.close(); rx.close()", "del tx, rx", "del rx; rx2 = view"])
+@pytest.mark.parametrize(
+    "close", ["", "tx.close()", "rx.close()", "tx.close(); rx.close()", "del tx, rx", "del rx; rx2 = view"]
+)
 def test_an_interpreter_exits_cleanly_with_messages_and_views_alive(close: str):
     done = run_program(
         USES

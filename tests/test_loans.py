@@ -3,7 +3,6 @@
 import gc
 from collections.abc import Iterator
 
-import numpy as np
 import pytest
 
 import psyne
@@ -29,7 +28,7 @@ def received(rx: psyne.Receiver[Number]) -> list[int]:
     return numbers
 
 
-# ---- the end of a loan -------------------------------------------------------------------------------------------
+# ---- the end of a loan ---------------------------------------------------------------------------------------------
 
 
 def test_the_end_of_a_with_block_sends_the_loan(ends: Ends):

@@ -20,7 +20,7 @@ from .helpers.process import Child
 
 ROOT = os.geteuid() == 0
 
-# ---- modes and owners --------------------------------------------------------------------------------------------
+# ---- modes and owners ----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
@@ -100,7 +100,9 @@ def small_tmpfs(directory: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(directory)], check=True)
 
 
-def test_a_full_file_system_is_an_exception_and_spares_those_who_are_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_file_system_is_an_exception_and_spares_those_who_are_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     block = Array("u1", 65536)
     with small_tmpfs(tmp_path / "small", "2m") as small:
         monkeypatch.setenv("PSYNE_DIR", str(small))

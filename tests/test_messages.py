@@ -202,7 +202,14 @@ def test_a_released_message_says_so_and_how_to_keep_one(samples: Any):
     m = rx.receive()
     m.release()
     m.release()
-    for use in (lambda: m.stamp, lambda: m.values, lambda: m.array, lambda: m.copy(), lambda: m.info, lambda: memoryview(m)):
+    for use in (
+        lambda: m.stamp,
+        lambda: m.values,
+        lambda: m.array,
+        lambda: m.copy(),
+        lambda: m.info,
+        lambda: memoryview(m),
+    ):
         with pytest.raises(psyne.MessageReleased, match=r"copy\(\)"):
             use()
     assert "released" in repr(m)

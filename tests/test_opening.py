@@ -13,7 +13,7 @@ from psyne import Array, Stage, Struct, u64
 from .helpers.layouts import Number, Picture, Sample
 from .helpers.process import Child
 
-# ---- the first one, and those who come later ---------------------------------------------------------------------------
+# ---- the first one, and those who come later -----------------------------------------------------------------------
 
 
 def test_a_second_sender_may_leave_everything_out_or_repeat_it():
@@ -156,7 +156,9 @@ for n in range(100):
     with psyne.receiver('ipc://coming', Number) as rx:
         rx.try_receive_many(100)
 """
-    come_and_go = come_and_go.replace("rx.try_receive_many(100)", "try: rx.receive_many(100, timeout=0)\n        except (psyne.Empty, EOFError): pass")
+    come_and_go = come_and_go.replace(
+        "rx.try_receive_many(100)", "try: rx.receive_many(100, timeout=0)\n        except (psyne.Empty, EOFError): pass"
+    )
     with psyne.sender("ipc://coming", Number, pattern="mpmc"), Child() as a, Child() as b, Child() as c:
         for child in (a, b, c):
             child.begin(come_and_go)
@@ -224,7 +226,9 @@ def test_an_interpreter_that_exits_closes_its_ends():
 def test_by_default_channels_lie_in_a_directory_of_the_users_own():
     name = f"default-{os.getpid()}"
     with Child() as child:
-        child.run("del os.environ['PSYNE_DIR']; tx = psyne.sender(address, Number, capacity=8)", address=f"ipc://{name}")
+        child.run(
+            "del os.environ['PSYNE_DIR']; tx = psyne.sender(address, Number, capacity=8)", address=f"ipc://{name}"
+        )
         directory = Path(f"/dev/shm/psyne-{os.geteuid()}")
         assert directory.stat().st_mode & 0o7777 == 0o700
         assert sorted(path.suffix for path in directory.glob(f"{name}.*")) == [".acks", ".channel", ".slab"]
@@ -234,7 +238,10 @@ def test_by_default_channels_lie_in_a_directory_of_the_users_own():
 
 def test_ends_in_different_directories_do_not_meet(psyne_directory: Path):
     with psyne.sender("ipc://here", Number, capacity=8) as tx, Child() as child:
-        child.run("os.environ['PSYNE_DIR'] = path; rx = psyne.receiver('ipc://here', Number)", path=str(psyne_directory / "other"))
+        child.run(
+            "os.environ['PSYNE_DIR'] = path; rx = psyne.receiver('ipc://here', Number)",
+            path=str(psyne_directory / "other"),
+        )
         tx.send(Number(n=1))
         assert child.run("rx.try_receive()") is None
         child.run("rx.close()")

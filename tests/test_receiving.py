@@ -27,7 +27,7 @@ def fill(tx: psyne.Sender[Number]) -> None:
         tx.send(Number(n=n), timeout=0)
 
 
-# ---- a message and its end ---------------------------------------------------------------------------------------
+# ---- a message and its end -----------------------------------------------------------------------------------------
 
 
 def test_messages_come_in_the_order_of_their_sender(ends: Ends):
@@ -95,7 +95,7 @@ def test_messages_end_in_any_order(ends: Ends):
     assert [m.n for m in (held[2], held[4], held[5])] == [2, 4, 5]
 
 
-# ---- time-outs -------------------------------------------------------------------------------------------------
+# ---- time-outs -----------------------------------------------------------------------------------------------------
 
 
 def test_nothing_there_is_none_for_try_receive_and_empty_for_receive(ends: Ends):
@@ -127,7 +127,7 @@ def test_an_endless_timeout_is_like_none(ends: Ends):
         assert m.n == 1
 
 
-# ---- several senders ---------------------------------------------------------------------------------------------
+# ---- several senders -----------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_takes_from_all_senders_by_turns(ends: Ends):
@@ -155,7 +155,7 @@ def test_a_sender_that_is_open_and_silent_delays_nobody(ends: Ends):
         never_sent.discard()
 
 
-# ---- who comes first -----------------------------------------------------------------------------------------
+# ---- who comes first -----------------------------------------------------------------------------------------------
 
 
 def test_a_receiver_may_come_long_before_its_sender():
@@ -187,13 +187,12 @@ def test_a_receiver_that_finds_another_type_says_what_differs(ends: Ends):
     ends[1].close()
     with pytest.raises(psyne.LayoutMismatch, match=r"n: theirs <u8.*stamp: theirs \(none\), yours <u8"):
         psyne.receiver("ipc://numbers", Sample)
-    with psyne.receiver("ipc://later", Sample) as rx:
-        with psyne.sender("ipc://later", Number):
-            with pytest.raises(psyne.LayoutMismatch, match="ipc://later"):
-                rx.receive()
+    with psyne.receiver("ipc://later", Sample) as rx, psyne.sender("ipc://later", Number):
+        with pytest.raises(psyne.LayoutMismatch, match="ipc://later"):
+            rx.receive()
 
 
-# ---- the end -----------------------------------------------------------------------------------------------------
+# ---- the end -------------------------------------------------------------------------------------------------------
 
 
 def test_the_last_senders_close_ends_iteration_after_all_was_received(ends: Ends):
@@ -277,7 +276,7 @@ def test_follow_goes_on_in_a_channel_of_another_type():
             assert kept.n == 1
 
 
-# ---- close and garbage ---------------------------------------------------------------------------------------
+# ---- close and garbage ---------------------------------------------------------------------------------------------
 
 
 def test_a_closed_end_says_so(ends: Ends):

@@ -30,7 +30,7 @@ def received(rx: psyne.Receiver[Number]) -> list[int]:
     return numbers
 
 
-# ---- send(obj) and what it refuses -----------------------------------------------------------------------------
+# ---- send(obj) and what it refuses ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -78,7 +78,9 @@ def test_send_copies_at_once_so_the_source_may_change(pictures: Any):
         assert m.array.tolist() == PIXELS.tolist()
 
 
-@pytest.mark.parametrize("thing", [b"12345678", bytearray(b"12345678"), memoryview(b"12345678"), np.arange(49, 57, dtype="u1")])
+@pytest.mark.parametrize(
+    "thing", [b"12345678", bytearray(b"12345678"), memoryview(b"12345678"), np.arange(49, 57, dtype="u1")]
+)
 def test_bytes_are_an_array_of_u1(thing: Any):
     with psyne.sender("ipc://bytes", Array("u1", 8), capacity=8) as tx, psyne.receiver("ipc://bytes") as rx:
         tx.send(thing)
@@ -143,7 +145,7 @@ def test_a_struct_with_the_same_name_and_other_fields_is_refused():
         tx.send(first(stamp=1))
 
 
-# ---- full="drop" -----------------------------------------------------------------------------------------------
+# ---- full="drop" ---------------------------------------------------------------------------------------------------
 
 
 def test_drop_loses_the_new_messages_and_tells_the_receiver_how_many():
@@ -199,7 +201,7 @@ def test_try_loan_tells_that_the_ring_is_full_although_the_sender_drops():
         assert tx.try_loan() is None
 
 
-# ---- drain -------------------------------------------------------------------------------------------------------
+# ---- drain ---------------------------------------------------------------------------------------------------------
 
 
 def test_drain_returns_when_all_stages_have_passed_all_messages():
@@ -207,7 +209,10 @@ def test_drain_returns_when_all_stages_have_passed_all_messages():
         tx.drain(timeout=0)  # nothing was sent
         for n in range(3):
             tx.send(Number(n=n))
-        with psyne.receiver("ipc://numbers", stage="first") as first, psyne.receiver("ipc://numbers", stage="second") as second:
+        with (
+            psyne.receiver("ipc://numbers", stage="first") as first,
+            psyne.receiver("ipc://numbers", stage="second") as second,
+        ):
             for _ in range(3):
                 first.receive().release()
             with pytest.raises(psyne.Full, match=r"not drained.*stage 'second' has 3 messages to pass"):
@@ -232,7 +237,7 @@ def test_drain_does_not_wait_for_views_and_discarded_loans(ends: Ends):
     assert kept["n"] == 1
 
 
-# ---- capacity ----------------------------------------------------------------------------------------------------
+# ---- capacity ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -244,7 +249,9 @@ def test_the_default_capacity_is_what_fits_in_32_mib_8_to_4096(nbytes: int, capa
         assert tx.capacity == capacity
 
 
-@pytest.mark.parametrize(("asked", "nbytes", "given"), [(1, 8, 1), (3, 8, 4), (5, 8, 8), (1000, 64, 1024), (3, 4096, 3), (5, 10000, 5)])
+@pytest.mark.parametrize(
+    ("asked", "nbytes", "given"), [(1, 8, 1), (3, 8, 4), (5, 8, 8), (1000, 64, 1024), (3, 4096, 3), (5, 10000, 5)]
+)
 def test_the_capacity_of_small_messages_is_rounded_up_to_a_power_of_two(asked: int, nbytes: int, given: int):
     with psyne.sender("ipc://sizes", Array("u1", nbytes), capacity=asked) as tx:
         assert tx.capacity == given
@@ -255,7 +262,10 @@ def test_the_capacity_of_small_messages_is_rounded_up_to_a_power_of_two(asked: i
 
 @pytest.mark.parametrize("align", [1, 64, 256, 4096])
 def test_align_aligns_every_message(align: int):
-    with psyne.sender("ipc://aligned", Array("u1", 10), align=align, capacity=8) as tx, psyne.receiver("ipc://aligned") as rx:
+    with (
+        psyne.sender("ipc://aligned", Array("u1", 10), align=align, capacity=8) as tx,
+        psyne.receiver("ipc://aligned") as rx,
+    ):
         for n in range(20):
             tx.send(np.full(10, n, "u1"))
             with rx.receive() as m:

@@ -201,7 +201,7 @@ def test_a_chain_of_the_most_stages_there_can_be():
                     assert m.n == n
 
 
-# ---- members that share ---------------------------------------------------------------------------------------------
+# ---- members that share --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("pattern", ["spmc", "mpmc"])

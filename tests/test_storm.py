@@ -1,6 +1,6 @@
-"""SIGKILLs at random moments: nothing lost after its commit, nothing torn, nothing twice without its flag, others go on.
+"""SIGKILLs at random moments: nothing lost after commit, nothing torn, nothing twice without its flag, others go on.
 
-Senders and workers log what they do; a watcher in the stage after the workers is never killed and sees what came through.
+Senders and workers log what they do; a watcher in the stage after them is never killed and sees what came through.
 """
 
 import os
@@ -73,7 +73,9 @@ class Storm:
         number = self.lives[role]
         self.lives[role] += 1
         child = self.stack.enter_context(Child())
-        child.run("import traffic", log=str(self.directory / f"{role}-{number}"), stop=str(self.directory / f"{role}-stop"))
+        child.run(
+            "import traffic", log=str(self.directory / f"{role}-{number}"), stop=str(self.directory / f"{role}-stop")
+        )
         if role == "sender":
             child.run(
                 "tx = psyne.sender('ipc://storm', Line, capacity=capacity, pattern=pattern, stages=stages)",
@@ -90,18 +92,21 @@ class Storm:
         """Kills a random process at a random moment: its role, and whether another one of that role lives."""
         victim = chance.choice(list(self.children))
         bystander = chance.choice(list(self.children))
-        if bystander is not victim and chance.random() < 0.3:  # who is stopped for a while must not hinder the burial
+        stopped = bystander is not victim and chance.random() < 0.3
+        if stopped:  # must not hinder the burial
             bystander.stop()
         time.sleep(chance.random() * 0.01)
         assert not victim.answered(), victim.result()
         victim.kill(reap=chance.random() < 0.5)
-        bystander.go_on()
+        if stopped:
+            bystander.go_on()
         role = self.children.pop(victim)
         return role, role in self.children.values()
 
-    def stop(self, role: str) -> list[Any]:
-        """Lets all of a role finish; what they returned."""
+    def stop(self, role: str) -> None:
         (self.directory / f"{role}-stop").touch()
+
+    def results(self, role: str) -> list[Any]:
         return [child.result() for child, r in self.children.items() if r == role]
 
     def logs(self, role: str) -> list[np.ndarray]:
@@ -127,7 +132,9 @@ def storm(directory: Path, pattern: str, mutates: bool, kills: int, seed: int) -
         watcher.watch(4 * CAPACITY)
         s.stop("sender")
         watcher.watch_to_the_end()
-        assert sum(s.stop("worker")) == 0, "torn"
+        s.results("sender")
+        s.stop("worker")
+        assert sum(s.results("worker")) == 0, "torn"
         counters = _native.counters(watcher.rx)
         assert counters is not None
         judge(watcher.seen, s.logs("sender"), s.logs("worker"), counters)

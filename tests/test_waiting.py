@@ -63,7 +63,7 @@ class Waiter(threading.Thread):
             until(lambda: sleeping(pid, thread), "sleeping")
 
 
-# ---- Ctrl-C ------------------------------------------------------------------------------------------------------
+# ---- Ctrl-C --------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", MODES)
@@ -95,7 +95,7 @@ def test_a_signal_handler_that_returns_lets_the_wait_go_on(tmp_path: Path):
         assert child.result() == 3
 
 
-# ---- close() from another thread, and the GIL ------------------------------------------------------------------------
+# ---- close() from another thread, and the GIL ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", MODES)
@@ -143,7 +143,7 @@ def test_close_twice_and_from_many_threads_is_one_close():
         tx.send(Number(n=1))
 
 
-# ---- time-outs ---------------------------------------------------------------------------------------------------
+# ---- time-outs -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", MODES)
@@ -164,7 +164,7 @@ def test_a_timeout_is_waited_out_in_full(wait: Any):
             assert time.monotonic() - start >= 0.15
 
 
-# ---- wake-ups ----------------------------------------------------------------------------------------------------
+# ---- wake-ups ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wait", MODES)

@@ -129,7 +129,12 @@ public:
         ::close(both[1]);
         listen_ = both[0];
     }
-    Child(Child&& other) noexcept : pid_(std::exchange(other.pid_, 0)), talk_(other.talk_), listen_(std::exchange(other.listen_, -1)) {}
+    Child(Child&& other) noexcept
+        : pid_(std::exchange(other.pid_, 0)), talk_(other.talk_), listen_(std::exchange(other.listen_, -1)) {}
+    Child& operator=(Child&& other) noexcept {
+        std::swap(pid_, other.pid_), std::swap(talk_, other.talk_), std::swap(listen_, other.listen_);
+        return *this;
+    }
     ~Child() {
         kill();
         if (listen_ >= 0) ::close(listen_);
@@ -149,6 +154,13 @@ public:
     int join() {
         int status = 0;
         ::waitpid(std::exchange(pid_, 0), &status, 0);
+        return status;
+    }
+    /// Its status when it has ended by itself.
+    std::optional<int> ended() {
+        int status = 0;
+        if (::waitpid(pid_, &status, WNOHANG) != pid_) return std::nullopt;
+        pid_ = 0;
         return status;
     }
     pid_t pid() const { return pid_; }

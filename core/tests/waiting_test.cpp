@@ -103,8 +103,8 @@ void wake_pair(uint64_t n, bool fences) {
 int main() {
     return check::run({
         {"no wake is lost over many sleeps", [] { ping_pong(kRounds); }},
-        {"who publishes sees who lies down, or is seen", [] { wake_pair(2 * kRounds, false); }},
-        {"also where wakers need fences of their own", [] { wake_pair(50 * kRounds, true); }},
+        {"who publishes sees who lies down, or is seen", [] { wake_pair(4 * kRounds, false); }},
+        {"also where wakers need fences of their own", [] { wake_pair(100 * kRounds, true); }},
         {"a publish wakes a receiver, an end wakes the sender",
          [] {
              Home home;

@@ -17,6 +17,7 @@ from typing import Any
 
 import layouts
 import numpy as np
+
 import psyne
 
 PR_SET_PDEATHSIG = 1

@@ -1,11 +1,12 @@
-"""Senders and receivers for tests of integrity and storms: in all the ways there are, with a record of what they did."""
+"""Senders and receivers for tests of integrity and storms: in all the ways there are, and they keep a record."""
 
 import os
 from typing import Any
 
 import numpy as np
-import psyne
 from layouts import CHANGED, broken_lines, line_of, lines_of
+
+import psyne
 
 
 def send_lines(tx: Any, sender: int, count: int) -> None:
@@ -44,7 +45,7 @@ def send_lines(tx: Any, sender: int, count: int) -> None:
 
 
 def receive_lines(rx: Any, seed: int) -> tuple[np.ndarray, int]:
-    """Receives until the end, singly and in batches: (sender, count) of each message in its order, and how many were torn."""
+    """Receives until the end, singly and in batches. Returns (sender, count) of each message, and how many were torn."""
     chance = np.random.default_rng(seed)
     seen, torn = [np.empty((0, 2), "u8")], 0
     try:

@@ -46,6 +46,14 @@ struct LaneReader {
         return true;
     }
 
+    /// In a shared stage: moves the cursor behind what other members took, perhaps laps ago.
+    bool pass_taken() noexcept {
+        const uint64_t w = own[next.slot].load(acquire);
+        if (lap_of(w) < next.lap) return false;
+        next = Cursor::at(slab.position(next.slot, lap_of(w)) + 1, slab.first, slab.capacity);
+        return true;
+    }
+
     /// Is there something at the cursor?
     bool more() const noexcept {
         bool drop = false;

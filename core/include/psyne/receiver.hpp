@@ -277,13 +277,10 @@ private:
 
     /// Moves the cursor over one slot that is not for us: taken by another, SKIP, dropped before, or a hole.
     bool pass_one(LaneReader& lane) noexcept {
+        if (shared_ && lane.pass_taken()) return true;
         const Slab& slab = lane.slab;
         const Cursor at = lane.next;
         uint64_t mine = lane.own[at.slot].load(acquire);
-        if (shared_ && lap_of(mine) >= at.lap) {  // perhaps laps ago
-            lane.next = Cursor::at(slab.position(at.slot, lap_of(mine)) + 1, slab.first, slab.capacity);
-            return true;
-        }
         const uint64_t published = slab.ready[at.slot].load(acquire);  // PUBLISH
         const bool skip = published == word(at.lap, Ready::skip);
         if (!skip && published != word(at.lap, Ready::ready)) return pass_hole(lane);
@@ -332,12 +329,14 @@ private:
     }
 
     /// Names a message that could be taken; 0: none.
-    uint64_t peek() const noexcept {
+    uint64_t peek() noexcept {
         if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_seen_)
             return 0;  // no publish: burials and joins wake all
-        for (const auto& lane : lanes_)
-            if (lane->more() && (!shared_ || lap_of(lane->own[lane->next.slot].load(acquire)) < lane->next.lap))
-                return lane->join << 40 ^ (lane->next.position + 1);
+        for (const auto& lane : lanes_) {
+            while (shared_ && lane->pass_taken()) {
+            }
+            if (lane->more()) return lane->join << 40 ^ (lane->next.position + 1);
+        }
         return 0;
     }
 
