@@ -3,7 +3,7 @@
 
 Each model names its runs in its first comment:
     @ holds  short|long  DEFINES             must pass; `long` ones run with --long only
-    @ mutant NAME | DEFINES | REASON         must fail, and pan's report of it must contain REASON (`any error`: anything)
+    @ mutant NAME | DEFINES | REASON         must fail, with REASON in pan's report of it (`any error`: anything)
 Over the `holds` runs of a model together, no statement may stay unreached: a rule that never ran was not checked.
 """
 
@@ -115,10 +115,8 @@ def show(result: Result) -> None:
     run = result.run
     configuration = " ".join((f"[{run.mutant}]" if run.mutant else "", *run.defines)).strip()
     flag = "  " if result.expected else "✗ "
-    print(
-        f"{flag}{run.model.stem:<8} {configuration:<72} {result.states:>10,} {result.seconds:>6.1f} s  {result.verdict}",
-        flush=True,
-    )
+    cost = f"{result.states:>10,} {result.seconds:>6.1f} s"
+    print(f"{flag}{run.model.stem:<8} {configuration:<72} {cost}  {result.verdict}", flush=True)
 
 
 def inline_lines(model: Path) -> set[int]:

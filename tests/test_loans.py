@@ -1,6 +1,5 @@
 """Loans: how they end, in which order they arrive, and what a full ring says."""
 
-import gc
 from collections.abc import Iterator
 
 import pytest
@@ -60,8 +59,7 @@ def test_break_continue_and_return_send_the_loan(ends: Ends):
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, GeneratorExit])
 def test_an_exception_takes_the_loan_back_and_goes_on(ends: Ends, error: type[BaseException]):
     tx, rx = ends
-    with pytest.raises(error), tx.loan() as m:
-        m.n = 5
+    with pytest.raises(error), tx.loan():
         raise error
     tx.send(Number(n=6))
     assert received(rx) == [6]
@@ -92,7 +90,6 @@ def test_a_loan_that_is_forgotten_is_taken_back_with_a_warning(ends: Ends):
     m.n = 5
     with pytest.warns(ResourceWarning, match="neither sent nor discarded"):
         del m
-        gc.collect()
     tx.send(Number(n=6))
     assert received(rx) == [6]
 

@@ -4,6 +4,7 @@ import gc
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,9 +39,9 @@ def test_a_second_sender_may_leave_everything_out_or_repeat_it():
     ],
 )
 def test_a_second_sender_with_another_graph_is_told_what_differs(arguments: dict, text: str):
-    with psyne.sender("ipc://camera", Number, stages=["look", "show"]):
-        with pytest.raises(psyne.LayoutMismatch, match=text):
-            psyne.sender("ipc://camera", Number, **{"stages": ["look", "show"], **arguments})
+    there: dict[str, Any] = {"stages": ["look", "show"]}
+    with psyne.sender("ipc://camera", Number, **there), pytest.raises(psyne.LayoutMismatch, match=text):
+        psyne.sender("ipc://camera", Number, **(there | arguments))
 
 
 def test_a_second_sender_with_another_type_is_told_field_by_field():

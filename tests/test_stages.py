@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -206,18 +207,18 @@ def test_a_chain_of_the_most_stages_there_can_be():
 
 @pytest.mark.parametrize("pattern", ["spmc", "mpmc"])
 def test_members_of_a_stage_share_its_messages_each_once(pattern: Any):
-    with psyne.sender("ipc://jobs", Number, capacity=64, pattern=pattern) as tx:
-        with psyne.receiver("ipc://jobs") as a, psyne.receiver("ipc://jobs") as b, psyne.receiver("ipc://jobs") as c:
-            got: dict[Any, list[int]] = {a: [], b: [], c: []}
-            for n in range(60):
-                tx.send(Number(n=n))
-            for _ in range(20):
-                for rx, numbers in got.items():
-                    with rx.receive(timeout=0) as m:
-                        numbers.append(m.n)
-            assert sorted(sum(got.values(), [])) == list(range(60))
-            assert all(numbers == sorted(numbers) for numbers in got.values())
-            assert all(rx.try_receive() is None for rx in got)
+    with ExitStack() as stack:
+        tx = stack.enter_context(psyne.sender("ipc://jobs", Number, capacity=64, pattern=pattern))
+        got: dict[Any, list[int]] = {stack.enter_context(psyne.receiver("ipc://jobs")): [] for _ in range(3)}
+        for n in range(60):
+            tx.send(Number(n=n))
+        for _ in range(20):
+            for rx, numbers in got.items():
+                with rx.receive(timeout=0) as m:
+                    numbers.append(m.n)
+        assert sorted(chain(*got.values())) == list(range(60))
+        assert all(numbers == sorted(numbers) for numbers in got.values())
+        assert all(rx.try_receive() is None for rx in got)
 
 
 def test_processes_share_a_stage_while_another_stage_sees_all():
@@ -244,37 +245,46 @@ def test_processes_share_a_stage_while_another_stage_sees_all():
 
 
 def test_a_slow_member_does_not_keep_the_others_from_working():
-    with psyne.sender("ipc://jobs", Number, capacity=8, pattern="mpmc") as tx:
-        with psyne.receiver("ipc://jobs") as slow, psyne.receiver("ipc://jobs") as fast:
-            tx.send(Number(n=0))
-            held = slow.receive()
-            for n in range(1, 8):
-                tx.send(Number(n=n), timeout=0)
-                with fast.receive(timeout=0) as m:
-                    assert m.n == n
-            assert tx.try_loan() is None  # until the ring has come round to what the slow one holds
-            held.release()
-            tx.send(Number(n=8), timeout=0)
+    with (
+        psyne.sender("ipc://jobs", Number, capacity=8, pattern="mpmc") as tx,
+        psyne.receiver("ipc://jobs") as slow,
+        psyne.receiver("ipc://jobs") as fast,
+    ):
+        tx.send(Number(n=0))
+        held = slow.receive()
+        for n in range(1, 8):
+            tx.send(Number(n=n), timeout=0)
+            with fast.receive(timeout=0) as m:
+                assert m.n == n
+        assert tx.try_loan() is None  # until the ring has come round to what the slow one holds
+        held.release()
+        tx.send(Number(n=8), timeout=0)
 
 
 def test_a_batch_of_a_shared_stage_holds_only_ones_own_messages():
-    with psyne.sender("ipc://jobs", Number, capacity=16, pattern="mpmc") as tx:
-        with psyne.receiver("ipc://jobs") as a, psyne.receiver("ipc://jobs") as b:
-            for n in range(8):
-                tx.send(Number(n=n))
-            first, second, third = a.receive_many(3), b.receive_many(2), a.receive_many(10)
-            assert [batch["n"].tolist() for batch in (first, second, third)] == [[0, 1, 2], [3, 4], [5, 6, 7]]
+    with (
+        psyne.sender("ipc://jobs", Number, capacity=16, pattern="mpmc") as tx,
+        psyne.receiver("ipc://jobs") as a,
+        psyne.receiver("ipc://jobs") as b,
+    ):
+        for n in range(8):
+            tx.send(Number(n=n))
+        first, second, third = a.receive_many(3), b.receive_many(2), a.receive_many(10)
+        assert [batch["n"].tolist() for batch in (first, second, third)] == [[0, 1, 2], [3, 4], [5, 6, 7]]
 
 
 def test_a_member_that_leaves_hands_nothing_back_that_it_has_ended_or_keeps():
-    with psyne.sender("ipc://jobs", Number, capacity=8, pattern="mpmc") as tx:
-        with psyne.receiver("ipc://jobs") as a, psyne.receiver("ipc://jobs") as b:
-            for n in range(3):
-                tx.send(Number(n=n))
-            a.receive().release()
-            kept = a.receive()
-            a.close()
-            with b.receive(timeout=0) as m:
-                assert (m.n, m.info.redelivered) == (2, False)
-            assert b.try_receive() is None
-            assert kept.n == 1
+    with (
+        psyne.sender("ipc://jobs", Number, capacity=8, pattern="mpmc") as tx,
+        psyne.receiver("ipc://jobs") as a,
+        psyne.receiver("ipc://jobs") as b,
+    ):
+        for n in range(3):
+            tx.send(Number(n=n))
+        a.receive().release()
+        kept = a.receive()
+        a.close()
+        with b.receive(timeout=0) as m:
+            assert (m.n, m.info.redelivered) == (2, False)
+        assert b.try_receive() is None
+        assert kept.n == 1

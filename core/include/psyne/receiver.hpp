@@ -281,6 +281,7 @@ private:
         const Slab& slab = lane.slab;
         const Cursor at = lane.next;
         uint64_t mine = lane.own[at.slot].load(acquire);
+        if (shared_ && lap_of(mine) >= at.lap) return true;  // taken just now
         const uint64_t published = slab.ready[at.slot].load(acquire);  // PUBLISH
         const bool skip = published == word(at.lap, Ready::skip);
         if (!skip && published != word(at.lap, Ready::ready)) return pass_hole(lane);
