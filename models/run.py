@@ -156,6 +156,13 @@ def main() -> int:
         )
         return 2
     models = [HERE / f"{Path(name).stem}.pml" for name in options.models] or sorted(HERE.glob("*.pml"))
+    unknown = [model.name for model in models if not model.exists()]
+    if unknown:
+        print(
+            f"models: no {', '.join(unknown)}; there are {', '.join(sorted(m.stem for m in HERE.glob('*.pml')))}",
+            file=sys.stderr,
+        )
+        return 2
     runs = [run for model in models for run in runs_of(model) if options.long or not run.long]
 
     print(f"  {'model':<8} {'configuration ([mutant])':<72} {'states':>10} {'time':>8}  result")

@@ -203,7 +203,7 @@ def test_send_many_sends_any_number_while_somebody_receives():
     with psyne.sender("ipc://lines", Line, capacity=16) as tx, Child() as reader:
         reader.run("from layouts import broken_lines; rx = psyne.receiver('ipc://lines'); seen = []; torn = 0")
         reader.begin(
-            "for batch in rx.batches(7):\n seen.extend(batch.array[:, 1].tolist()); torn += broken_lines(batch.array)\ntorn"
+            "for batch in rx.batches(7):\n seen += batch.array[:, 1].tolist(); torn += broken_lines(batch.array)\ntorn"
         )
         tx.send_many(lines_of(5, 0, 10_000))
         tx.send_many(np.repeat(lines_of(5, 10_000, 500), 2, axis=0)[::2])  # strided

@@ -335,3 +335,21 @@ def test_no_view_ever_changes_while_it_is_held_over_many_laps():
 
 def let_go(view_and_bytes: tuple[Any, bytes]) -> None:
     assert view_and_bytes[0].tobytes() == view_and_bytes[1]
+
+
+def test_no_view_changes_while_another_process_sends_at_full_speed():
+    with Child() as writer, psyne.receiver("ipc://lines", Line) as rx:
+        writer.run("from layouts import lines_of; tx = psyne.sender('ipc://lines', Line, capacity=128)")
+        writer.begin("for n in range(300): tx.send_many(lines_of(1, 100 * n, 100))\ntx.close()")
+        chance = random.Random(5)
+        held: list[tuple[Any, bytes]] = []
+        for batch in rx.batches(8):
+            if chance.random() < 0.5:
+                view = chance.choice([batch.array, batch.array[-1], memoryview(batch)[:1]])
+                held.append((view, view.tobytes()))
+                del view
+            while len(held) > 12 or (held and chance.random() < 0.6):
+                let_go(held.pop(chance.randrange(len(held))))
+        writer.result()
+        while held:
+            let_go(held.pop())

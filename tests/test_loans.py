@@ -1,7 +1,9 @@
 """Loans: how they end, in which order they arrive, and what a full ring says."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
+import numpy as np
 import pytest
 
 import psyne
@@ -157,14 +159,22 @@ def test_try_loan_gives_none_when_the_ring_is_full(ends: Ends):
 # ---- Full ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("send", ["tx.loan(timeout=0)", "tx.send(Number(n=1), timeout=0)", "tx.loan_many(1, timeout=0)",
-                                  "tx.send_many(np.zeros(1, Number.__layout__.dtype), timeout=0)"])  # fmt: skip
-def test_a_full_ring_raises_full_at_once_with_timeout_zero(ends: Ends, send: str):
+@pytest.mark.parametrize(
+    "send",
+    [
+        lambda tx: tx.loan(timeout=0),
+        lambda tx: tx.loan_many(1, timeout=0),
+        lambda tx: tx.send(Number(n=1), timeout=0),
+        lambda tx: tx.send_many(np.zeros(1, Number.__layout__.dtype), timeout=0),
+    ],
+    ids=["loan", "loan_many", "send", "send_many"],
+)
+def test_a_full_ring_raises_full_at_once_with_timeout_zero(ends: Ends, send: Callable[[psyne.Sender[Number]], Any]):
     tx, _ = ends
     for n in range(8):
         tx.send(Number(n=n))
     with pytest.raises(psyne.Full, match=r"ipc://numbers is full \(8 messages\).*capacity="):
-        eval(send)
+        send(tx)
 
 
 def test_full_comes_after_the_timeout_and_not_before(ends: Ends):

@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 import psyne
@@ -112,6 +113,22 @@ def test_channels_of_different_names_have_nothing_to_do_with_each_other():
         with pytest.raises(psyne.EndOfChannel):
             rx.receive()
         rx.close()
+
+
+@pytest.mark.parametrize("wait", ["adaptive", "block"])
+def test_signals_that_come_all_the_time_hinder_neither_opening_nor_waiting(wait: str):
+    with Child() as child:
+        child.run("import signal; signal.signal(signal.SIGALRM, lambda *_: None)")
+        child.run("signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)")
+        child.run("tx = psyne.sender('ipc://alarm', Picture, capacity=1 << 21, wait=wait)", wait=wait)
+        with psyne.receiver("ipc://alarm") as rx:
+            child.run("tx.send(np.ones((4, 6), 'u1'))")
+            assert rx.receive().array.sum() == 24
+            child.run("pictures = psyne.receiver('ipc://back', wait=wait)")
+            with psyne.sender("ipc://back", Picture) as back:
+                child.begin_waiting("pictures.receive().array.sum().item()")
+                back.send(np.ones((4, 6), "u1"))
+                assert child.result() == 24
 
 
 # ---- races ---------------------------------------------------------------------------------------------------------

@@ -8,8 +8,8 @@ using namespace psyne::test;
 namespace {
 
 constexpr uint64_t kWords = 16;
-constexpr uint64_t kBlock = 1 << 13;                     // messages of one life of a sender
-constexpr uint64_t kMessages = kBlock << 9;
+constexpr uint64_t kBlock = 1 << 13;  // messages of one life of a sender
+constexpr uint64_t kMessages = kBlock << 11;
 const std::vector<StageSpec> kStages = {{"change", 0, true}, {"read", 1}};
 
 /// In memory that all processes share. Each cell has one writer, apart from `seen` cells of redelivered messages.
@@ -46,8 +46,11 @@ public:
             for (int i = 0; i < storm_.members; ++i) start(1 + stage);
         for (int done = 0; done < kills;) done += strike();
         log_->finish.store(1);
-        for (Life& l : lives_) l.child.signal(SIGCONT);
-        for (Life& l : lives_) ended_well(l.child.join());
+        for (Life& l : lives_)
+            if (l.role == 0) ended_well(l.child.join());
+        log_->finish.store(2);
+        for (Life& l : lives_)
+            if (l.role != 0) ended_well(l.child.join());
         judge(keeper.file.header());
         CHECK_EQ(leave(keeper), 0u);  // nothing unread
         CHECK(home_.files().empty());
@@ -181,7 +184,7 @@ private:
         std::map<uint64_t, uint64_t> next;  // per sender's life
         std::vector<Taken> held;
         for (;;) {
-            rx->follow = !finish();
+            rx->follow = log_->finish.load() != 2;
             Taken t;
             const Wait w = rx->receive(1 + pick(random, 8), t, sys::now_ns() + 20'000'000, keep_going);
             if (w == Wait::ready) {
@@ -195,9 +198,16 @@ private:
                 rx->end(h, true);
                 rx->end(h, false);
             }
-            if (w == Wait::stopped && !rx->follow && rx->ended()) break;
+            if (w != Wait::ready && !rx->follow && (rx->ended() || no_lane_left(*rx))) break;
         }
         goodbye(rx);
+    }
+
+    /// Who joins after the end has seen no lane that could end.
+    static bool no_lane_left(const Receiver& rx) {
+        for (uint64_t i = 0; i < kMaxLanes; ++i)
+            if (state_in<LaneState>(rx.registry.file.lane(i).state.load()) != LaneState::free) return false;
+        return true;
     }
 
     void look_at(Receiver& rx, uint32_t stage, const Taken& t, std::map<uint64_t, uint64_t>& next) const {

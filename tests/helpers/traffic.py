@@ -45,7 +45,7 @@ def send_lines(tx: Any, sender: int, count: int) -> None:
 
 
 def receive_lines(rx: Any, seed: int) -> tuple[np.ndarray, int]:
-    """Receives until the end, singly and in batches. Returns (sender, count) of each message, and how many were torn."""
+    """Receives until the end, singly and in batches: (sender, count) of each message, and how many were torn."""
     chance = np.random.default_rng(seed)
     seen, torn = [np.empty((0, 2), "u8")], 0
     try:

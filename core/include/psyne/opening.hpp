@@ -135,7 +135,7 @@ inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const 
         if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_room(r, "senders", kMaxLanes);
         if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
             const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
-            r.gone();
+            leave(r);  // the holder may have gone meanwhile and left the closing to us
             fail(Errc::busy, "ipc://" + name + " allows one sender and has one " + who +
                                  "; open the channel with pattern=\"mpsc\" or \"mpmc\" for several");
         }
@@ -195,8 +195,9 @@ inline std::unique_ptr<Receiver> open_receiver(const DirectoryPtr& directory, co
         if (!r.enlist(0, kMaxReceivers, index)) no_room(r, "receivers", kMaxReceivers);
         if (one_member(r.file.shape.pattern) && !r.hold(s.holder)) {
             const std::string who = holder_text(r, s.holder.load(seq_cst));
-            r.gone();
-            fail(Errc::busy, "stage '" + load_name(s.name) + "' of ipc://" + name + " has a member " + who +
+            const std::string stage_name = load_name(s.name);
+            leave(r);
+            fail(Errc::busy, "stage '" + stage_name + "' of ipc://" + name + " has a member " + who +
                                  "; to share its messages open the channel with pattern=\"mpmc\" (or \"spmc\"), to see "
                                  "all of them give the channel a stage of its own for this reader");
         }

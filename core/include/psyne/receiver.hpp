@@ -59,6 +59,9 @@ public:
                 look_after_others();
                 return tick();
             });
+        // A wake that came between our take and our getting up was for what we did not see then, in any lane.
+        if (result == Wait::ready && shared_ && stage_.idle.load(seq_cst) != 0 && peek() != 0)
+            wake_one(registry.file, stage_.idle, 0);
         if (at_end_ && (result == Wait::timeout || result == Wait::interrupted))
             not_at_end();  // goes away with messages in its hands, perhaps
         return result;
@@ -100,7 +103,7 @@ public:
     /// The last view of a PASSED message is gone.
     void finish(const Taken& t) noexcept { end(t, false); }
 
-    /// Gives back a message that the caller never saw.
+    /// Gives back what the caller never saw.
     void give_back(const Taken& t) noexcept {
         const uint64_t w = word(t.lap, Ack::orphan) | t.deaths * kDeath;
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
@@ -212,6 +215,7 @@ public:
     /// Leaves the stage; views may live on. The last `settle` or this call gives the place back.
     void close() noexcept {
         registry.let_go_of(stage_.holder);
+        registry.me().at_end.store(1, seq_cst);  // what it keeps it will not hand on: colleagues need not wait
         registry.leaving();
         wake_stage(registry.file, stage_index_);
     }
