@@ -2,7 +2,8 @@
 
    Who only reads goes on when the stage before has let go, PASSED or DONE: PASSED means "ended, but a view on it lives".
    Who writes (a mutating stage, the sender) waits for DONE of ALL stages before it (the sender: of all stages), so no byte
-   changes under a view. A mutating stage never says PASSED: its view is writable, so it says DONE when the view is gone.
+   changes under a view. A mutating stage whose view stays writable never says PASSED, but DONE when the view is gone. (The library
+   turns the arrays of a mutating stage read-only first: then it reads only, and PASSED is right for it as well.)
    Burial, by CAS: TAKEN -> ORPHAN, but DIRTY ones and those on which MAX_DEATHS owners died -> DONE|DROP; PASSED -> DONE.
    Stages after a DROP ack it as DONE|DROP and deliver nothing.
 
