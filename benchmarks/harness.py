@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import selectors
+import signal
 import statistics
 import subprocess
 import sys
@@ -96,7 +97,8 @@ def play_role(roles: dict[str, Role]) -> None:
 
 @contextmanager
 def private_channels() -> Iterator[None]:
-    """Channels of this run lie in a directory of their own, gone afterwards."""
+    """Channels of this run lie in a directory of their own, gone afterwards, after SIGTERM too."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))
     with tempfile.TemporaryDirectory(prefix="psyne-benchmark-", dir="/dev/shm") as directory:
         os.environ["PSYNE_DIR"] = directory
         yield

@@ -1,14 +1,16 @@
 """Nothing dangles: after close(), when ends are garbage in any order, at interpreter exit."""
 
 import gc
+import sys
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import psyne
 
-from .helpers.layouts import Line, line_of
+from .helpers.layouts import Line, line_of, lines_of
 from .helpers.process import run_program
 
 Ends = tuple[psyne.Sender[Any], psyne.Receiver[Any]]
@@ -127,3 +129,53 @@ late.itself = late
 """
     )
     assert done.stderr == ""
+
+
+OPERATIONS = {
+    "send": lambda tx, rx: (tx.send(line_of(1, 1)), rx.receive().release()),
+    "send own": lambda tx, rx: (tx.send(tx.loan()), rx.receive().release()),
+    "send message": lambda tx, rx: (tx.send(Line()), rx.receive().release()),
+    "loan": lambda tx, rx: tx.loan().discard(),
+    "try_loan": lambda tx, rx: tx.try_loan().discard(),
+    "views": lambda tx, rx: (tx.send(line_of(1, 1)), (lambda m: (m.array, m.array[1:], memoryview(m), m.info))(rx.receive())),
+    "loan views": lambda tx, rx: (lambda m: (m.array, memoryview(m), m.array[1:], m.discard()))(tx.loan()),
+    "copy": lambda tx, rx: (tx.send(line_of(1, 1)), (lambda m: (m.copy(), repr(m)))(rx.receive())),
+    "batch": lambda tx, rx: (tx.send_many(lines_of(1, 0, 1)), (lambda b: (b.array, b.copy(), b.info))(rx.receive_many(4))),
+    "loan_many": lambda tx, rx: (lambda b: (b.array, b.truncate(0), b.discard()))(tx.loan_many(1)),
+    "iteration": lambda tx, rx: (tx.send(line_of(1, 1)), next(iter(rx))),
+    "batches": lambda tx, rx: (tx.send(line_of(1, 1)), next(iter(rx.batches(3)))),
+    "drain": lambda tx, rx: tx.drain(timeout=0),
+    "nothing there": lambda tx, rx: (rx.try_receive(), rx.try_receive_many(3)),
+    "empty": lambda tx, rx: raised(lambda: rx.receive(timeout=0)),
+    "empty batch": lambda tx, rx: raised(lambda: rx.receive_many(3, timeout=0)),
+    "full": lambda tx, rx: (tx.send(Line()), raised(lambda: tx.loan(timeout=0)), rx.receive().release()),
+    "mismatch": lambda tx, rx: (raised(lambda: tx.send(b"123")), raised(lambda: tx.send_many(np.zeros(3)))),
+    "wrong call": lambda tx, rx: (raised(lambda: tx.loan(timeout=-1)), raised(lambda: rx.receive(speed=3))),
+    "released": lambda tx, rx: (lambda m: (m.discard(), raised(lambda: m.array), raised(lambda: m.info)))(tx.loan()),
+    "read-only": lambda tx, rx: (tx.send(Line()), (lambda m: raised(m.discard))(rx.receive())),
+    "views alive": lambda tx, rx: (tx.send(Line()), (lambda m: (m.array, raised(m.release)))(rx.receive())),
+}  # fmt: skip
+
+
+def raised(call: Any) -> None:
+    with pytest.raises(Exception):  # noqa: B017, PT011  # which one is another test's business
+        call()
+
+
+@pytest.mark.parametrize("name", OPERATIONS)
+def test_no_operation_leaks_references_or_memory(ends: Ends, name: str):
+    tx, rx = ends
+    operation = OPERATIONS[name]
+
+    def counted() -> tuple[int, ...]:
+        gc.collect()
+        return sys.getrefcount(tx), sys.getrefcount(rx), sys.getrefcount(Line), sys.getallocatedblocks()
+
+    for _ in range(50):
+        operation(tx, rx)
+    before = counted()
+    for _ in range(200):
+        operation(tx, rx)
+    after = counted()
+    assert after[:3] == before[:3]
+    assert after[3] - before[3] < 100

@@ -51,6 +51,19 @@ def test_a_struct_by_itself_lies_in_private_zeroed_memory():
     assert sample.values.tolist() == [1, 7, 3]
 
 
+def test_a_struct_inherits_the_fields_of_its_base():
+    class Stamped(Sample):
+        extra = u16(2)
+
+    stamped = Stamped(stamp=1, extra=[2, 3])
+    assert list(stamped.array.dtype.names or ()) == ["stamp", "kind", "values", "extra"]
+    with psyne.sender("ipc://stamped", Stamped, capacity=8) as tx, psyne.receiver("ipc://stamped", Stamped) as rx:
+        tx.send(stamped)
+        with rx.receive() as m:
+            assert (m.stamp, m.extra.tolist()) == (1, [2, 3])
+            assert isinstance(m, Sample)
+
+
 def test_a_struct_takes_its_fields_as_keywords_and_knows_no_others():
     assert Sample(stamp=5, values=(1, 2, 3)).values.tolist() == [1, 2, 3]
     with pytest.raises(TypeError, match=r"no field 'stmap'.*'stamp'"):

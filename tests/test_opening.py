@@ -189,6 +189,52 @@ for n in range(100):
             child.result()
 
 
+def test_ends_that_come_and_go_keep_no_descriptors_and_no_memory():
+    def resources() -> tuple[int, int]:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd")), Path("/proc/self/maps").read_text().count(".slab")
+
+    def come_and_go() -> None:
+        with psyne.sender("ipc://many", Number, capacity=8, pattern="mpmc") as tx, psyne.receiver("ipc://many") as rx:
+            with psyne.sender("ipc://many", capacity=8) as short:
+                short.send(Number(n=1))
+            tx.send(Number(n=2))
+            view = rx.receive().array
+            rx.receive().release()
+            with pytest.raises(psyne.LayoutMismatch):
+                psyne.receiver("ipc://many", Sample)
+            with pytest.raises(psyne.LayoutMismatch):
+                psyne.sender("ipc://many", Sample)
+        assert view["n"] in (1, 2)
+
+    come_and_go()
+    before = resources()
+    for _ in range(100):
+        come_and_go()
+    assert resources() == before
+
+
+def test_messages_of_senders_that_have_left_end_in_any_order():
+    with psyne.sender("ipc://many", Number, capacity=8, pattern="mpmc") as stays, psyne.receiver("ipc://many") as rx:
+        held: list[tuple[int, Any]] = []
+        for n in range(60):
+            with psyne.sender("ipc://many", capacity=1) as tx:
+                tx.send(Number(n=n))
+            m = rx.receive(timeout=0)
+            held.append((n, m if n % 2 else m.array))
+            del m
+            if len(held) > 20:
+                number, kept = held.pop(n * 7 % len(held))
+                assert (kept.n if number % 2 else kept["n"]) == number
+                del kept
+            stays.send(Number(n=1000 + n))
+            with rx.receive(timeout=0) as m:
+                assert m.n == 1000 + n
+            del m
+        for number, kept in held:
+            assert (kept.n if number % 2 else kept["n"]) == number
+
+
 # ---- what lies where, and who removes it ---------------------------------------------------------------------------
 
 

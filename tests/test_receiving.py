@@ -145,6 +145,18 @@ def test_a_receiver_takes_from_all_senders_by_turns(ends: Ends):
     assert {n // 100 for n in got[:4]} == {0, 1}  # a busy sender does not starve the other
 
 
+def test_what_a_sender_left_comes_before_what_the_next_one_sends():
+    first = psyne.sender("ipc://numbers", Number, capacity=8, pattern="spsc")
+    with psyne.receiver("ipc://numbers") as rx:
+        for n in range(3):
+            first.send(Number(n=n))
+        first.close()
+        with psyne.sender("ipc://numbers", capacity=8) as second:
+            for n in range(3, 6):
+                second.send(Number(n=n))
+            assert [rx.receive(timeout=0).n for _ in range(6)] == list(range(6))
+
+
 def test_a_sender_that_is_open_and_silent_delays_nobody(ends: Ends):
     tx, rx = ends
     with psyne.sender("ipc://numbers", Number, capacity=8) as silent, silent.loan() as never_sent:

@@ -16,7 +16,7 @@ Rows = list[list[str]]
 CORE: Rows = [
     ["errors"],
     ["system/posix"],
-    ["system/linux"],
+    ["system/linux", "system/darwin"],
     ["system/system"],
     ["atomic", "word"],
     ["layout"],

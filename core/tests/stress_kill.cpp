@@ -185,22 +185,38 @@ private:
         std::vector<Taken> held;
         for (;;) {
             rx->follow = log_->finish.load() != 2;
+            const uint64_t limit = 1 + pick(random, 8);
             Taken t;
-            const Wait w = rx->receive(1 + pick(random, 8), t, sys::now_ns() + 20'000'000, keep_going);
-            if (w == Wait::ready) {
-                look_at(*rx, stage, t, next);
-                held.push_back(t);
+            Wait w = Wait::ready;
+            if (!rx->try_take(limit, t)) {
+                let_go(*rx, held, 0);
+                w = rx->receive(limit, t, sys::now_ns() + 20'000'000, keep_going);
             }
-            const size_t keep = w == Wait::ready ? pick(random, 3) : 0;
-            while (held.size() > keep) {
-                const Taken h = held.front();
-                held.erase(held.begin());
-                rx->end(h, true);
-                rx->end(h, false);
+            if (w == Wait::ready) {
+                work_a_while(random);
+                look_at(*rx, stage, t, next);
+                work_a_while(random);
+                held.push_back(t);
+                let_go(*rx, held, pick(random, 3));
             }
             if (w != Wait::ready && !rx->follow && (rx->ended() || no_lane_left(*rx))) break;
         }
         goodbye(rx);
+    }
+
+    /// Now and then a message is held long enough to be killed with it.
+    static void work_a_while(Random& random) {
+        const timespec t{0, static_cast<long>(pick(random, 2'000'000))};
+        if (pick(random, 200) == 0) ::nanosleep(&t, nullptr);
+    }
+
+    static void let_go(Receiver& rx, std::vector<Taken>& held, size_t keep) {
+        while (held.size() > keep) {
+            const Taken t = held.front();
+            held.erase(held.begin());
+            rx.end(t, true);  // a view lives a little longer
+            rx.end(t, false);
+        }
     }
 
     /// Who joins after the end has seen no lane that could end.
