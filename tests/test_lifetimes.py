@@ -2,7 +2,7 @@
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -131,35 +131,58 @@ late.itself = late
     assert done.stderr == ""
 
 
-OPERATIONS = {
-    "send": lambda tx, rx: (tx.send(line_of(1, 1)), rx.receive().release()),
-    "send own": lambda tx, rx: (tx.send(tx.loan()), rx.receive().release()),
+def send_and(look: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Sends a message, and looks at it in the receiver."""
+
+    def operation(tx: Any, rx: Any) -> Any:
+        tx.send(line_of(1, 1))
+        with rx.receive() as m:
+            return look(m)
+
+    return operation
+
+
+def lend_and(look: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
+    """Looks at a loan and sends it."""
+
+    def operation(tx: Any, rx: Any) -> None:
+        with tx.loan() as m:
+            look(m)
+        rx.receive().release()
+
+    return operation
+
+
+def raised(call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    with pytest.raises((psyne.PsyneError, TypeError, ValueError)):
+        call(*args, **kwargs)
+
+
+OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
+    "send": send_and(lambda m: m.info),
     "send message": lambda tx, rx: (tx.send(Line()), rx.receive().release()),
-    "loan": lambda tx, rx: tx.loan().discard(),
+    "send own": lambda tx, rx: (tx.send(tx.loan()), rx.receive().release()),
+    "send_many": lambda tx, rx: (tx.send_many(lines_of(1, 0, 1)), rx.receive().release()),
+    "loan": lend_and(lambda m: m.info),
+    "loan taken back": lambda tx, rx: tx.loan().discard(),
     "try_loan": lambda tx, rx: tx.try_loan().discard(),
-    "views": lambda tx, rx: (tx.send(line_of(1, 1)), (lambda m: (m.array, m.array[1:], memoryview(m), m.info))(rx.receive())),
-    "loan views": lambda tx, rx: (lambda m: (m.array, memoryview(m), m.array[1:], m.discard()))(tx.loan()),
-    "copy": lambda tx, rx: (tx.send(line_of(1, 1)), (lambda m: (m.copy(), repr(m)))(rx.receive())),
-    "batch": lambda tx, rx: (tx.send_many(lines_of(1, 0, 1)), (lambda b: (b.array, b.copy(), b.info))(rx.receive_many(4))),
-    "loan_many": lambda tx, rx: (lambda b: (b.array, b.truncate(0), b.discard()))(tx.loan_many(1)),
+    "loan_many": lambda tx, rx: (lambda b: (b.array, b.truncate(0), tx.send(b), rx.try_receive()))(tx.loan_many(1)),
+    "views": send_and(lambda m: (m.array, m.array[1:], memoryview(m), np.asarray(m))),
+    "views of a loan": lend_and(lambda m: (m.array, m.array[1:], memoryview(m), np.asarray(m))),
+    "copy": send_and(lambda m: (m.copy(), repr(m))),
+    "batch": lambda tx, rx: (tx.send(line_of(1, 1)), (lambda b: (b.array, b.copy(), b.info))(rx.receive_many(4))),
     "iteration": lambda tx, rx: (tx.send(line_of(1, 1)), next(iter(rx))),
     "batches": lambda tx, rx: (tx.send(line_of(1, 1)), next(iter(rx.batches(3)))),
     "drain": lambda tx, rx: tx.drain(timeout=0),
     "nothing there": lambda tx, rx: (rx.try_receive(), rx.try_receive_many(3)),
-    "empty": lambda tx, rx: raised(lambda: rx.receive(timeout=0)),
-    "empty batch": lambda tx, rx: raised(lambda: rx.receive_many(3, timeout=0)),
-    "full": lambda tx, rx: (tx.send(Line()), raised(lambda: tx.loan(timeout=0)), rx.receive().release()),
-    "mismatch": lambda tx, rx: (raised(lambda: tx.send(b"123")), raised(lambda: tx.send_many(np.zeros(3)))),
-    "wrong call": lambda tx, rx: (raised(lambda: tx.loan(timeout=-1)), raised(lambda: rx.receive(speed=3))),
-    "released": lambda tx, rx: (lambda m: (m.discard(), raised(lambda: m.array), raised(lambda: m.info)))(tx.loan()),
-    "read-only": lambda tx, rx: (tx.send(Line()), (lambda m: raised(m.discard))(rx.receive())),
-    "views alive": lambda tx, rx: (tx.send(Line()), (lambda m: (m.array, raised(m.release)))(rx.receive())),
-}  # fmt: skip
-
-
-def raised(call: Any) -> None:
-    with pytest.raises(Exception):  # noqa: B017, PT011  # which one is another test's business
-        call()
+    "empty": lambda tx, rx: (raised(rx.receive, timeout=0), raised(rx.receive_many, 3, timeout=0)),
+    "full": lambda tx, rx: (tx.send(Line()), raised(tx.loan, timeout=0), rx.receive().release()),
+    "another layout": lambda tx, rx: (raised(tx.send, b"123"), raised(tx.send_many, np.zeros(3))),
+    "wrong call": lambda tx, rx: (raised(tx.loan, timeout=-1), raised(rx.receive, speed=3)),
+    "released": lambda tx, rx: (lambda m: (m.release(), raised(m.copy), raised(memoryview, m)))(tx.loan()),
+    "read-only": send_and(lambda m: (raised(m.discard), raised(m.array.__setitem__, 0, 1))),
+    "views alive": send_and(lambda m: (m.array, raised(m.release))),
+}
 
 
 @pytest.mark.parametrize("name", OPERATIONS)

@@ -36,25 +36,28 @@ def until_it_sleeps(thread: threading.Thread) -> None:
 
 @pytest.mark.parametrize("how", ["release", "last view"])
 def test_a_thread_ends_a_message_while_another_waits_in_its_receiver(how: str):
-    with psyne.sender("ipc://threads", Number, capacity=1) as tx, psyne.receiver("ipc://threads", wait="block") as rx:
-        with psyne.sender("ipc://threads", capacity=1) as other:
-            for n in range(20):
-                tx.send(Number(n=n))
-                m = rx.receive()
-                view = m.array if how == "last view" else None
-                thread, outcome = start(lambda: rx.receive().n)
-                until_it_sleeps(thread)
-                assert tx.try_loan() is None
-                if how == "release":
-                    m.release()
-                else:
-                    with m:
-                        pass
-                    del view
-                tx.loan(timeout=0).discard()
-                other.send(Number(n=100 + n))
-                thread.join()
-                assert outcome == [100 + n]
+    with (
+        psyne.sender("ipc://threads", Number, capacity=1) as tx,
+        psyne.sender("ipc://threads", Number, capacity=1) as other,
+        psyne.receiver("ipc://threads", wait="block") as rx,
+    ):
+        for n in range(20):
+            tx.send(Number(n=n))
+            m = rx.receive()
+            view = m.array if how == "last view" else None
+            thread, outcome = start(lambda: rx.receive().n)
+            until_it_sleeps(thread)
+            assert tx.try_loan() is None
+            if how == "release":
+                m.release()
+            else:
+                with m:
+                    pass
+                del view
+            tx.loan(timeout=0).discard()
+            other.send(Number(n=100 + n))
+            thread.join()
+            assert outcome == [100 + n]
 
 
 def test_a_thread_sends_a_loan_while_another_waits_in_its_sender():
