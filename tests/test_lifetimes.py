@@ -154,8 +154,11 @@ def lend_and(look: Callable[[Any], Any]) -> Callable[[Any, Any], Any]:
 
 
 def raised(call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
-    with pytest.raises((psyne.PsyneError, TypeError, ValueError)):
+    try:  # without the memory that pytest.raises takes
         call(*args, **kwargs)
+    except (psyne.PsyneError, TypeError, ValueError):
+        return
+    raise AssertionError(f"{call} raised nothing")
 
 
 OPERATIONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -197,8 +200,8 @@ def test_no_operation_leaks_references_or_memory(ends: Ends, name: str):
     for _ in range(50):
         operation(tx, rx)
     before = counted()
-    for _ in range(200):
+    for _ in range(1000):
         operation(tx, rx)
     after = counted()
     assert after[:3] == before[:3]
-    assert after[3] - before[3] < 100
+    assert after[3] - before[3] < 500  # the interpreter's own caches breathe

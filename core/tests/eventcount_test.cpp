@@ -5,7 +5,7 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr uint64_t kRounds = kThreadSanitizer ? 5000 : 20000;
+constexpr uint64_t kRounds = kSanitized ? 5000 : 20000;
 
 void pause_or_yield(uint64_t spins) {
     if (spins % 4096 == 0) ::sched_yield();

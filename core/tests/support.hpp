@@ -9,6 +9,12 @@
 
 namespace psyne::test {
 
+#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
+inline constexpr bool kSanitized = true;
+#else
+inline constexpr bool kSanitized = false;
+#endif
+
 inline constexpr auto keep_going = [] { return true; };  // a tick without signals
 
 /// A directory for channels that is gone with all its files at the end.

@@ -1,60 +1,95 @@
-// macOS: ulock, a temporary name and link(), F_PREALLOCATE, OFD locks, proc_pidinfo, kqueue.
-// It compiles (CI checks that); it has not been run on a Mac yet.
+// macOS: wait on address, F_PREALLOCATE, renames that never replace, OFD locks, sysctl, kqueue.
+// NOT VERIFIED ON HARDWARE: compiled against Apple's headers, never run.
 #pragma once
 
-#include <libproc.h>
-#include <signal.h>
 #include <sys/event.h>
-#include <sys/proc_info.h>
+#include <sys/param.h>
 #include <sys/sysctl.h>
+#if __has_include(<os/os_sync_wait_on_address.h>)
+#include <os/os_sync_wait_on_address.h>
+#define PSYNE_OS_SYNC 1
+#endif
 
 #include <algorithm>
 #include <atomic>
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 
 #include <psyne/system/posix.hpp>
 
-#ifndef F_OFD_SETLK
+#ifndef F_OFD_SETLK  // hidden by _POSIX_C_SOURCE
 #define F_OFD_SETLK 90
 #define F_OFD_GETLK 92
 #endif
 
-// The system's futex. The public os_sync_wait_on_address of macOS 14.4 stands on the same calls.
-extern "C" int __ulock_wait(uint32_t operation, void* address, uint64_t value, uint32_t timeout_us);
-extern "C" int __ulock_wake(uint32_t operation, void* address, uint64_t value);
+extern "C" {  // what libc++ waits with; in no public header. Since macOS 14.4 there is os_sync_wait_on_address
+int __ulock_wait(uint32_t operation, void* address, uint64_t value, uint32_t timeout_us);
+int __ulock_wake(uint32_t operation, void* address, uint64_t wake_value);
+}
 
 namespace psyne::sys {
 
-inline constexpr uint32_t kCompareAndWaitShared = 3;
-inline constexpr uint32_t kNoErrno = 0x01000000;  // the error is the negative result
+/// Start of a process in microseconds, 0 when there is none or it is a zombie.
+inline uint64_t process_start(int32_t pid) noexcept {
+    int name[4] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, pid};
+    kinfo_proc info{};
+    size_t size = sizeof info;
+    if (::sysctl(name, 4, &info, &size, nullptr, 0) != 0 || size == 0 || info.kp_proc.p_stat == SZOMB) return 0;
+    const timeval& t = info.kp_proc.p_starttime;
+    return static_cast<uint64_t>(t.tv_sec) * 1'000'000u + static_cast<uint64_t>(t.tv_usec);
+}
 
-/// A file under a name that nobody looks for, its memory reserved. `publish` gives it its own name.
+/// All processes of a Mac share their pids.
+inline uint64_t pid_namespace() noexcept { return 1; }
+
+/// The kernel's word that this very process is gone: no such pid, a zombie, or another start time.
+inline bool process_dead(int32_t pid, uint64_t start) noexcept {
+    if (pid <= 0) return false;
+    const uint64_t now = process_start(pid);
+    if (now == 0) return start != 0 && (::kill(pid, 0) != 0 ? errno == ESRCH : process_start(pid) == 0);
+    return start != 0 && now != start;
+}
+
+// There are no files without a name here. Until it is published a file is called ".<pid>.<number>.making"; what a killed
+// process leaves is removed by the next one that makes a file.
+inline constexpr const char* kMaking = ".making";
+
+inline void remove_unfinished(const Fd& directory) {
+    for (const std::string& name : list(directory)) {
+        if (name[0] != '.' || name.size() < 10 || name.compare(name.size() - 7, 7, kMaking) != 0) continue;
+        const int32_t pid = static_cast<int32_t>(std::strtol(name.c_str() + 1, nullptr, 10));
+        if (pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH) unlink_file(directory, name);
+    }
+}
+
+/// A file that nobody finds yet, its memory reserved: a full file system is an error here, never SIGBUS later.
 inline Fd make_unnamed(const Fd& directory, uint64_t size) {
-    static std::atomic<uint64_t> count{0};
-    const std::string name = ".new." + std::to_string(::getpid()) + "." + std::to_string(count.fetch_add(1));
-    Fd fd(::openat(directory.get(), name.c_str(), O_CREAT | O_EXCL | O_RDWR | O_NOFOLLOW | O_CLOEXEC, 0600));
+    static std::atomic<uint64_t> number{0};
+    remove_unfinished(directory);
+    const std::string name = "." + std::to_string(::getpid()) + "." + std::to_string(number.fetch_add(1)) + kMaking;
+    Fd fd(::openat(directory.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
-    fstore_t store{};
-    store.fst_flags = F_ALLOCATEALL;
-    store.fst_posmode = F_PEOFPOSMODE;
-    store.fst_length = static_cast<off_t>(size);
-    if (::fcntl(fd.get(), F_PREALLOCATE, &store) != 0 || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    fstore_t room{F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(size), 0};
+    if (::fcntl(fd.get(), F_PREALLOCATE, &room) == -1 || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
         const int e = errno;
-        ::unlinkat(directory.get(), name.c_str(), 0);
-        fail(Errc::no_space, "no space for " + std::to_string(size) + " bytes (" + std::strerror(e) +
-                                 "); lower capacity=, free space, or point PSYNE_DIR elsewhere");
+        unlink_file(directory, name);
+        if (e == ENOSPC || e == EFBIG || e == EDQUOT)
+            fail(Errc::no_space, "no space for " + std::to_string(size) + " bytes (" + std::strerror(e) +
+                                     "); lower capacity=, free space, or point PSYNE_DIR at a larger disk");
+        errno = e;
+        fail_errno("cannot reserve " + std::to_string(size) + " bytes of shared memory");
     }
     return fd;
 }
 
 /// Gives a complete file its name; false when the name is taken.
 inline bool publish(const Fd& directory, const Fd& file, const std::string& name) {
-    char path[1024];
-    if (::fcntl(file.get(), F_GETPATH, path) != 0) fail_errno("cannot find the file to be named " + name);
-    const int result = ::linkat(AT_FDCWD, path, directory.get(), name.c_str(), 0);
+    char making[MAXPATHLEN];
+    if (::fcntl(file.get(), F_GETPATH, making) == -1) fail_errno("cannot find the file that becomes " + name);
+    if (::renameatx_np(AT_FDCWD, making, directory.get(), name.c_str(), RENAME_EXCL) == 0) return true;
     const int e = errno;
-    ::unlink(path);
-    if (result == 0) return true;
+    ::unlink(making);
     if (e == EEXIST) return false;
     errno = e;
     fail_errno("cannot name the file " + name);
@@ -68,6 +103,7 @@ inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate
     if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes");
     Mapping mapping(data, size);
     if (populate == Populate::yes) {
+        ::madvise(data, size, MADV_WILLNEED);
         const volatile char* bytes = static_cast<const char*>(data);
         for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
     }
@@ -89,38 +125,34 @@ inline bool byte_locked(const Fd& fd, uint64_t byte) noexcept {
     return ::fcntl(fd.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
 
-/// Start of a process in microseconds since 1970, 0 when it is gone.
-inline uint64_t process_start(int32_t pid) noexcept {
-    proc_bsdinfo info{};
-    if (::proc_pidinfo(pid, PROC_PIDTBSDINFO, 0, &info, sizeof info) != static_cast<int>(sizeof info)) return 0;
-    return static_cast<uint64_t>(info.pbi_start_tvsec) * 1'000'000u + info.pbi_start_tvusec;
-}
+inline constexpr uint32_t kCompareAndWaitShared = 3;  // UL_COMPARE_AND_WAIT_SHARED: 32 bits, between processes
 
-/// All pids of a Mac live in one space.
-inline uint64_t pid_namespace() noexcept { return 1; }
-
-/// The kernel's word that this very process is gone: no such pid, a zombie, or another start time.
-inline bool process_dead(int32_t pid, uint64_t start) noexcept {
-    if (::kill(pid, 0) != 0 && errno == ESRCH) return true;
-    proc_bsdinfo info{};
-    if (::proc_pidinfo(pid, PROC_PIDTBSDINFO, 0, &info, sizeof info) != static_cast<int>(sizeof info)) return false;
-    return info.pbi_status == SZOMB || (start != 0 && process_start(pid) != 0 && process_start(pid) != start);
-}
-
-/// Sleeps while *word == value, for at most `ns`; false at the time-out. A signal or a spurious wake gives true.
+/// Sleeps while word == value, for at most `ns`; false at the time-out. A signal or a spurious wake gives true.
 inline bool futex_wait(std::atomic<uint32_t>& word, uint32_t value, uint64_t ns) noexcept {
-    const uint64_t us = std::clamp<uint64_t>(ns / 1000, 1, 0xffffffffu);  // 0 would wait for ever
-    return ::__ulock_wait(kCompareAndWaitShared | kNoErrno, &word, value, static_cast<uint32_t>(us)) != -ETIMEDOUT;
+#ifdef PSYNE_OS_SYNC
+    if (__builtin_available(macOS 14.4, *))
+        return ::os_sync_wait_on_address_with_timeout(&word, value, 4, OS_SYNC_WAIT_ON_ADDRESS_SHARED,
+                                                      OS_CLOCK_MACH_ABSOLUTE_TIME, std::max<uint64_t>(ns, 1)) >= 0 ||
+               errno != ETIMEDOUT;
+#endif
+    const uint64_t us = std::clamp<uint64_t>(ns / 1000, 1, UINT32_MAX);  // 0 would be for ever
+    return ::__ulock_wait(kCompareAndWaitShared, &word, value, static_cast<uint32_t>(us)) >= 0 || errno != ETIMEDOUT;
 }
 inline void futex_wake(std::atomic<uint32_t>& word) noexcept {
-    ::__ulock_wake(kCompareAndWaitShared | kNoErrno, &word, 0);
+#ifdef PSYNE_OS_SYNC
+    if (__builtin_available(macOS 14.4, *)) {
+        ::os_sync_wake_by_address_any(&word, 4, OS_SYNC_WAKE_BY_ADDRESS_SHARED);
+        return;
+    }
+#endif
+    ::__ulock_wake(kCompareAndWaitShared, &word, 0);
 }
 
-/// There is no process-wide barrier for others: every waker pays a fence of its own.
+/// No process-wide barrier here: wakers raise fences of their own.
 inline bool register_barrier() noexcept { return false; }
 inline bool heavy_barrier() noexcept { return false; }
 
-/// How many processors this thread may run on.
+/// How many processors there are; threads are not bound to some of them here.
 inline int usable_cpus() noexcept { return static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)); }
 
 /// Says when something in a directory was made, renamed or removed.
@@ -128,14 +160,14 @@ class Watch {
 public:
     explicit Watch(const std::string& path)
         : directory_(::open(path.c_str(), O_EVTONLY | O_CLOEXEC)), queue_(::kqueue()) {
-        struct kevent change;
-        EV_SET(&change, directory_.get(), EVFILT_VNODE, EV_ADD | EV_CLEAR, NOTE_WRITE, 0, nullptr);
-        if (directory_ && queue_) ::kevent(queue_.get(), &change, 1, nullptr, 0, nullptr);
+        struct ::kevent change;
+        EV_SET(&change, static_cast<uintptr_t>(directory_.get()), EVFILT_VNODE, EV_ADD | EV_CLEAR, NOTE_WRITE, 0, nullptr);
+        if (queue_ && directory_) ::kevent(queue_.get(), &change, 1, nullptr, 0, nullptr);
     }
     /// Waits for a change, at most `ns`.
     void wait(uint64_t ns) noexcept {
-        struct kevent event;
         const timespec t{static_cast<time_t>(ns / 1'000'000'000u), static_cast<long>(ns % 1'000'000'000u)};
+        struct ::kevent event;
         ::kevent(queue_.get(), nullptr, 0, &event, 1, &t);
     }
 
