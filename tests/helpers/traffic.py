@@ -1,6 +1,7 @@
 """Senders and receivers for tests of integrity and storms: in all the ways there are, and they keep a record."""
 
 import os
+import time
 from typing import Any
 
 import numpy as np
@@ -86,6 +87,12 @@ class Log:
         os.write(self.fd, np.array(rows, "u8").tobytes())
 
 
+def work(chance: np.random.Generator) -> None:
+    """Takes its time now and then, so that kills hit what is in somebody's hand."""
+    if chance.random() < 0.1:
+        time.sleep(chance.random() * 0.004)
+
+
 def storm_sender(tx: Any, sender: int, log_path: str, stop: str) -> None:
     """Sends lines until the file `stop` exists. Logs (1, start, n) before a commit and (2, start, n) after it."""
     log, chance = Log(log_path), np.random.default_rng()
@@ -104,7 +111,9 @@ def storm_sender(tx: Any, sender: int, log_path: str, stop: str) -> None:
                 log.write((2, done, n))
             case 2:
                 with tx.loan_many(n) as batch:
-                    batch.array[:] = lines
+                    batch.array[: n // 2] = lines[: n // 2]
+                    work(chance)
+                    batch.array[n // 2 :] = lines[n // 2 :]
                 log.write((2, done, n))
             case 3:
                 n = min(n, 5)
@@ -114,6 +123,7 @@ def storm_sender(tx: Any, sender: int, log_path: str, stop: str) -> None:
                     loans[i].array[:] = lines[i]
                     tx.send(loans[i])
                     log.write((2, done + int(i), 1))
+                    work(chance)
         done += n
     tx.close()
 
@@ -127,8 +137,7 @@ def storm_worker(rx: Any, log_path: str, stop: str, mutates: bool) -> int:
         except psyne.Empty:
             continue
         with batch:
-            if mutates and chance.random() < 0.5:
-                os.sched_yield()  # some deaths before the first byte is changed
+            work(chance)  # before the first byte is changed
             lines = batch.copy() if not mutates else batch.array
             redelivered = batch.info.redelivered
             torn += broken_lines(lines)
@@ -136,6 +145,8 @@ def storm_worker(rx: Any, log_path: str, stop: str, mutates: bool) -> int:
             if mutates:
                 for i, (sender, count, _) in enumerate(rows):
                     lines[i] = line_of(sender + CHANGED, count)
+            work(chance)
             log.write(*rows)
+            work(chance)
             del lines
     return torn

@@ -30,14 +30,22 @@ int __ulock_wake(uint32_t operation, void* address, uint64_t wake_value);
 
 namespace psyne::sys {
 
-/// Start of a process in microseconds, 0 when there is none or it is a zombie.
-inline uint64_t process_start(int32_t pid) noexcept {
+/// What the kernel knows of a process; false when it knows nothing.
+inline bool process_info(int32_t pid, kinfo_proc& info) noexcept {
     int name[4] = {CTL_KERN, KERN_PROC, KERN_PROC_PID, pid};
-    kinfo_proc info{};
     size_t size = sizeof info;
-    if (::sysctl(name, 4, &info, &size, nullptr, 0) != 0 || size == 0 || info.kp_proc.p_stat == SZOMB) return 0;
+    return pid > 0 && ::sysctl(name, 4, &info, &size, nullptr, 0) == 0 && size == sizeof info;
+}
+
+inline uint64_t start_of(const kinfo_proc& info) noexcept {
     const timeval& t = info.kp_proc.p_starttime;
     return static_cast<uint64_t>(t.tv_sec) * 1'000'000u + static_cast<uint64_t>(t.tv_usec);
+}
+
+/// Start of a process in microseconds, 0 when it is gone.
+inline uint64_t process_start(int32_t pid) noexcept {
+    kinfo_proc info{};
+    return process_info(pid, info) ? start_of(info) : 0;
 }
 
 /// All processes of a Mac share their pids.
@@ -45,10 +53,9 @@ inline uint64_t pid_namespace() noexcept { return 1; }
 
 /// The kernel's word that this very process is gone: no such pid, a zombie, or another start time.
 inline bool process_dead(int32_t pid, uint64_t start) noexcept {
-    if (pid <= 0) return false;
-    const uint64_t now = process_start(pid);
-    if (now == 0) return start != 0 && (::kill(pid, 0) != 0 ? errno == ESRCH : process_start(pid) == 0);
-    return start != 0 && now != start;
+    kinfo_proc info{};
+    if (!process_info(pid, info)) return pid > 0 && ::kill(pid, 0) != 0 && errno == ESRCH;
+    return info.kp_proc.p_stat == SZOMB || (start != 0 && start_of(info) != start);
 }
 
 // There are no files without a name here. Until it is published a file is called ".<pid>.<number>.making"; what a killed
