@@ -342,14 +342,16 @@ def test_no_view_changes_while_another_process_sends_at_full_speed():
         writer.run("from layouts import lines_of; tx = psyne.sender('ipc://lines', Line, capacity=128)")
         writer.begin("for n in range(300): tx.send_many(lines_of(1, 100 * n, 100))\ntx.close()")
         chance = random.Random(5)
-        held: list[tuple[Any, bytes]] = []
+        held: list[tuple[int, tuple[Any, bytes]]] = []  # with the position behind its batch
         for batch in rx.batches(8):
+            newest = batch.info.sequence + len(batch)
             if chance.random() < 0.5:
                 view = chance.choice([batch.array, batch.array[-1], memoryview(batch)[:1]])
-                held.append((view, view.tobytes()))
+                held.append((newest, (view, view.tobytes())))
                 del view
-            while len(held) > 12 or (held and chance.random() < 0.6):
-                let_go(held.pop(chance.randrange(len(held))))
+            # A view that is kept for a lap stops the sender, and then this loop: let go after half a lap.
+            while held and (held[0][0] + 64 < newest or chance.random() < 0.4):
+                let_go(held.pop(0)[1])
         writer.result()
         while held:
-            let_go(held.pop())
+            let_go(held.pop()[1])

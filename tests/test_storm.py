@@ -18,7 +18,7 @@ import psyne
 from psyne import Stage, _native
 
 from .helpers.layouts import CHANGED, Line, broken_lines
-from .helpers.process import Child
+from .helpers.process import PATIENCE, Child
 
 CAPACITY = 64
 Key = tuple[int, int]  # (sender, count) of a message
@@ -37,7 +37,7 @@ class Watcher:
         """Until so many messages came; the end of all senders for now is no end."""
         while at_least > 0:
             try:
-                with self.rx.receive_many(100, timeout=60) as batch:
+                with self.rx.receive_many(100, timeout=PATIENCE) as batch:
                     at_least -= len(batch)
                     self.check(batch.array.copy())
             except (psyne.EndOfChannel, psyne.SenderLost):
@@ -46,7 +46,7 @@ class Watcher:
     def watch_to_the_end(self) -> None:
         try:
             while True:
-                with self.rx.receive_many(100, timeout=60) as batch:
+                with self.rx.receive_many(100, timeout=PATIENCE) as batch:
                     self.check(batch.array.copy())
         except (psyne.EndOfChannel, psyne.SenderLost):
             pass

@@ -10,7 +10,7 @@ from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["HELPERS", "Child", "cpu_ticks", "run_program", "sleeping", "until"]
+__all__ = ["HELPERS", "PATIENCE", "Child", "cpu_ticks", "run_program", "sleeping", "until"]
 
 HELPERS = Path(__file__).parent
 PATIENCE = 60.0  # seconds until a condition that does not come true fails a test; never a limit on speed
