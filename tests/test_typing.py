@@ -20,6 +20,8 @@ Errors = set[tuple[int, str]]
 
 
 def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    if tool == "pyright":  # it would take the first python of the PATH
+        arguments = ("--pythonpath", sys.executable, *arguments)
     return subprocess.run(
         [sys.executable, "-m", tool, *arguments],
         cwd=ROOT,

@@ -103,7 +103,7 @@ def test_a_signal_handler_that_returns_lets_the_wait_go_on(tmp_path: Path):
 def test_close_from_another_thread_ends_every_wait(wait: Any, name: str):
     space: dict[str, Any] = {"psyne": psyne, "np": np, "Number": Number, "wait": wait}
     exec(SET_UP, space)
-    ends = [space[end] for end in ("full", "tx", "rx", "nowhere")]
+    ends = [space[end] for end in ("rx", "nowhere", "full", "tx")]  # a closed sender would end the receiver's channel
     setup, _, call = WAITS[name].rpartition("; ")
     exec(setup, space)
     waiter = Waiter(lambda: eval(call, space))

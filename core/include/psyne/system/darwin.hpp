@@ -1,5 +1,5 @@
 // macOS: wait on address, F_PREALLOCATE, renames that never replace, OFD locks, sysctl, kqueue.
-// NOT VERIFIED ON HARDWARE: compiled against Apple's headers, never run.
+// Not verified on hardware: compiled against Apple's headers, never run.
 #pragma once
 
 #include <sys/event.h>
