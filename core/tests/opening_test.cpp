@@ -216,6 +216,7 @@ int main() {
              auto a = propose(home, 1), b = propose(home, 2);
              CHECK(!find(home));  // proposals are no channels yet
              CHECK(win_proposal(*b));
+             CHECK_EQ(state_in<ChannelState>(a->file.header().state.load(seq_cst)), ChannelState::closed);
              CHECK(!win_proposal(*a));
              CHECK_EQ(find(home)->shape.generation, 2u);
          }},
