@@ -160,7 +160,7 @@ def machine(cores: list[int]) -> Figures:
         platform.machine(),
     )
     versions = {"python": platform.python_version()}
-    for package in ("psyne", "numpy", "iceoryx2", "pyzmq"):
+    for package in ("psyne", "numpy", "iceoryx2", "pyzmq", "faster-fifo"):
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

@@ -1,22 +1,42 @@
 // The two ends as Python holds them.
 #pragma once
 
+#include "counts.hpp"
 #include "message.hpp"
 
 namespace psyne::python {
 
+/// One type of messages of a channel.
+struct Kind {
+    nb::object type;    // their class
+    nb::object layout;  // its Layout, kept alive
+    Layout* shape;
+    uint64_t header;  // VariantHdr of its messages, as a word
+};
+
 /// What both ends share: who uses it, which process made it, what its messages are.
 struct End {
-    nb::object type;    // class of the messages
+    std::vector<Kind> kinds;  // by type number
     nb::object batch_type;
-    nb::object layout;  // its Layout, kept alive
-    Layout* shape = nullptr;
     uint64_t generation = fork_generation.load(std::memory_order_relaxed);
     bool busy = false;  // a thread is inside
     bool closed = false;
+    uint64_t armed = 0;  // since when an event loop waits for this end
+    bool level = false;  // fileno() was asked for: its level is kept
+    std::unique_ptr<Bell> bell;  // once an event loop waits for this end
+    bool joined = false;  // a member of its channel
+    bool prepared = false;  // of an anonymous channel: its types were known before it joined
     std::string address;
+    NamesPtr names;       // where a receiver looks for its channel,
+    std::string channel;  // and its name
+    Counts counts;
 
-    bool forked() const { return generation != fork_generation.load(std::memory_order_relaxed); }
+    /// Joined by the parent process: not ours. An end that has not joined yet works in a forked child.
+    bool forked() const { return generation != fork_generation.load(std::memory_order_relaxed) && joined; }
+    void has_joined() {
+        joined = true;
+        generation = fork_generation.load(std::memory_order_relaxed);
+    }
     /// Enters the end for one call; false with an exception set.
     bool enter() {
         if (!closed && !busy && !forked()) [[likely]] {
@@ -26,11 +46,21 @@ struct End {
         return refuse();
     }
     bool refuse();
+
+    /// Of a message with this header; null with PeerCorrupted set.
+    const Kind* kind_of(uint64_t header) const;
+    /// The kind that a class (or a base of one kind only) names; null with an exception set.
+    const Kind* kind_named(PyObject* type) const;
+    /// The kind that `o` can be sent as; null with LayoutMismatch set.
+    const Kind* kind_for(PyObject* o) const;
+    /// "Imu, Alarm"
+    std::string kinds_text() const;
 };
 
 struct SenderEnd : End {
     std::unique_ptr<Sender> sender;
     bool drops = false;  // full="drop"
+    uint64_t planned = 0;  // capacity that it will have, before it joins
     bool close_failed = false;
     SenderEnd() = default;
     ~SenderEnd();
@@ -38,6 +68,7 @@ struct SenderEnd : End {
 
 struct ReceiverEnd : End {
     bool follow = false;
+    std::atomic<bool> interrupted{false};  // one wait ends as if its time were over
     std::unique_ptr<Receiver> receiver;             // null until the channel exists
     std::vector<std::unique_ptr<Receiver>> former;  // of replaced channels, while messages live
     ReceiverEnd() = default;
@@ -59,11 +90,11 @@ struct Tick {
 
     bool operator()() {
         const bool late = waiting && !told && sys::now_ns() - since > 1'000'000'000;
-        nb::gil_scoped_acquire gil;
+        const WithGil gil;
         if (!registry.burials.dead.empty() && !tell_burials(registry)) return false;
         if (late) {
             told = true;
-            if (!warn("sender of ipc://" + registry.name + " has waited 1 s for room: " + waiting->why_full())) return false;
+            if (!warn("sender of " + registry.address() + " has waited 1 s for room: " + waiting->why_full())) return false;
         }
         return PyErr_CheckSignals() == 0;
     }
@@ -72,6 +103,18 @@ struct Tick {
 /// Called when the last user leaves a closed end, and by its last message.
 void close_now(SenderEnd& e);
 void close_now(ReceiverEnd& e);
+
+/// Brings the level of fileno() up to date.
+void keep_level(SenderEnd& e);
+void keep_level(ReceiverEnd& e);
+/// The bell goes by another name when its receiver has found a channel, and when that is over.
+void joined(ReceiverEnd& e);
+void left(ReceiverEnd& e);
+int fileno_of(nb::object end);
+/// LeaseLimit: the oldest slot is used by the sender's own arrays.
+void own_views_stand(SenderEnd& e);
+/// The channels inside this process: memory://.
+const std::shared_ptr<Process>& process_names();
 
 /// Ends whose life locks a forked child must drop.
 void remember_end(Registry* registry);
@@ -84,6 +127,8 @@ struct Inside {  // leaves the end, and closes it if close() came meanwhile
         end.busy = false;
         if (end.closed) [[unlikely]]
             close_now(end);
+        else if (end.level) [[unlikely]]
+            keep_level(end);
     }
 };
 

@@ -29,12 +29,11 @@ MessageObject* fresh(PyTypeObject* type, Layout* layout, bool batch) {
     }
     auto* m = reinterpret_cast<MessageObject*>(o);
     m->layout = layout;
-    m->data = nullptr;
+    m->at = Place{};
     m->count = 1;
-    m->stride = 0;
-    m->end = nullptr;
+    m->end = m->parent = m->type = m->views = nullptr;
     m->lease = nullptr;
-    m->views = nullptr;
+    m->pin = nullptr;
     m->generation = fork_generation.load(std::memory_order_relaxed);
     m->open = m->writable = m->touched = false;
     m->batch = batch;
@@ -45,8 +44,8 @@ MessageObject* fresh(PyTypeObject* type, Layout* layout, bool batch) {
 /// A receiver that was closed leaves when its last message is gone.
 void settled(PyObject* end) {
     ReceiverEnd& e = receiver_end(end);
-    if (e.closed && !e.busy) [[unlikely]]
-        close_now(e);
+    if ((e.closed || e.level) && !e.busy) [[unlikely]]
+        e.closed ? close_now(e) : keep_level(e);
 }
 
 void hold_slots(SenderEnd& e, const Loan& loan, uint64_t n) {
@@ -82,13 +81,15 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
             }
             if (e.closed) break;  // close() made it a SKIP
             if (send != 0)
-                e.sender->commit(h.loan, send, live || e.busy);
+                e.sender->commit(h.loan, send, live || e.busy), e.counts.messages += send;
             else
                 e.sender->discard(h.loan, live || e.busy);
+            if (e.level && !e.busy) [[unlikely]]
+                keep_level(e);
             break;
         }
         case Hold::Kind::scratch:
-            if (send != 0 && !sender_end(m->end).closed) sender_end(m->end).sender->drop(send);
+            if (send != 0 && !sender_end(m->end).closed) sender_end(m->end).sender->drop(send), sender_end(m->end).counts.missed += send;
             break;
         case Hold::Kind::taken:
             h.receiver->end(h.taken, live);
@@ -136,6 +137,7 @@ void dealloc_open(MessageObject* m) {
 
 void message_dealloc(PyObject* o) {
     auto* m = reinterpret_cast<MessageObject*>(o);
+    Py_CLEAR(m->pin);  // who needed it held the message
     if (m->open) {
         if (m->hold.kind == Hold::Kind::taken && !m->lease && (m->touched || !PyErr_Occurred())) [[likely]]
             end_message(m, 0, false);
@@ -145,6 +147,8 @@ void message_dealloc(PyObject* o) {
     Py_CLEAR(m->views);
     Py_CLEAR(m->lease);
     Py_CLEAR(m->end);
+    Py_CLEAR(m->parent);
+    Py_CLEAR(m->type);
     PyTypeObject* type = Py_TYPE(o);
     if (free_count < kFree)
         free_messages[free_count++] = o;
@@ -160,12 +164,16 @@ void lease_dealloc(PyObject* o) {
         if (h.kind == Hold::Kind::sent) {
             SenderEnd& e = sender_end(lease->end);
             for (uint64_t i = 0; i < h.loan.count; ++i) e.sender->unhold(h.loan.slot + i);
+            if (e.level && !e.busy) [[unlikely]]
+                keep_level(e);
         } else if (h.kind == Hold::Kind::taken || h.kind == Hold::Kind::passed) {
             h.kind == Hold::Kind::passed ? h.receiver->finish(h.taken) : h.receiver->end(h.taken, false);
             settled(lease->end);
         }
     }
     std::free(lease->memory);
+    lease->pages.~Mapping();
+    Py_XDECREF(lease->keeps);
     Py_XDECREF(lease->end);
     PyTypeObject* type = Py_TYPE(o);
     PyObject_Free(o);
@@ -173,17 +181,9 @@ void lease_dealloc(PyObject* o) {
 }
 
 PyObject* message_new(PyTypeObject* type, PyObject*, PyObject*) {
-    PyObject* layout = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__layout__");
-    if (!layout) {
-        PyErr_Format(PyExc_TypeError, "%s has no fields: declare them in a subclass", type->tp_name);
-        return nullptr;
-    }
-    Py_DECREF(layout);  // the class keeps it
-    if (type->tp_dealloc != message_dealloc) {
-        PyErr_SetString(PyExc_TypeError, "subclass psyne.Struct or psyne.Array instead");
-        return nullptr;
-    }
-    MessageObject* m = fresh(type, nb::inst_ptr<Layout>(layout), false);
+    Layout* layout = layout_of(type);
+    if (!layout) return nullptr;
+    MessageObject* m = fresh(type, layout, false);
     if (m && !make_private(m)) {
         Py_DECREF(m);
         return nullptr;
@@ -194,6 +194,7 @@ PyObject* message_new(PyTypeObject* type, PyObject*, PyObject*) {
 PyObject* enter(PyObject* o, PyObject*) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     if (!usable(m)) return nullptr;
+    if (m->parent) return PyErr_Format(PyExc_TypeError, "a part of a message ends with the whole"), nullptr;
     return Py_NewRef(o);
 }
 
@@ -223,12 +224,39 @@ PyObject* release_message(PyObject* o, PyObject*) {
 
 PyObject* discard(PyObject* o, PyObject*) {
     auto* m = reinterpret_cast<MessageObject*>(o);
+    if (m->parent) return PyErr_Format(PyExc_TypeError, "a part of a message cannot be discarded by itself"), nullptr;
     if (m->hold.kind == Hold::Kind::taken) return raise("NotALoan", "a received message cannot be discarded; release() it");
     if (m->open && !discard_message(m)) return nullptr;
     Py_RETURN_NONE;
 }
 
+/// The first dimension of a shaped message, shortened.
 PyObject* truncate(PyObject* o, PyObject* arg) {
+    auto* m = reinterpret_cast<MessageObject*>(o);
+    const Py_ssize_t n = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
+    Dims d;
+    if ((n == -1 && PyErr_Occurred()) || !usable(m) || !dims_of(m, d)) return nullptr;
+    if (!m->writable) return raise("NotALoan", "only a loan can be truncated");
+    if (!m->layout->shaped || d.ndim == 0)
+        return PyErr_Format(PyExc_TypeError, "truncate() of a message of fixed shape, %s", m->layout->text().c_str());
+    if (n < 0 || n > d.n[0]) return PyErr_Format(PyExc_ValueError, "truncate(%zd) of a first axis of %zd", n, d.n[0]);
+    d.n[0] = n;
+    m->layout->write_dims(m->at.data, d);
+    Py_RETURN_NONE;
+}
+
+/// The dimensions of a shaped message that is written.
+PyObject* reshape(PyObject* o, PyObject* shape) {
+    auto* m = reinterpret_cast<MessageObject*>(o);
+    if (!usable(m)) return nullptr;
+    if (!m->writable) return raise("ReadOnly", "a received message is read-only; copy() it to change it");
+    Dims d;
+    if (!shape_from(shape, *m->layout, d)) return nullptr;
+    m->layout->write_dims(m->at.data, d);
+    Py_RETURN_NONE;
+}
+
+PyObject* truncate_batch(PyObject* o, PyObject* arg) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     const Py_ssize_t n = PyNumber_AsSsize_t(arg, PyExc_OverflowError);
     if (n == -1 && PyErr_Occurred()) return nullptr;
@@ -262,27 +290,117 @@ PyObject* adopt(PyObject*, PyObject* cls) {
 }  // namespace
 
 MessageObject* new_message(PyTypeObject* type, Layout* layout) { return fresh(type, layout, false); }
-MessageObject* new_batch(PyTypeObject* type, Layout* layout) { return fresh(type, layout, true); }
+MessageObject* new_batch(PyTypeObject* batch, PyObject* type, Layout* layout) {
+    MessageObject* m = fresh(batch, layout, true);
+    if (m) m->type = Py_NewRef(type);
+    return m;
+}
+
+void retype(MessageObject* m, PyObject* type, Layout* layout) {
+    m->layout = layout;
+    if (m->batch) {
+        PyObject* before = std::exchange(m->type, Py_NewRef(type));
+        Py_DECREF(before);
+    } else if (PyTypeObject* before = Py_TYPE(m); before != reinterpret_cast<PyTypeObject*>(type)) {
+        Py_INCREF(type);
+        Py_SET_TYPE(reinterpret_cast<PyObject*>(m), reinterpret_cast<PyTypeObject*>(type));
+        Py_DECREF(before);
+    }
+}
+
+PyObject* new_part(MessageObject* whole, PyTypeObject* type, Layout* layout, const Place& at) {
+    MessageObject* m = fresh(type, layout, false);
+    if (!m) return nullptr;
+    m->at = at;
+    m->parent = Py_NewRef(reinterpret_cast<PyObject*>(whole));
+    m->writable = whole->writable;
+    return reinterpret_cast<PyObject*>(m);
+}
+
+bool shape_from(PyObject* shape, const Layout& layout, Dims& out) {
+    out.ndim = layout.dims.ndim;
+    if (!layout.shaped) {
+        PyErr_Format(PyExc_TypeError, "messages of %s have one shape; leave shape= and size= out", layout.text().c_str());
+        return false;
+    }
+    const bool one = PyIndex_Check(shape);
+    const nb::object dims = one ? nb::borrow(shape) : nb::steal(PySequence_Fast(shape, "shape is an int or a tuple of ints"));
+    if (!dims.is_valid()) return false;
+    const Py_ssize_t given = one ? 1 : PySequence_Fast_GET_SIZE(dims.ptr());
+    if (given != out.ndim) {
+        PyErr_Format(PyExc_ValueError, "this type has %d dimensions; got shape=%R", out.ndim, shape);
+        return false;
+    }
+    for (int i = 0; i < out.ndim; ++i) {
+        out.n[i] = PyNumber_AsSsize_t(one ? shape : PySequence_Fast_GET_ITEM(dims.ptr(), i), PyExc_OverflowError);
+        if (out.n[i] == -1 && PyErr_Occurred()) return false;
+    }
+    uint64_t total = 0;
+    if (out.bytes(layout.element(), layout.room, total)) return true;
+    PyErr_Format(PyExc_ValueError, "shape=%R of %s: a message has at most max_bytes=%llu", shape,
+                 nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(layout.dtype.ptr()))).c_str(),
+                 static_cast<unsigned long long>(layout.room));
+    return false;
+}
+
+bool copy_message(const MessageObject* from, const Place& to) {
+    const Layout& layout = *from->layout;
+    if (layout.columns) {
+        for (const Layout::Column& c : layout.fields)
+            std::memcpy(to.field(layout, c.offset, c.bytes), from->at.field(layout, c.offset, c.bytes), c.bytes);
+        return true;
+    }
+    Dims d;
+    uint64_t used = layout.bytes;
+    if (layout.shaped) {
+        if (!layout.read_dims(from->at.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
+        layout.write_dims(to.data, d);
+    }
+    std::memcpy(to.data, from->at.data, used);
+    return true;
+}
+
+Layout* layout_of(PyTypeObject* type) {
+    PyObject* layout = PyObject_GetAttrString(reinterpret_cast<PyObject*>(type), "__layout__");
+    if (!layout) {
+        PyErr_Format(PyExc_TypeError, "%s has no fields: declare them in a subclass", type->tp_name);
+        return nullptr;
+    }
+    Py_DECREF(layout);  // the class keeps it
+    if (type->tp_dealloc != message_dealloc) {
+        PyErr_SetString(PyExc_TypeError, "subclass psyne.Struct or psyne.Array instead");
+        return nullptr;
+    }
+    return nb::inst_ptr<Layout>(layout);
+}
+
+LeaseObject* new_lease(PyObject* end, uint64_t generation) {
+    auto* lease = PyObject_New(LeaseObject, lease_type);
+    if (!lease) return nullptr;
+    lease->end = Py_XNewRef(end);
+    lease->slab = nullptr;
+    lease->memory = nullptr;
+    new (&lease->pages) sys::Mapping();
+    lease->keeps = nullptr;
+    lease->generation = generation;
+    new (&lease->hold) Hold();
+    return lease;
+}
 
 bool make_private(MessageObject* m) {
-    auto* lease = PyObject_New(LeaseObject, lease_type);
+    LeaseObject* lease = new_lease(nullptr, fork_generation.load(std::memory_order_relaxed));
     if (!lease) return false;
-    lease->end = nullptr;
-    lease->generation = fork_generation.load(std::memory_order_relaxed);
-    new (&lease->hold) Hold();
     const uint64_t align = std::max<uint64_t>(64, m->layout->alignment);
     const uint64_t stride = payload_stride(m->layout->bytes, m->layout->alignment, 0);
-    const uint64_t room = round_up(std::max<uint64_t>(stride * m->count, 1), align);
-    lease->memory = static_cast<std::byte*>(std::aligned_alloc(align, room));
-    if (!lease->memory) {
+    lease->memory = static_cast<std::byte*>(std::calloc(1, std::max<uint64_t>(stride * m->count, 1) + align));
+    if (!lease->memory) {  // calloc: large memory costs nothing before it is touched
         Py_DECREF(lease);
         PyErr_NoMemory();
         return false;
     }
-    std::memset(lease->memory, 0, room);
     m->lease = lease;
-    m->data = lease->memory;
-    m->stride = stride;
+    std::byte* data = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<uintptr_t>(lease->memory), align));
+    m->at = {data, stride, m->count, 0};
     m->open = m->writable = true;
     return true;
 }
@@ -309,6 +427,7 @@ void drop_empty(MessageObject* m) { Py_DECREF(m); }
 bool is_message(PyObject* o) { return Py_TYPE(o)->tp_dealloc == message_dealloc; }
 
 bool usable(MessageObject* m) {
+    m = root(m);
     if (m->open) [[likely]] {
         m->touched = true;
         return true;
@@ -326,6 +445,8 @@ int message_buffer(PyObject* o, Py_buffer* view, int flags);
 PyObject* batch_item(PyObject* o, PyObject* key);
 int batch_assign(PyObject* o, PyObject* key, PyObject* value);
 Py_ssize_t batch_length(PyObject* o);
+PyObject* batch_message(PyObject* o, Py_ssize_t i);
+PyObject* from_buffer(PyObject* cls, PyObject* const* args, Py_ssize_t n, PyObject* names);
 void bind_field(nb::module_& m);
 
 static PyTypeObject* make_type(nb::module_& m, const char* name, PyType_Spec& spec) {
@@ -345,8 +466,12 @@ void bind_message(nb::module_& m) {
     };
     for (PyMethodDef* d = message_access; d->ml_name; ++d) methods.push_back(*d);
     static std::vector<PyMethodDef> batch_methods = methods;
+    methods.push_back({"truncate", truncate, METH_O, "Shorten the first axis of a message that brings its own shape."});
+    methods.push_back({"_reshape", reshape, METH_O, nullptr});
+    methods.push_back({"from_buffer", method(from_buffer), METH_FASTCALL | METH_KEYWORDS | METH_CLASS,
+                       "A message over memory of one's own, which it keeps."});
     methods.push_back({nullptr, nullptr, 0, nullptr});
-    batch_methods.push_back({"truncate", truncate, METH_O, "Send only the first n messages; the rest was never there."});
+    batch_methods.push_back({"truncate", truncate_batch, METH_O, "Send only the first n messages; the rest was never there."});
     batch_methods.push_back({nullptr, nullptr, 0, nullptr});
 
     static PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(message_dealloc)},
@@ -362,6 +487,8 @@ void bind_message(nb::module_& m) {
                                         {Py_tp_methods, batch_methods.data()},
                                         {Py_tp_getset, message_properties},
                                         {Py_mp_length, reinterpret_cast<void*>(batch_length)},
+                                        {Py_sq_item, reinterpret_cast<void*>(batch_message)},
+                                        {Py_tp_iter, reinterpret_cast<void*>(PySeqIter_New)},
                                         {Py_mp_subscript, reinterpret_cast<void*>(batch_item)},
                                         {Py_mp_ass_subscript, reinterpret_cast<void*>(batch_assign)},
                                         {Py_bf_getbuffer, reinterpret_cast<void*>(message_buffer)},

@@ -11,6 +11,23 @@ namespace psyne::python {
 struct SenderEnd;
 struct ReceiverEnd;
 
+/// Where a run of messages lies.
+struct Place {
+    std::byte* data = nullptr;  // columns: slot 0 of the ring; else the first message
+    uint64_t stride = 0;        // bytes from one message to the next
+    uint64_t ring = 1;          // columns: slots of a column
+    uint64_t slot = 0;          // columns: the first of ours
+
+    /// Of one field: its first byte, and how far apart two messages have it.
+    std::byte* field(const Layout& layout, uint64_t offset, uint64_t bytes) const noexcept {
+        return layout.columns ? data + ring * offset + slot * bytes : data + offset;
+    }
+    uint64_t step(const Layout& layout, uint64_t bytes) const noexcept { return layout.columns ? bytes : stride; }
+    Place part(const Layout& layout, uint64_t i) const noexcept {
+        return layout.columns ? Place{data, stride, ring, slot + i} : Place{data + i * stride, stride, ring, slot};
+    }
+};
+
 /// What must be told when slots are no longer used.
 struct Hold {
     enum class Kind : uint8_t { nothing, loan, sent, taken, passed, scratch };
@@ -25,8 +42,11 @@ struct Hold {
 
 struct LeaseObject {
     PyObject_HEAD
-    PyObject* end;      // keeps the mapping; null for private memory
-    std::byte* memory;  // private memory of its own
+    PyObject* end;       // keeps the mapping; null for memory that is no slot
+    const Slab* slab;    // of its slot; null for memory that is no slot
+    std::byte* memory;   // private memory of its own
+    sys::Mapping pages;  // copy-on-write pages of its own
+    PyObject* keeps;     // what its memory is of: the slot's lease, a buffer
     uint64_t generation;
     Hold hold;  // kind nothing while its message is responsible
 };
@@ -34,12 +54,14 @@ struct LeaseObject {
 struct MessageObject {
     PyObject_HEAD
     Layout* layout;  // lives as long as the type
-    std::byte* data;
-    uint64_t count;   // messages; 1 for a single one
-    uint64_t stride;
+    Place at;
+    uint64_t count;    // messages; 1 for a single one
     PyObject* end;
+    PyObject* parent;  // the message that this one is a part of
+    PyObject* type;    // of a batch: the class of its messages
     LeaseObject* lease;  // null until the first view
     PyObject* views;     // list of the writable arrays given out: they turn read-only
+    PyObject* pin;       // an array for those who hold the message itself instead of a view
     uint64_t generation;
     bool open;      // may be used
     bool writable;  // a loan, a private message, or one of a mutating stage
@@ -54,7 +76,34 @@ extern PyTypeObject* lease_type;
 
 /// A message of `type` (a class made by the metaclass) without any memory yet. Null with an exception set.
 MessageObject* new_message(PyTypeObject* type, Layout* layout);
-MessageObject* new_batch(PyTypeObject* type, Layout* layout);
+MessageObject* new_batch(PyTypeObject* batch, PyObject* type, Layout* layout);
+/// Makes an empty message one of another class.
+void retype(MessageObject* m, PyObject* type, Layout* layout);
+/// A part of `whole` (a nested record, one message of a batch): usable as long as that is.
+PyObject* new_part(MessageObject* whole, PyTypeObject* type, Layout* layout, const Place& at);
+/// The message that holds the slot of a part.
+inline MessageObject* root(MessageObject* m) noexcept {
+    while (m->parent) m = reinterpret_cast<MessageObject*>(m->parent);
+    return m;
+}
+/// Dimensions of a single message. False with PeerCorrupted set.
+inline bool dims_of(const MessageObject* m, Dims& out) {
+    if (m->layout->shaped) return m->layout->read_dims(m->at.data, out);
+    out = m->layout->dims;
+    return true;
+}
+/// shape= or size= of a shaped message, checked against its room. False with an exception set.
+bool shape_from(PyObject* shape, const Layout& layout, Dims& out);
+/// Copies one message into other memory of the same layout. False with an exception set.
+bool copy_message(const MessageObject* from, const Place& to);
+/// The layout of a message class. Null with an exception set.
+Layout* layout_of(PyTypeObject* type);
+/// A lease without any memory yet. Null with an exception set.
+LeaseObject* new_lease(PyObject* end, uint64_t generation);
+/// The lease that views of this message keep; made at the first view. Borrowed; null with an exception set.
+LeaseObject* lease_of(MessageObject* m);
+/// All of a message or batch as an array, which keeps the lease. Null with an exception set.
+PyObject* whole_array(MessageObject* m);
 /// Fills in private, zeroed memory. False with an exception set.
 bool make_private(MessageObject* m);
 /// Ends a message: a loan is sent, a taken one is passed on. False with an exception set.

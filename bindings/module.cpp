@@ -25,7 +25,11 @@ NB_MODULE(_native, m) {
     m.attr("LAYOUT_VERSION") = psyne::kLayoutVersion;
     bind_layout(m);
     bind_message(m);
+    bind_dlpack(m);
+    bind_private(m);
     bind_sender(m);
     bind_receiver(m);
     bind_opening(m);
+    bind_statistics(m);
+    bind_waiting(m);
 }

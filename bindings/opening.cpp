@@ -6,23 +6,58 @@ namespace psyne::python {
 
 namespace {
 
-DirectoryPtr directory_of(const std::string& path) { return std::make_shared<const Directory>(path); }
+/// A place as Python has it: the path of a directory, "" for this process, or the descriptor of an anonymous channel.
+NamesPtr names_of(nb::handle place) {
+    if (!nb::isinstance<nb::str>(place) || nb::len(place) == 0)
+        fifo_directory() = nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")());
+    if (nb::isinstance<nb::int_>(place)) {
+        const sys::Fd fd(::fcntl(nb::cast<int>(place), F_DUPFD_CLOEXEC, 0));
+        if (!fd) sys::fail_errno("the descriptor of this channel is not open");
+        return std::make_shared<const Anonymous>(fd);
+    }
+    const auto path = nb::cast<std::string>(place);
+    if (path.empty()) return process_names();
+    return std::make_shared<const Directory>(path);
+}
+
+constexpr uint64_t kStampsFrom = 4096;  // bytes of a message from which its sender keeps the time by itself
 
 Spinner::Mode mode_of(const std::string& wait) {
     if (wait == "spin") return Spinner::Mode::spin;
     return wait == "block" ? Spinner::Mode::block : Spinner::Mode::adaptive;
 }
 
-/// `file` says how large its messages are: another size than the type's would lead out of the slots.
-void give_type(End& e, const ChannelFile& file, nb::object type, nb::object layout, nb::object batch_type) {
-    const uint64_t bytes = nb::inst_ptr<Layout>(layout)->bytes;
+/// [(class, layout, header), …] by type number.
+void set_types(End& e, nb::list types, nb::object batch_type) {
+    std::vector<Kind> kinds;
+    for (nb::handle h : types) {
+        nb::tuple t = nb::cast<nb::tuple>(h);
+        kinds.push_back({t[0], t[1], nb::inst_ptr<Layout>(t[1]), nb::cast<uint64_t>(t[2])});
+    }
+    if (kinds.empty()) throw nb::value_error("an end needs a type");
+    e.kinds = std::move(kinds);
+    e.batch_type = std::move(batch_type);
+}
+
+/// Bytes and alignment that fit messages of all types.
+std::pair<uint64_t, uint64_t> largest(nb::list types) {
+    uint64_t bytes = 0, alignment = 1;
+    for (nb::handle h : types) {
+        const Layout& shape = *nb::inst_ptr<Layout>(nb::cast<nb::tuple>(h)[1]);
+        bytes = std::max(bytes, shape.bytes);
+        alignment = std::max(alignment, shape.alignment);
+    }
+    return {bytes, alignment};
+}
+
+/// `file` says how large its messages are: another size than that of its types would lead out of the slots.
+void give_types(End& e, const ChannelFile& file, nb::list types, nb::object batch_type) {
+    const uint64_t bytes = largest(types).first;
     if (file.shape.payload_bytes != bytes)
         fail(Errc::incompatible, e.address + " says that its messages have " + std::to_string(file.shape.payload_bytes) +
-                                     " bytes, its type has " + std::to_string(bytes) + "; the channel file is damaged");
-    e.shape = nb::inst_ptr<Layout>(layout);
-    e.layout = std::move(layout);
-    e.type = std::move(type);
-    e.batch_type = std::move(batch_type);
+                                     " bytes, its types have " + std::to_string(bytes) + "; the channel file is damaged");
+    if (e.prepared) return;  // the same: a call that is under way may have them in its hand
+    set_types(e, std::move(types), std::move(batch_type));
 }
 
 /// [(name, after mask, mutates, redelivers), …]
@@ -35,9 +70,9 @@ std::vector<StageSpec> stages_from(nb::list list) {
     return stages;
 }
 
-nb::object describe(const std::string& path, const std::string& name) {
+nb::object describe(nb::object place, const std::string& name) {
     check_name(name);
-    const auto found = find_channel(directory_of(path), name);
+    const auto found = find_channel(names_of(place), name);
     if (!found) return nb::none();
     nb::dict d;
     nb::list stages;
@@ -51,48 +86,84 @@ nb::object describe(const std::string& path, const std::string& name) {
     return d;
 }
 
-void open_sending(nb::object self, const std::string& path, const std::string& name, const std::string& schema,
-                  uint32_t pattern, nb::list stages, uint64_t capacity, uint64_t align, bool drops,
-                  const std::string& wait, const std::string& program, nb::object type, nb::object layout,
-                  nb::object batch_type) {
+void open_sending(nb::object self, nb::object place, const std::string& name, const std::string& schema,
+                  uint32_t pattern, nb::list stages, uint64_t capacity, uint64_t align, bool drops, nb::object stamps,
+                  const std::string& wait, const std::string& program, nb::list types, nb::object batch_type) {
     SenderEnd& e = sender_end(self.ptr());
-    const Layout& shape = *nb::inst_ptr<Layout>(layout);
-    const uint64_t stride = payload_stride(shape.bytes, shape.alignment, align);
+    const auto [bytes, alignment] = largest(types);
+    const uint64_t stride = payload_stride(bytes, alignment, align);
+    // A clock costs more than the rest of a small send.
+    const bool keep_time = stamps.is_none() ? bytes >= kStampsFrom : nb::cast<bool>(stamps);
     if (capacity == 0) capacity = default_capacity(stride);
-    e.address = "ipc://" + name;
+    const NamesPtr names = names_of(place);
+    e.address = names->address(name);
     e.drops = drops;
-    e.sender = open_sender(directory_of(path), name,
-                           {schema, shape.bytes, static_cast<Pattern>(pattern), stages_from(stages)},
-                           {stride, rounded_capacity(capacity, stride), drops, mode_of(wait)}, program);
+    e.sender = open_sender(names, name,
+                           {schema, bytes, static_cast<Pattern>(pattern), stages_from(stages)},
+                           {stride, rounded_capacity(capacity, stride), {drops, types.size() > 1, keep_time}, mode_of(wait)},
+                           program);
+    e.has_joined();
     remember_end(&e.sender->registry);
     if (!tell_burials(e.sender->registry)) throw nb::python_error();
-    give_type(e, e.sender->registry.file, std::move(type), std::move(layout), std::move(batch_type));
+    give_types(e, e.sender->registry.file, std::move(types), std::move(batch_type));
 }
 
-bool open_receiving(nb::object self, const std::string& path, const std::string& name, const std::string& stage,
+bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
                     const std::string& wait, const std::string& program, bool follow) {
     ReceiverEnd& e = receiver_end(self.ptr());
-    e.address = "ipc://" + name;
+    const NamesPtr names = names_of(place);
+    e.address = names->address(name);
+    e.names = names;
+    e.channel = name;
     e.follow = follow;
     if (e.receiver) return true;
-    e.receiver = open_receiver(directory_of(path), name, stage, mode_of(wait), program);
+    e.receiver = open_receiver(names, name, stage, mode_of(wait), program);
     if (!e.receiver) return false;
     e.receiver->follow = follow;
+    e.has_joined();
     remember_end(&e.receiver->registry);
+    joined(e);
     if (!tell_burials(e.receiver->registry)) throw nb::python_error();
     return true;
 }
 
-/// Waits until something changes in the directory, at most 100 ms and not beyond the deadline; false at the deadline.
-bool watch(const std::string& path, uint64_t deadline) {
+/// Waits until channels come or go, at most 100 ms and not beyond the deadline; false at the deadline.
+bool watch(nb::object place, uint64_t deadline) {
     const uint64_t now = sys::now_ns();
     if (now >= deadline) return false;
     {
-        nb::gil_scoped_release nogil;
-        sys::Watch(path).wait(std::min(kSlice, deadline - now));
+        const NamesPtr names = names_of(place);
+        const WithoutGil nogil;
+        names->watch(std::min(kSlice, deadline - now));
     }
     if (PyErr_CheckSignals() != 0) throw nb::python_error();
     return true;
+}
+
+/// What an end of an anonymous channel is called, its types and the capacity that it will have, before it joins.
+void prepare(nb::object end, const std::string& name, nb::list types, nb::object batch_type, uint64_t capacity,
+             uint64_t align) {
+    const bool sends = nb::isinstance<SenderEnd>(end);
+    End& e = sends ? static_cast<End&>(sender_end(end.ptr())) : receiver_end(end.ptr());
+    e.address = Anonymous().address(name);
+    const auto [bytes, alignment] = largest(types);
+    const uint64_t stride = payload_stride(bytes, alignment, align);
+    set_types(e, std::move(types), std::move(batch_type));
+    e.prepared = true;
+    if (sends) sender_end(end.ptr()).planned = rounded_capacity(capacity != 0 ? capacity : default_capacity(stride), stride);
+}
+
+int make_channel(const std::string& schema, uint64_t payload_bytes, uint32_t pattern, nb::list stages) {
+    const sys::Fd fd = make_anonymous({schema, payload_bytes, static_cast<Pattern>(pattern), stages_from(stages)});
+    const int given = ::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0);
+    if (given < 0) sys::fail_errno("no descriptor for this channel");
+    return given;
+}
+
+/// Messages of an anonymous channel that no receiver has taken; looks without joining.
+uint64_t unread(nb::object place) {
+    auto found = find_channel(names_of(place), "0");
+    return found ? Registry(std::move(*found), "").unread() : 0;
 }
 
 nb::dict counters(const Registry& r) {
@@ -118,34 +189,52 @@ nb::object counters_of(nb::object end) {
 }  // namespace
 
 void bind_opening(nb::module_& m) {
-    m.def("describe", describe, nb::arg("directory"), nb::arg("name"),
+    m.def("describe", describe, nb::arg("place"), nb::arg("name"),
           "Schema, pattern and stages of an open channel, or None.",
-          nb::sig("def describe(directory: str, name: str) -> dict[str, typing.Any] | None"));
-    m.def("open_sender", open_sending, nb::arg("end"), nb::arg("directory"), nb::arg("name"), nb::arg("schema"),
+          nb::sig("def describe(place: str | int, name: str) -> dict[str, typing.Any] | None"));
+    m.def("open_sender", open_sending, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
-          nb::arg("wait"), nb::arg("program"), nb::arg("type"), nb::arg("layout"), nb::arg("batch_type"),
-          nb::sig("def open_sender(end: object, directory: str, name: str, schema: str, pattern: int, "
-                  "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, wait: str, "
-                  "program: str, type: object, layout: Layout, batch_type: object) -> None"));
-    m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("directory"), nb::arg("name"), nb::arg("stage"),
-          nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.");
-    m.def("give_type", [](nb::object end, nb::object type, nb::object layout, nb::object batch) {
+          nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
+          nb::sig("def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, "
+                  "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, "
+                  "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
+                  "batch_type: object) -> None"));
+    m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
+          nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.",
+          nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, "
+                  "follow: bool) -> bool"));
+    m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
               ReceiverEnd& e = receiver_end(end.ptr());
-              give_type(e, e.receiver->registry.file, std::move(type), std::move(layout), std::move(batch));
-          }, nb::arg("end"), nb::arg("type"), nb::arg("layout"), nb::arg("batch_type"));
+              give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));
+          }, nb::arg("end"), nb::arg("types"), nb::arg("batch_type"),
+          nb::sig("def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None"));
     m.def("leave", [](nb::object end) {  // a receiver that does not fit the channel that it found
               ReceiverEnd& e = receiver_end(end.ptr());
               if (!e.receiver) return;
+              left(e);
               e.receiver->close();
               forget_end(&e.receiver->registry);
               leave(e.receiver->registry);
               e.receiver.reset();
+              e.joined = false;
           }, nb::arg("end"));
     m.def("schema", [](nb::object end) {
               const ReceiverEnd& e = receiver_end(end.ptr());
               return e.receiver ? e.receiver->registry.file.schema() : std::string();
           }, nb::arg("end"), "The schema text of the channel that a receiver has joined.");
-    m.def("watch", watch, nb::arg("directory"), nb::arg("deadline"));
+    m.def("watch", watch, nb::arg("place"), nb::arg("deadline"),
+          nb::sig("def watch(place: str | int, deadline: int) -> bool"));
+    m.def("make_channel", make_channel, nb::arg("schema"), nb::arg("payload_bytes"), nb::arg("pattern"),
+          nb::arg("stages"), "Make an anonymous channel: a descriptor of its memory, for the caller to close.",
+          nb::sig("def make_channel(schema: str, payload_bytes: int, pattern: int, "
+                  "stages: list[tuple[str, int, bool, bool]]) -> int"));
+    m.def("prepare", prepare, nb::arg("end"), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
+          nb::arg("capacity"), nb::arg("align"),
+          "Name an end of an anonymous channel that has not joined yet, and give it its types.",
+          nb::sig("def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, "
+                  "capacity: int, align: int) -> None"));
+    m.def("unread", unread, nb::arg("place"), "Messages that no receiver of an anonymous channel has taken yet.",
+          nb::sig("def unread(place: int) -> int"));
     m.def("counters", counters_of, nb::arg("end"), nb::sig("def counters(end: object) -> dict[str, int] | None"));
     m.def("now_ns", &sys::now_ns, "The monotonic clock of deadlines.");
 }

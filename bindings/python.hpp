@@ -28,6 +28,37 @@ PyObject* raise(const char* class_name, const std::string& text);
 /// Turns the C++ exception in flight into a Python one.
 PyObject* raise_current();
 
+/// A thread that wants the GIL while the interpreter ends is told to exit, by an unwinding that no destructor may let
+/// through, and with Python objects in its frames. It stands still instead until the process is gone.
+template <class Take>
+void take_gil(Take&& take) noexcept {
+    try {
+        take();
+    } catch (...) {
+        for (;;) ::pause();
+    }
+}
+/// Lets the GIL go in its scope.
+struct WithoutGil {
+    PyThreadState* state = PyEval_SaveThread();
+    WithoutGil() = default;
+    WithoutGil(const WithoutGil&) = delete;
+    WithoutGil& operator=(const WithoutGil&) = delete;
+    ~WithoutGil() {
+        take_gil([this] { PyEval_RestoreThread(state); });
+    }
+};
+/// Has the GIL in its scope, inside one without it.
+struct WithGil {
+    PyGILState_STATE state;
+    WithGil() {
+        take_gil([this] { state = PyGILState_Ensure(); });
+    }
+    WithGil(const WithGil&) = delete;
+    WithGil& operator=(const WithGil&) = delete;
+    ~WithGil() { PyGILState_Release(state); }
+};
+
 /// A time-out in seconds as a deadline: None waits for ever, 0 not at all. False with an exception set.
 bool deadline_from(PyObject* seconds, uint64_t& deadline);
 
@@ -78,8 +109,12 @@ PyCFunction method(Function f) {
 
 void bind_layout(nb::module_& m);
 void bind_message(nb::module_& m);
+void bind_dlpack(nb::module_& m);
+void bind_private(nb::module_& m);
 void bind_sender(nb::module_& m);
 void bind_receiver(nb::module_& m);
 void bind_opening(nb::module_& m);
+void bind_statistics(nb::module_& m);
+void bind_waiting(nb::module_& m);
 
 }  // namespace psyne::python

@@ -26,7 +26,10 @@ bool no_message(ReceiverEnd& e, Wait result) {
         case Wait::timeout: raise("Empty", "no message on " + e.address + " in time"); break;
         case Wait::stopped:
             if (e.closed) return e.refuse();
-            if (e.receiver->hoards())
+            if (e.interrupted.exchange(false)) {
+                e.receiver->stopping.store(false);
+                raise("Empty", "the wait for " + e.address + " was interrupted");
+            } else if (e.receiver->hoards())
                 raise("LeaseLimit", "this receiver holds every slot of " + e.address + " (" +
                                         std::to_string(e.receiver->outstanding()) +
                                         " messages not released), so nothing can be sent; release or copy() some");
@@ -53,13 +56,20 @@ bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t dea
             cpu_pause();
         }
         Wait result;
+        const uint64_t since = sys::now_ns();
+        if (deadline != 0 && r.outstanding() != 0) ++e.counts.held_while_waiting;
         {
-            nb::gil_scoped_release nogil;
+            const WithoutGil nogil;
             result = r.receive(limit, t, deadline, Tick{r.registry});
         }
+        if (deadline != 0) {
+            ++e.counts.waits;
+            e.counts.wait.add(sys::now_ns() - since);
+        }
         if (result == Wait::ready) return true;
-        if (result == Wait::stopped && !e.closed && e.follow && r.closed() && r.ended()) {
+        if (result == Wait::stopped && !e.closed && !e.interrupted && e.follow && r.closed() && r.ended()) {
             r.close();  // replaced by a sender with other types: follow to its channel
+            left(e);
             e.former.push_back(std::move(e.receiver));
             close_now(e);
             continue;
@@ -72,22 +82,46 @@ bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t dea
     }
 }
 
-void fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
+void count(Counts& c, const Taken& t) {
+    c.messages += t.count;
+    const Slab& slab = t.lane->slab;
+    if (slab.dropped) [[unlikely]]
+        for (uint64_t i = 0; i < t.count; ++i) c.missed += slab.dropped[t.slot + i].load(relaxed);
+    if (slab.stamps) {  // the first of a batch: the one that has waited longest
+        const uint64_t now = sys::now_ns(), sent = t.stamp();
+        c.latency.add(now > sent ? now - sent : 0);
+    }
+}
+
+/// False with PeerCorrupted set: what lies there is passed on unseen.
+bool fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
+    const Kind* kind = &e.kinds[0];
+    const Slab& slab = t.lane->slab;
+    if (e.kinds.size() > 1 || slab.variants) [[unlikely]] {
+        if (!(kind = e.kind_of(slab.variants ? t.variant() : ~0ull))) {
+            e.receiver->end(t, false);
+            return false;
+        }
+    }
     m->end = Py_NewRef(self);
-    m->layout = e.shape;
-    m->data = t.data;
+    if (m->layout != kind->shape) [[unlikely]]
+        retype(m, kind->type.ptr(), kind->shape);
+    m->at = kind->shape->columns ? Place{slab.payload, slab.stride, slab.capacity, t.slot}
+                                 : Place{t.data, slab.stride, 1, 0};
     m->count = t.count;
-    m->stride = t.lane->slab.stride;
     m->open = true;
     m->writable = e.receiver->writes();
     m->hold.kind = Hold::Kind::taken;
     m->hold.receiver = e.receiver.get();
     m->hold.taken = t;
+    count(e.counts, t);
+    return true;
 }
 
 MessageObject* empty(ReceiverEnd& e, bool batch) {
-    if (batch) return new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), e.shape);
-    return new_message(reinterpret_cast<PyTypeObject*>(e.type.ptr()), e.shape);
+    const Kind& kind = e.kinds[0];
+    if (batch) return new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), kind.type.ptr(), kind.shape);
+    return new_message(reinterpret_cast<PyTypeObject*>(kind.type.ptr()), kind.shape);
 }
 
 /// One message, or a batch of up to `limit`.
@@ -103,14 +137,10 @@ PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t dead
         Py_DECREF(m);
         return nullptr;
     }
-    if (!batch && Py_TYPE(m) != reinterpret_cast<PyTypeObject*>(e.type.ptr())) {  // followed to another channel
-        Py_DECREF(m);
-        if (!(m = empty(e, batch))) return e.receiver->give_back(t), nullptr;
-    }
     if (linger != 0 && t.count < limit) {
         bool ok = true;
         {
-            nb::gil_scoped_release nogil;
+            const WithoutGil nogil;
             ok = e.receiver->linger(t, limit, sys::now_ns() + linger, Tick{e.receiver->registry});
         }
         if (!ok) {  // a signal handler raised: the caller never sees the batch
@@ -119,7 +149,7 @@ PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t dead
             return nullptr;
         }
     }
-    fill(m, self, e, t);
+    if (!fill(m, self, e, t)) return drop_empty(m), nullptr;
     return reinterpret_cast<PyObject*>(m);
 }
 
@@ -172,7 +202,7 @@ PyObject* try_receive(PyObject* self, PyObject*) try {
         MessageObject* m = empty(e, false);
         Taken t;
         if (m && e.receiver->try_take(1, t)) {
-            fill(m, self, e, t);
+            if (!fill(m, self, e, t)) return drop_empty(m), nullptr;
             return reinterpret_cast<PyObject*>(m);
         }
         Py_XDECREF(m);
@@ -198,6 +228,69 @@ PyObject* receive_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyOb
 PyObject* try_receive_many(PyObject* self, PyObject* arg) try {
     uint64_t limit;
     return limit_from(arg, limit) ? try_some(self, limit, true) : nullptr;
+} catch (...) {
+    return raise_current();
+}
+
+/// An array that receive_into() can fill; false with an exception set.
+bool fits_into(const ReceiverEnd& e, PyObject* out) {
+    if (!PyArray_Check(out)) {
+        PyErr_Format(PyExc_TypeError, "receive_into() fills a numpy array, not a %s", Py_TYPE(out)->tp_name);
+        return false;
+    }
+    auto* a = reinterpret_cast<PyArrayObject*>(out);
+    const Kind& kind = e.kinds[0];
+    if (e.kinds.size() != 1 || kind.shape->shaped || kind.shape->columns || kind.shape->fortran)
+        PyErr_SetString(PyExc_TypeError, "receive_into() is for channels of one type in rows and C order");
+    else if (!kind.shape->fits(a, true))
+        raise("LayoutMismatch", e.address + " carries " + e.kinds_text() + "; out= is an array of any number of these");
+    else if (!PyArray_ISWRITEABLE(a) || !PyArray_IS_C_CONTIGUOUS(a) || PyArray_DIM(a, 0) == 0)
+        PyErr_SetString(PyExc_ValueError, "out= is a writable, C-contiguous array for at least one message");
+    return !PyErr_Occurred();
+}
+
+/// Copies what was taken behind the `n` messages that `out` has already, and ends it.
+void copy_out(ReceiverEnd& e, const Taken& t, std::byte* out, uint64_t n) {
+    const uint64_t bytes = e.kinds[0].shape->bytes, stride = t.lane->slab.stride;
+    for (uint64_t i = 0; i < t.count; ++i) std::memcpy(out + (n + i) * bytes, t.data + i * stride, bytes);
+    e.counts.copied += t.count * bytes;
+    count(e.counts, t);
+    e.receiver->end(t, false);
+}
+
+/// Up to len(out) messages of all senders. After the first it waits `linger` for more.
+PyObject* receive_into(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    PyObject* values[3];
+    uint64_t deadline, linger;
+    ReceiverEnd& e = receiver_end(self);
+    if (!Call{"receive_into", args, n, names}.parse({"out", "timeout", "linger"}, values, 1) ||
+        !deadline_from(values[1], deadline) || !linger_from(values[2], linger) || !e.enter())
+        return nullptr;
+    Inside<ReceiverEnd> inside{e};
+    if ((!e.receiver && !await_channel(self, e, deadline)) || !fits_into(e, values[0])) return nullptr;
+    auto* a = reinterpret_cast<PyArrayObject*>(values[0]);
+    auto* out = static_cast<std::byte*>(PyArray_DATA(a));
+    const auto most = static_cast<uint64_t>(PyArray_DIM(a, 0));
+    Taken t;
+    if (!take(self, e, most, t, deadline)) return nullptr;
+    if (!fits_into(e, values[0])) return e.receiver->give_back(t), nullptr;  // followed to another channel
+    const uint64_t until = linger ? sys::now_ns() + linger : 0;
+    uint64_t got = 0;
+    for (;;) {
+        copy_out(e, t, out, got);
+        got += t.count;
+        if (got == most) break;
+        if (e.receiver->try_take(most - got, t)) continue;
+        if (until == 0) break;
+        Wait result;
+        {
+            const WithoutGil nogil;
+            result = e.receiver->receive(most - got, t, until, Tick{e.receiver->registry});
+        }
+        if (result == Wait::interrupted) return nullptr;
+        if (result != Wait::ready) break;  // the end of the channel comes with the next call
+    }
+    return PyLong_FromUnsignedLongLong(got);
 } catch (...) {
     return raise_current();
 }
@@ -268,6 +361,7 @@ PyMethodDef methods[] = {
     {"try_receive", try_receive, METH_NOARGS, "The next message, or None when there is none now."},
     {"receive_many", method(receive_many), METH_FASTCALL | METH_KEYWORDS, "1 to n consecutive messages of one sender."},
     {"try_receive_many", try_receive_many, METH_O, "The same, or None when there is none now."},
+    {"receive_into", method(receive_into), METH_FASTCALL | METH_KEYWORDS, "Copy up to len(out) messages of all senders."},
     {"batches", method(batches), METH_FASTCALL | METH_KEYWORDS, "Iterate over batches of 1 to n messages."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_iter, reinterpret_cast<void*>(iter)}, {0, nullptr}};
@@ -281,13 +375,24 @@ void bind_receiver(nb::module_& m) {
              [](ReceiverEnd& e) {
                  if (e.closed || e.forked()) return;
                  e.closed = true;
-                 if (!e.receiver) return;
+                 if (e.bell) e.bell->ring();
+                 if (!e.receiver) return close_now(e);
                  e.receiver->stopping.store(true);
                  if (e.busy)
-                     wake(e.receiver->registry.me());
+                     e.receiver->registry.wake(e.receiver->registry.id);
                  else
                      close_now(e);
              })
+        .def("fileno", &fileno_of,
+             "A descriptor, readable while receive() would not wait; for select(), selectors and event loops.")
+        .def("_enter",
+             [](nb::handle self) {
+                 ReceiverEnd& e = receiver_end(self.ptr());
+                 if (!e.enter()) throw nb::python_error();
+                 Inside<ReceiverEnd> inside{e};
+                 if (!await_channel(self.ptr(), e, 0)) throw nb::python_error();
+             },
+             "Join now, not at the first use.")
         .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; })
         .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; })
         .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; });

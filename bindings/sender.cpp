@@ -5,22 +5,38 @@ namespace psyne::python {
 
 namespace {
 
+constexpr uint64_t kAllSent = ~0ull;
+/// Enters the end for one call, as a member of its channel; false with an exception set.
+bool enter_joined(PyObject* self, SenderEnd& e) {
+    if (!e.enter()) return false;
+    if (e.sender) [[likely]]
+        return true;
+    PyObject* done = PyObject_CallMethod(self, "_join", nullptr);
+    Py_XDECREF(done);
+    if (done && !e.closed) return true;
+    e.busy = false;
+    if (e.closed) close_now(e);  // by another thread meanwhile
+    return done ? e.refuse() : false;
+}
+
 /// Waits for `n` slots; false with an exception set. Without room and time: Full.
 bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
     if (e.sender->try_loan(n, loan)) [[likely]]
         return true;
     Wait result;
+    const uint64_t since = sys::now_ns();
     {
-        nb::gil_scoped_release nogil;
+        const WithoutGil nogil;
         result = e.sender->loan(n, loan, deadline, Tick{e.sender->registry, e.sender.get()});
     }
+    ++e.counts.waits;
+    e.counts.wait.add(sys::now_ns() - since);
     switch (result) {
         case Wait::ready: return true;
         case Wait::interrupted: return false;
         case Wait::stopped:
             if (e.closed) return e.refuse();
-            raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent "
-                                "message; drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
+            own_views_stand(e);
             return false;
         case Wait::timeout: break;
     }
@@ -29,15 +45,23 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
     return false;
 }
 
-void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Loan& loan) {
+Place place_of(const SenderEnd& e, const Kind& kind, const Loan& loan) {
+    const Slab& slab = e.sender->slab();
+    if (kind.shape->columns) return {slab.payload, slab.stride, slab.capacity, loan.slot};
+    return {loan.data, slab.stride, 1, 0};
+}
+
+void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
-    m->data = loan.data;
+    m->at = place_of(e, kind, loan);
     m->count = loan.count;
-    m->stride = e.sender->stride();
     m->open = m->writable = true;
     m->hold.kind = Hold::Kind::loan;
     m->hold.loan = loan;
-    if (e.shape->zeroed && !m->batch) std::memset(m->data, 0, e.shape->bytes);
+    m->hold.loan.variant = kind.header;
+    if (!kind.shape->zeroed || m->batch) return;
+    if (!kind.shape->columns) std::memset(m->at.data, 0, kind.shape->bytes);
+    for (const Layout::Column& c : kind.shape->fields) std::memset(m->at.field(*kind.shape, c.offset, c.bytes), 0, c.bytes);
 }
 
 /// full="drop" and no room: private memory that nobody will see.
@@ -52,16 +76,17 @@ PyObject* scratch(MessageObject* m, PyObject* self, uint64_t n) {
     return reinterpret_cast<PyObject*>(m);
 }
 
-MessageObject* empty(SenderEnd& e, bool batch) {
-    return batch ? new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), e.shape)
-                 : new_message(reinterpret_cast<PyTypeObject*>(e.type.ptr()), e.shape);
+MessageObject* empty(SenderEnd& e, const Kind& kind, bool batch) {
+    if (batch) return new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), kind.type.ptr(), kind.shape);
+    return new_message(reinterpret_cast<PyTypeObject*>(kind.type.ptr()), kind.shape);
 }
 
-PyObject* loan_slots(PyObject* self, uint64_t n, bool batch, uint64_t deadline, bool try_only) {
+PyObject* loan_slots(PyObject* self, const Kind* kind, uint64_t n, bool batch, uint64_t deadline, bool try_only) {
     SenderEnd& e = sender_end(self);
-    if (!e.enter()) return nullptr;
+    if (!kind) return nullptr;
+    if (!enter_joined(self, e)) return nullptr;
     Inside<SenderEnd> inside{e};
-    MessageObject* m = empty(e, batch);  // before the take: nothing may fail after it
+    MessageObject* m = empty(e, *kind, batch);  // before the take: nothing may fail after it
     if (!m) return nullptr;
     Loan loan;
     bool ok = e.sender->try_loan(n, loan);
@@ -75,41 +100,79 @@ PyObject* loan_slots(PyObject* self, uint64_t n, bool batch, uint64_t deadline, 
         Py_DECREF(m);
         return nullptr;
     }
-    fill(m, self, e, loan);
+    fill(m, self, e, *kind, loan);
     return reinterpret_cast<PyObject*>(m);
 }
 
+/// The dimensions that a loan of a shaped message begins with. False with an exception set.
+bool first_dims(const Layout& layout, PyObject* shape, PyObject* size, Dims& out) {
+    if (shape && size) return PyErr_SetString(PyExc_TypeError, "give shape= or size=, not both"), false;
+    if (size && layout.shaped && layout.dims.ndim != 1)
+        return PyErr_SetString(PyExc_TypeError, "size= is for types of one dimension; give shape="), false;
+    if (shape || size) return shape_from(shape ? shape : size, layout, out);
+    if (!layout.shaped) return true;
+    if (layout.dims.ndim > 1)
+        return PyErr_Format(PyExc_TypeError, "messages of this type bring their own shape of %d dimensions: loan(shape=…)",
+                            layout.dims.ndim), false;
+    out.ndim = layout.dims.ndim;  // as long as may be, to be truncated
+    out.n[0] = static_cast<npy_intp>(layout.room / layout.element());
+    return true;
+}
+
+const Kind* any_kind(SenderEnd& e) { return e.kinds.size() == 1 ? &e.kinds[0] : e.kind_named(Py_None); }
+
 PyObject* loan(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    SenderEnd& e = sender_end(self);
     uint64_t deadline = kForever;
-    if (n != 0 || names) {
-        PyObject* values[1];
-        if (!Call{"loan", args, n, names}.parse({"timeout"}, values) || !deadline_from(values[0], deadline)) return nullptr;
-    }
-    return loan_slots(self, 1, false, deadline, false);
+    if (n == 0 && !names && e.kinds.size() == 1 && !e.kinds[0].shape->shaped) [[likely]]
+        return loan_slots(self, &e.kinds[0], 1, false, deadline, false);
+    PyObject* values[4];
+    if (!Call{"loan", args, n, names}.parse({"type", "shape", "size", "timeout"}, values) ||
+        !deadline_from(values[3], deadline))
+        return nullptr;
+    const Kind* kind = e.kind_named(values[0] ? values[0] : Py_None);
+    Dims dims;
+    if (!kind || !first_dims(*kind->shape, values[1], values[2], dims)) return nullptr;
+    PyObject* m = loan_slots(self, kind, 1, false, deadline, false);
+    if (m && kind->shape->shaped) kind->shape->write_dims(reinterpret_cast<MessageObject*>(m)->at.data, dims);
+    return m;
 } catch (...) {
     return raise_current();
 }
 
-PyObject* try_loan(PyObject* self, PyObject*) try {
-    return loan_slots(self, 1, false, 0, true);
+PyObject* try_loan(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    SenderEnd& e = sender_end(self);
+    PyObject* values[3];
+    if (!Call{"try_loan", args, n, names}.parse({"type", "shape", "size"}, values)) return nullptr;
+    const Kind* kind = e.kind_named(values[0] ? values[0] : Py_None);
+    Dims dims;
+    if (!kind || !first_dims(*kind->shape, values[1], values[2], dims)) return nullptr;
+    PyObject* m = loan_slots(self, kind, 1, false, 0, true);
+    if (m && m != Py_None && kind->shape->shaped)
+        kind->shape->write_dims(reinterpret_cast<MessageObject*>(m)->at.data, dims);
+    return m;
 } catch (...) {
     return raise_current();
 }
 
 PyObject* loan_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
-    PyObject* values[2];
+    PyObject* values[3];
     uint64_t deadline;
-    if (!Call{"loan_many", args, n, names}.parse({"n", "timeout"}, values, 1) || !deadline_from(values[1], deadline))
+    if (!Call{"loan_many", args, n, names}.parse({"n", "type", "timeout"}, values, 1) || !deadline_from(values[2], deadline))
         return nullptr;
     const Py_ssize_t count = PyNumber_AsSsize_t(values[0], PyExc_OverflowError);
     if (count == -1 && PyErr_Occurred()) return nullptr;
     SenderEnd& e = sender_end(self);
-    if (e.sender && (count < 1 || static_cast<uint64_t>(count) > e.sender->capacity())) {
+    const uint64_t most = e.sender ? e.sender->capacity() : e.planned;
+    if (most != 0 && (count < 1 || static_cast<uint64_t>(count) > most)) {
         PyErr_Format(PyExc_ValueError, "loan_many(%zd): 1 to %llu messages lie consecutively in this channel; raise capacity=",
-                     count, static_cast<unsigned long long>(e.sender->capacity()));
+                     count, static_cast<unsigned long long>(most));
         return nullptr;
     }
-    return loan_slots(self, static_cast<uint64_t>(count), true, deadline, false);
+    const Kind* kind = values[1] ? e.kind_named(values[1]) : any_kind(e);
+    if (kind && kind->shape->shaped)
+        return PyErr_SetString(PyExc_TypeError, "messages that bring their own shapes are loaned one by one: loan(shape=…)"), nullptr;
+    return loan_slots(self, kind, static_cast<uint64_t>(count), true, deadline, false);
 } catch (...) {
     return raise_current();
 }
@@ -131,45 +194,46 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
             return PyBool_FromLong(!dropped);
         }
     }
-    if (!e.enter()) return nullptr;
+    if (!enter_joined(self, e)) return nullptr;
     Inside<SenderEnd> inside{e};
+    const Kind* kind = e.kind_for(what);
     Source source;
-    if (!source.of(what, *e.shape, false)) return nullptr;
+    if (!kind || !source.of(what, e, *kind, false)) return nullptr;
     Loan loan;
     if (!e.sender->try_loan(1, loan)) [[unlikely]] {
         if (e.drops) {
             e.sender->look_after_others();
-            e.sender->drop(1);
+            e.sender->drop(1), ++e.counts.missed;
             Py_RETURN_FALSE;
         }
         if (!take_loan(e, 1, loan, deadline)) return nullptr;
-        if (!source.of(what, *e.shape, false)) {  // others ran meanwhile: look again
+        if (!source.of(what, e, *kind, false)) {  // others ran meanwhile: look again
             e.sender->discard(loan);
             return nullptr;
         }
     }
-    if (!source.copy_to(loan.data, 1, 0, *e.shape, e.sender->stride())) {
+    loan.variant = kind->header;
+    if (!source.copy_to(place_of(e, *kind, loan), 1, 0)) {
         e.sender->discard(loan);
         return nullptr;
     }
     e.sender->commit(loan, 1);
+    e.counts.messages += 1;
+    e.counts.copied += source.bytes();
     Py_RETURN_TRUE;
 } catch (...) {
     return raise_current();
 }
 
-PyObject* send_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
-    PyObject* values[2];
-    uint64_t deadline;
-    if (!Call{"send_many", args, n, names}.parse({"array", "timeout"}, values, 1) || !deadline_from(values[1], deadline))
-        return nullptr;
+/// Sends the messages of an array from `sent` on, and counts it up. `try_only`: as far as there is room.
+bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sent, uint64_t deadline, bool try_only) {
     SenderEnd& e = sender_end(self);
-    if (!e.enter()) return nullptr;
+    if (!enter_joined(self, e)) return false;
     Inside<SenderEnd> inside{e};
+    const Kind* kind = type ? e.kind_named(type) : any_kind(e);
     Source source;
-    if (!source.of(values[0], *e.shape, true)) return nullptr;
-    nb::object array = nb::borrow(source.array ? source.array : values[0]);
-    uint64_t sent = 0;
+    if (!kind || !source.of(messages, e, *kind, true)) return false;
+    nb::object array = nb::borrow(messages);
     while (sent < source.count) {
         const uint64_t most = std::max<uint64_t>(e.sender->capacity() / 4, 1);
         const uint64_t k = std::min({source.count - sent, e.sender->rest_of_lap(), most});
@@ -177,20 +241,45 @@ PyObject* send_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
         if (!e.sender->try_loan(k, loan)) {
             if (e.drops) {
                 e.sender->look_after_others();
-                e.sender->drop(k);
+                e.sender->drop(k), e.counts.missed += k;
                 sent += k;
                 continue;
             }
-            if (!take_loan(e, k, loan, deadline)) return nullptr;
+            if (try_only) return true;
+            if (!take_loan(e, k, loan, deadline)) return false;
         }
-        if (!source.copy_to(loan.data, k, sent, *e.shape, e.sender->stride())) {
+        loan.variant = kind->header;
+        if (!source.copy_to(place_of(e, *kind, loan), k, sent)) {
             e.sender->discard(loan);
-            return nullptr;
+            return false;
         }
         e.sender->commit(loan, k);
+        e.counts.messages += k;
+        e.counts.copied += k * source.bytes();
         sent += k;
     }
+    sent = kAllSent;
+    return true;
+}
+
+PyObject* send_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    PyObject* values[3];
+    uint64_t deadline, sent = 0;
+    if (!Call{"send_many", args, n, names}.parse({"array", "type", "timeout"}, values, 1) || !deadline_from(values[2], deadline))
+        return nullptr;
+    if (!send_from(self, values[0], values[1], sent, deadline, false)) return nullptr;
     Py_RETURN_NONE;
+} catch (...) {
+    return raise_current();
+}
+
+/// (array, type, start) -> where to go on when there is room, or None when all was sent.
+PyObject* send_some(PyObject* self, PyObject* const* args, Py_ssize_t n) try {
+    if (n != 3) return PyErr_Format(PyExc_TypeError, "_send_some(array, type, start)");
+    uint64_t sent = PyLong_AsUnsignedLongLong(args[2]);
+    if (PyErr_Occurred() || !send_from(self, args[0], args[1] == Py_None ? nullptr : args[1], sent, 0, true)) return nullptr;
+    if (sent == kAllSent) Py_RETURN_NONE;
+    return PyLong_FromUnsignedLongLong(sent);
 } catch (...) {
     return raise_current();
 }
@@ -200,11 +289,11 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
     uint64_t deadline;
     if (!Call{"drain", args, n, names}.parse({"timeout"}, values) || !deadline_from(values[0], deadline)) return nullptr;
     SenderEnd& e = sender_end(self);
-    if (!e.enter()) return nullptr;
+    if (!enter_joined(self, e)) return nullptr;
     Inside<SenderEnd> inside{e};
     Wait result;
     {
-        nb::gil_scoped_release nogil;
+        const WithoutGil nogil;
         result = e.sender->drain(deadline, Tick{e.sender->registry});
     }
     if (result == Wait::ready) Py_RETURN_NONE;
@@ -217,15 +306,21 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
 
 PyMethodDef methods[] = {
     {"loan", method(loan), METH_FASTCALL | METH_KEYWORDS, "A slot to write in place; the end of its with block sends it."},
-    {"try_loan", try_loan, METH_NOARGS, "The same, or None when the ring is full."},
+    {"try_loan", method(try_loan), METH_FASTCALL | METH_KEYWORDS, "The same, or None when the ring is full."},
     {"loan_many", method(loan_many), METH_FASTCALL | METH_KEYWORDS, "Exactly n consecutive slots as one Batch."},
     {"send", method(send), METH_FASTCALL | METH_KEYWORDS, "Copy one message in and send it; True unless it was dropped."},
     {"send_many", method(send_many), METH_FASTCALL | METH_KEYWORDS, "Copy any number of messages in and send them."},
+    {"_send_some", method(send_some), METH_FASTCALL, "Copy in what there is room for, and send it."},
     {"drain", method(drain), METH_FASTCALL | METH_KEYWORDS, "Wait until every stage has passed all that was sent."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
 
 }  // namespace
+
+void own_views_stand(SenderEnd& e) {
+    raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent message; "
+                        "drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
+}
 
 void bind_sender(nb::module_& m) {
     nb::class_<SenderEnd>(m, "SenderEnd", nb::type_slots(slots), "The native sending end.")
@@ -237,15 +332,27 @@ void bind_sender(nb::module_& m) {
                  e.close_failed = failed;
                  if (!e.sender) return;
                  e.sender->stopping.store(true);
+                 if (e.bell) e.bell->ring();
                  if (e.busy)
-                     wake(e.sender->registry.me());
+                     e.sender->registry.wake(e.sender->registry.id);
                  else
                      close_now(e);
              },
              nb::arg("failed"))
+        .def("fileno", &fileno_of,
+             "A descriptor, readable while loan() would not wait; for select(), selectors and event loops.")
+        .def_prop_ro("_drops", [](const SenderEnd& e) { return e.drops; })
+        .def("_enter",
+             [](nb::handle self) {
+                 SenderEnd& e = sender_end(self.ptr());
+                 if (!enter_joined(self.ptr(), e)) throw nb::python_error();
+                 Inside<SenderEnd> inside{e};
+             },
+             "Join now, not at the first use.")
         .def_prop_ro("closed", [](const SenderEnd& e) { return e.closed; })
         .def_prop_ro("address", [](const SenderEnd& e) { return e.address; })
-        .def_prop_ro("capacity", [](const SenderEnd& e) { return e.sender ? e.sender->capacity() : 0; });
+        .def_prop_ro("capacity", [](const SenderEnd& e) { return e.sender ? e.sender->capacity() : e.planned; })
+        .def_prop_ro("joined", [](const SenderEnd& e) { return e.sender != nullptr; });
 }
 
 SenderEnd::~SenderEnd() {

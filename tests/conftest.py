@@ -3,13 +3,12 @@
 import faulthandler
 import gc
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["psyne.testing"]
 WATCHDOG_SECONDS = 120.0
 
 terminal = pytest.StashKey[int]()
@@ -37,14 +36,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def psyne_directory(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty PSYNE_DIR in shared memory; a test marked `leaves_nothing` must empty it again."""
-    directory = Path(tempfile.mkdtemp(prefix="psyne-test-", dir="/dev/shm"))
-    monkeypatch.setenv("PSYNE_DIR", str(directory))
-    try:
-        yield directory
-        if request.node.get_closest_marker("leaves_nothing"):
-            gc.collect()
-            assert sorted(path.name for path in directory.iterdir()) == []
-    finally:
-        shutil.rmtree(directory)
+def leaves_nothing(request: pytest.FixtureRequest, psyne_directory: Path) -> Iterator[None]:
+    """Every test has a PSYNE_DIR of its own; one marked `leaves_nothing` must empty it again."""
+    yield
+    if request.node.get_closest_marker("leaves_nothing"):
+        gc.collect()
+        assert sorted(path.name for path in psyne_directory.iterdir()) == []

@@ -170,8 +170,10 @@ def test_a_batch_knows_only_its_fields(ends: Ends):
     with ends[0].loan_many(2) as batch:
         with pytest.raises(KeyError, match="speed"):
             batch["speed"]
-        with pytest.raises(TypeError, match="field's name"):
-            batch[0]
+        with pytest.raises(TypeError, match="field's name or a message's number"):
+            batch[0.5]  # type: ignore[call-overload]
+        with pytest.raises(IndexError, match="message 2 of a batch of 2"):
+            batch[2]
         with pytest.raises(ValueError, match="broadcast"):
             batch["n"] = [1, 2, 3]
         batch.discard()

@@ -98,12 +98,12 @@ def test_types_that_are_no_message_types_are_refused():
     for no_type in (int, "u8", Struct, Array, Number(n=1)):
         with pytest.raises((psyne.LayoutMismatch, psyne.InvalidArgument)):
             psyne.sender("ipc://camera", no_type)  # type: ignore[call-overload]
-    with pytest.raises(psyne.InvalidArgument, match="one type per channel"):
-        psyne.sender("ipc://camera", Number, Sample)  # type: ignore[call-overload]
+    with pytest.raises(psyne.InvalidArgument, match="alike"):
+        psyne.sender("ipc://camera", Number, Number)
 
 
 def test_channels_of_different_names_have_nothing_to_do_with_each_other():
-    names = ["a", "ab", "a.b", "a.0123456789abcdef.channel", "ä", "a b", "x" * 128]
+    names = ["a", "ab", "a.b", "a.0123456789abcde.channel", "ä", "a b", "x" * 128]
     ends = [(psyne.sender(f"ipc://{n}", Number, capacity=8), psyne.receiver(f"ipc://{n}")) for n in names]
     for number, (tx, _) in enumerate(ends):
         tx.send(Number(n=number))

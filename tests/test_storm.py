@@ -125,7 +125,7 @@ def storm(directory: Path, pattern: str, mutates: bool, kills: int, seed: int) -
         watcher = Watcher(mutates)
         stack.callback(watcher.rx.close)
         for _ in range(kills):
-            watcher.watch(chance.randrange(1, 2000))
+            watcher.watch(chance.randrange(1, 1000))
             role, others = s.kill_one(chance)
             if others:  # they go on by themselves, past all that was in the rings
                 watcher.watch(4 * CAPACITY)

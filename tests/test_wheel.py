@@ -34,7 +34,7 @@ def test_the_wheel_holds_the_package_and_nothing_else(files: list[PurePath]) -> 
 def test_the_wheel_holds_no_tests_and_no_sources(files: list[PurePath]) -> None:
     kinds = {path.suffix for path in files if path.parts[0] == "psyne" and path.suffix != ".pyc"}
     assert kinds == {".py", ".pyi", ".so", ".typed"}
-    assert [str(path) for path in files if "test" in path.name] == []
+    assert [str(path) for path in files if path.name.startswith(("test_", "conftest"))] == []
 
 
 def test_the_wheel_holds_one_extension_for_this_python(files: list[PurePath]) -> None:

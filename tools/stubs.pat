@@ -7,11 +7,14 @@ psyne\._native\.(Message|Batch)$:
 
 psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many|drain)$:
 
+psyne\._native\.SenderEnd\._send_some$:
+    def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
+
 psyne\._native\.ReceiverEnd\.(receive|try_receive|receive_many|try_receive_many|batches|__iter__)$:
 
 psyne\._native\.Field$:
     class Field:
-        def __init__(self, dtype: numpy.dtype[Any], shape: tuple[int, ...], offset: int, index: int, /) -> None: ...
+        def __init__(self, dtype: numpy.dtype[Any], shape: tuple[int, ...], offset: int, type: type | None = None, /) -> None: ...
         def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
         def __set__(self, instance: object, value: Any, /) -> None: ...
     \import numpy
@@ -26,3 +29,7 @@ psyne\._native\.Iteration$:
 
 psyne\._native\.adopt$:
     def adopt(cls: type, /) -> None: ...
+
+psyne\._native\.dlpack$:
+    def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
+    \import numpy.typing

@@ -9,7 +9,7 @@ ChannelSpec two_stages() {
     return {"the schema", 64, Pattern::spmc, {{"rectify", 0, true, true}, {"infer", 1}, {"draw", 2}}};
 }
 ChannelFile publish(const Home& home, uint64_t generation, const std::string& name = "test") {
-    ChannelFile c = ChannelFile::make(*home.directory, two_stages(), generation);
+    ChannelFile c = ChannelFile::make(*home.directory, name, two_stages(), generation);
     CHECK(c.publish(*home.directory, name));
     return c;
 }
@@ -39,14 +39,14 @@ int main() {
         {"nobody sees a file before it is whole",
          [] {
              const Home home;
-             const ChannelFile made = ChannelFile::make(*home.directory, two_stages(), 1);
+             const ChannelFile made = ChannelFile::make(*home.directory, "test", two_stages(), 1);
              CHECK(home.files().empty());
          }},
         {"of two files with one name the second is refused",
          [] {
              const Home home;
              const ChannelFile first = publish(home, 5);
-             const ChannelFile second = ChannelFile::make(*home.directory, two_stages(), 5);
+             const ChannelFile second = ChannelFile::make(*home.directory, "test", two_stages(), 5);
              CHECK(!second.publish(*home.directory, "test"));
          }},
         {"generations are found by name, in order, and no other channel's",
@@ -57,19 +57,19 @@ int main() {
              std::ofstream(home.path + "/test.000000000000000g.channel") << "x";
              std::ofstream(home.path + "/test.0000000000000003.slab000") << "x";
              const std::vector<uint64_t> want{2, 300, 0xfedcba9876543210};
-             CHECK(ChannelFile::generations(*home.directory, "test") == want);
-             CHECK(ChannelFile::generations(*home.directory, "tes").empty());
-             CHECK_EQ(ChannelFile::generations(*home.directory, "test.2").size(), 1u);
+             CHECK(home.directory->generations("test") == want);
+             CHECK(home.directory->generations("tes").empty());
+             CHECK_EQ(home.directory->generations("test.2").size(), 1u);
          }},
         {"a generation is removed with all its files and no others",
          [] {
              const Home home;
              const ChannelFile a = publish(home, 1), b = publish(home, 2);
-             const Slab slab = Slab::create(home.directory->fd, ChannelFile::prefix("test", 1), 3, {64, 64, 8, 1, false});
+             const Slab slab = Slab::create(*home.directory->storage("test", 1), 3, {64, 64, 8, 1, false});
              CHECK_EQ(home.files().size(), 4u);
-             remove_generation(*home.directory, "test", 1);
-             CHECK(home.files() == std::vector<std::string>{ChannelFile::file_name("test", 2)});
-             remove_generation(*home.directory, "test", 1);  // once more does no harm
+             home.directory->storage("test", 1)->remove_all();
+             CHECK(home.files() == std::vector<std::string>{Directory::file_name("test", 2)});
+             home.directory->storage("test", 1)->remove_all();  // once more does no harm
          }},
         {"a generation that is gone is an empty object",
          [] {
@@ -81,7 +81,7 @@ int main() {
              const Home home;
              const ChannelFile made = publish(home, 5);
              made.header().shape.version = 99;
-             CHECK_THROWS(incompatible, "layout version 99, this psyne has 1", ChannelFile::open(*home.directory, "test", 5));
+             CHECK_THROWS(incompatible, "layout version 99, this psyne has " + std::to_string(kLayoutVersion), ChannelFile::open(*home.directory, "test", 5));
              made.header().shape.version = kLayoutVersion;
              made.header().shape.abi ^= 1;
              CHECK_THROWS(incompatible, "abi", ChannelFile::open(*home.directory, "test", 5));
@@ -89,7 +89,7 @@ int main() {
         {"foreign bytes under a channel's name are refused",
          [] {
              const Home home;
-             const std::string path = home.path + "/" + ChannelFile::file_name("test", 5);
+             const std::string path = home.path + "/" + Directory::file_name("test", 5);
              std::ofstream(path) << "hello";
              CHECK_EQ(::chmod(path.c_str(), 0600), 0);
              CHECK_THROWS(incompatible, "5 bytes short of a channel", ChannelFile::open(*home.directory, "test", 5));

@@ -74,7 +74,7 @@ int main() {
     return check::run({
         {"no wake is lost over many sleeps", [] { ping_pong(kRounds); }},
         {"who publishes sees who lies down, or is seen", [] { wake_pair(2 * kRounds, false); }},
-        {"also where wakers need fences of their own", [] { wake_pair(50 * kRounds, true); }},
+        {"also where wakers need fences of their own", [] { wake_pair(25 * kRounds, true); }},
         {"one wake for a batch is passed on from member to member",
          [] {
              Home home;
@@ -110,7 +110,7 @@ int main() {
                  bed_a.lie_down(), bed_b.lie_down();
                  CHECK_EQ(mask.load(seq_cst), 3u);
                  const uint32_t before_a = wakes(*a), before_b = wakes(*b);
-                 wake_one(tx->registry.file, mask, 0);
+                 tx->registry.wake_one(mask, 0);
                  CHECK(bed_a.woken() && !bed_b.woken());
                  CHECK_EQ(wakes(*a), before_a + 1);
                  bed_a.rise(took);
@@ -148,17 +148,60 @@ int main() {
              CHECK(threw);
              CHECK_EQ(idle(rx->registry).load(seq_cst), 0u);
          }},
+        {"who was preempted while it span does not spin for a while, each time for longer, until a spin hits again",
+         [] {
+             if (sys::usable_cpus() < 2) return;
+             constexpr uint64_t ms = 1'000'000;
+             Spinner spinner;
+             const auto preempted = [&](uint64_t now) {  // two threads on one processor: the kernel takes it from each
+                 std::atomic<bool> done{false};
+                 std::thread both = in_thread([&] {
+                     cpu_set_t one;
+                     CPU_ZERO(&one);
+                     CPU_SET(static_cast<size_t>(::sched_getcpu()), &one);
+                     CHECK_EQ(::sched_setaffinity(0, sizeof one, &one), 0);
+                     std::thread other = in_thread([&] {
+                         while (!done.load()) cpu_pause();
+                     });
+                     spinner.goes_on();
+                     for (const uint64_t before = sys::preemptions(); sys::preemptions() == before;) cpu_pause();
+                     spinner.missed(now);
+                     done.store(true);
+                     other.join();
+                 });
+                 both.join();
+             };
+             uint64_t now = ms;
+             for (const uint64_t rest : {ms, 2 * ms, 4 * ms}) {
+                 CHECK(spinner.budget(now) != 0);
+                 preempted(now);
+                 CHECK_EQ(spinner.budget(now + rest - 1), 0u);
+                 now += rest;
+             }
+             CHECK(spinner.budget(now) != 0);
+             uint64_t undisturbed = 0;
+             while (undisturbed < 2) {  // a spin that hits; this thread may be preempted in it as well
+                 spinner.goes_on();
+                 const uint64_t before = sys::preemptions();
+                 spinner.hit(now);
+                 undisturbed = before == sys::preemptions() ? undisturbed + 1 : 0;
+                 now += 2000 * ms;
+             }
+             preempted(now);
+             CHECK_EQ(spinner.budget(now + ms - 1), 0u);
+             CHECK(spinner.budget(now + ms) != 0);
+         }},
         {"spinning learns from its hits; block never spins",
          [] {
              Spinner block(Mode::block), spin(Mode::spin), adaptive;
-             CHECK_EQ(block.budget(), 0u);
-             CHECK_EQ(spin.budget(), kForever);
+             CHECK_EQ(block.budget(0), 0u);
+             CHECK_EQ(spin.budget(0), kForever);
              if (sys::usable_cpus() < 2) return;
-             const uint64_t at_first = adaptive.budget();
-             for (int i = 0; i < 20; ++i) adaptive.missed();
-             CHECK(adaptive.budget() < at_first);
-             for (int i = 0; i < 20; ++i) adaptive.hit();
-             CHECK(adaptive.budget() > at_first);
+             const uint64_t at_first = adaptive.budget(0);
+             for (int i = 0; i < 20; ++i) adaptive.missed(0);
+             CHECK(adaptive.budget(0) < at_first);
+             for (int i = 0; i < 20; ++i) adaptive.hit(0);
+             CHECK(adaptive.budget(0) > at_first);
          }},
     });
 }

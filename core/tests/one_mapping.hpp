@@ -9,6 +9,8 @@
 
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <condition_variable>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -20,6 +22,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <tuple>
 #include <utility>
 #include <vector>
 
@@ -29,11 +32,10 @@ namespace one_mapping {
 
 struct Entry {
     void* data;
-    size_t size;
     bool writable;
     uint64_t users;
 };
-using Key = std::pair<dev_t, ino_t>;
+using Key = std::tuple<dev_t, ino_t, off_t, size_t>;
 
 inline std::mutex& lock() {
     static std::mutex m;
@@ -63,13 +65,13 @@ inline void* psyne_test_mmap(void* at, size_t size, int prot, int flags, int fd,
     struct stat st {};
     if (::fstat(fd, &st) != 0) return MAP_FAILED;
     const bool writable = (prot & PROT_WRITE) != 0;
-    if (auto it = entries().find({st.st_dev, st.st_ino}); it != entries().end()) {
-        if (it->second.size != size || it->second.writable < writable) return real_mmap(at, size, prot, flags, fd, offset);
+    if (auto it = entries().find({st.st_dev, st.st_ino, offset, size}); it != entries().end()) {
+        if (it->second.writable < writable) return real_mmap(at, size, prot, flags, fd, offset);
         ++it->second.users;
         return it->second.data;
     }
     void* data = real_mmap(at, size, prot, flags, fd, offset);
-    if (data != MAP_FAILED) entries()[{st.st_dev, st.st_ino}] = {data, size, writable, 1};
+    if (data != MAP_FAILED) entries()[{st.st_dev, st.st_ino, offset, size}] = {data, writable, 1};
     return data;
 }
 

@@ -11,7 +11,7 @@ std::optional<ChannelFile> find(const Home& home) { return find_channel(home.dir
 
 /// A channel file with a name of its own, PROPOSED, and its maker's record.
 std::unique_ptr<Registry> propose(const Home& home, uint64_t generation) {
-    auto r = std::make_unique<Registry>(home.directory, "test", ChannelFile::make(*home.directory, spec(), generation), "maker");
+    auto r = std::make_unique<Registry>(ChannelFile::make(*home.directory, "test", spec(), generation), "maker");
     CHECK(r->enlist(kMaxReceivers, kMaxMembers, 0));
     r->file.header().state.store(stated(1, ChannelState::proposed), seq_cst);
     CHECK(r->file.publish(*home.directory, "test"));
@@ -215,22 +215,22 @@ int main() {
              const Home home;
              auto a = propose(home, 1), b = propose(home, 2);
              CHECK(!find(home));  // proposals are no channels yet
-             CHECK(win_proposal(*b));
+             CHECK(win_proposal(home.directory, "test", *b));
              CHECK_EQ(state_in<ChannelState>(a->file.header().state.load(seq_cst)), ChannelState::closed);
-             CHECK(!win_proposal(*a));
+             CHECK(!win_proposal(home.directory, "test", *a));
              CHECK_EQ(find(home)->shape.generation, 2u);
          }},
         {"a proposal gives way to a channel that is open, and to nobody that is closed",
          [] {
              const Home home;
              auto a = propose(home, 1);
-             CHECK(win_proposal(*a));
+             CHECK(win_proposal(home.directory, "test", *a));
              auto b = propose(home, 2);
-             CHECK(!win_proposal(*b));
+             CHECK(!win_proposal(home.directory, "test", *b));
              CHECK_EQ(state_in<ChannelState>(b->file.header().state.load(seq_cst)), ChannelState::closed);
              a->file.header().state.store(stated(1, ChannelState::closed), seq_cst);
              auto c = propose(home, 3);
-             CHECK(win_proposal(*c));
+             CHECK(win_proposal(home.directory, "test", *c));
          }},
         {"a maker that was killed or stopped before it opened its proposal holds up nobody",
          [] {
@@ -278,7 +278,7 @@ int main() {
              auto rx = receiver(home);
              for (int i = 0; i < n; ++i) CHECK_EQ(take_value(*rx), 1u);
              CHECK(nothing(*rx));
-             CHECK_EQ(ChannelFile::generations(*home.directory, "test").size(), 1u);
+             CHECK_EQ(home.directory->generations("test").size(), 1u);
          }},
         {"names that cannot be file names are refused",
          [] {
@@ -288,6 +288,17 @@ int main() {
                  CHECK_THROWS(invalid, "1 to 128 bytes", sender(home, spec(), {.name = name}));
              auto tx = sender(home, spec(), {.name = std::string(128, 'x')});
              goodbye(tx);
+             CHECK(home.files().empty());
+         }},
+        {"names with a part like those that psyne adds are refused: their files would be another channel's",
+         [] {
+             const Home home;
+             for (const char* name : {"a.0123456789abcdef", "a.0123456789abcdef.b", "a.b.ffffffffffffffff"})
+                 CHECK_THROWS(invalid, "16 hexadecimal digits", sender(home, spec(), {.name = name}));
+             for (const char* name : {"a.0123456789abcde", "a.0123456789abcdef0", "0123456789abcdef", "a.0123456789ABCDEF", "a..b"}) {
+                 auto tx = sender(home, spec(), {.name = name});
+                 goodbye(tx);
+             }
              CHECK(home.files().empty());
          }},
         {"no memory for the slab: an error with numbers, and no leftovers",

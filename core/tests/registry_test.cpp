@@ -16,7 +16,7 @@ struct Channel {
     ChannelHeader& header() { return tx->registry.file.header(); }
     MemberState state(uint64_t id) { return state_in<MemberState>(r().file.member(id).state.load(seq_cst)); }
     std::unique_ptr<Registry> looker() {
-        return std::make_unique<Registry>(home.directory, "test", std::move(*find_channel(home.directory, "test")), "looker");
+        return std::make_unique<Registry>(std::move(*find_channel(home.directory, "test")), "looker");
     }
     /// A child that joins, takes `n` messages, does `then` with them, and is killed.
     template <class Then>
@@ -218,7 +218,8 @@ int main() {
              Channel c;
              auto rx = receiver(c.home);
              receiver(c.home).reset();
-             const std::string slab = c.home.path + "/" + Slab::slab_name(c.r().prefix(), c.r().join(), 0);
+             const std::string slab = c.home.path + "/" + Directory::prefix("test", c.r().file.shape.generation) +
+                                      std::to_string(c.r().join()) + ".0.slab";
              CHECK_EQ(::chmod(slab.c_str(), 0644), 0);  // cannot be opened as ours
              CHECK_THROWS(incompatible, "private", rx->registry.bury_dead());
              CHECK_EQ(rx->registry.me().sweeping.load(seq_cst), 0u);
@@ -267,7 +268,7 @@ int main() {
              Channel c;
              auto looker = c.looker();
              CHECK(looker->enlist(kMaxReceivers, kMaxMembers, 0));
-             Slab::create(c.home.directory->fd, looker->prefix(), looker->join(), {64, 64, 8, 1, false});
+             Slab::create(looker->file.storage(), looker->join(), {64, 64, 8, 1, false});
              const size_t before = c.home.files().size();
              looker.reset();
              CHECK(c.r().bury_dead());

@@ -9,17 +9,17 @@ constexpr uint64_t kJoin = 7;
 const std::string kPrefix = "test.0000000000000001.";
 
 Slab create(const Home& home, SlabSpec s = {64, 64, 8, 2, true}) {
-    return Slab::create(home.directory->fd, kPrefix, kJoin, s);
+    return Slab::create(*home.directory->storage("test", 1), kJoin, s);
 }
 Slab attach(const Home& home, bool writable = false) {
-    return Slab::attach(home.directory->fd, kPrefix, kJoin, 64, writable, sys::Populate::yes);
+    return Slab::attach(*home.directory->storage("test", 1), kJoin, 64, writable, sys::Populate::yes);
 }
 
 /// Maps one of the two files writable and changes something in it.
 template <class Header>
 void damage(const Home& home, const char* kind, void (*change)(Header&)) {
     const std::string name = kPrefix + "7.0." + kind;
-    const sys::Fd fd = sys::open_file(home.directory->fd, name, true);
+    const sys::Fd fd = sys::open_file(*home.directory->fd, name, true);
     const sys::Mapping m = sys::map(fd, sys::checked_size(fd, name), true, sys::Populate::no);
     change(*reinterpret_cast<Header*>(m.data()));
 }
@@ -104,9 +104,9 @@ int main() {
              const Home home;
              CHECK(!attach(home));
              Slab made = create(home);
-             sys::unlink_file(home.directory->fd, Slab::acks_name(kPrefix, kJoin, 0));
+             sys::unlink_file(*home.directory->fd, kPrefix + "7.0.acks");
              CHECK(!attach(home));
-             Slab::remove(home.directory->fd, kPrefix, kJoin);
+             home.directory->storage("test", 1)->remove(kJoin);
              CHECK(home.files().empty());
              made.at(0)[0] = std::byte{1};  // the mapping lives on
          }},
@@ -154,6 +154,24 @@ int main() {
                                  {[](AcksShape& a) { a.rows = kMaxStages + 1; }, [](AcksShape& a) { a.rows = 32; },
                                   [](AcksShape& a) { a.row_bytes = 0; }, [](AcksShape& a) { a.row_bytes = 4097; },
                                   [](AcksShape& a) { a.row_bytes = 1ull << 62; }});
+         }},
+        {"private pages show the slot until they are written, and never write it",
+         [] {
+             const Home home;
+             const Slab made = create(home, {8192, 8192, 4, 1, {}});
+             const Slab seen = Slab::attach(*home.directory->storage("test", 1), kJoin, 8192, false, sys::Populate::yes);
+             std::byte* const slot = made.at(2);
+             for (const Slab* slab : {&made, &seen}) {
+                 std::byte* own = nullptr;
+                 const sys::Mapping pages = slab->private_pages(slab->at(2) + 100, 6000, own);
+                 std::memset(slot, 1, 8192);
+                 CHECK_EQ(static_cast<int>(own[0]), 1);
+                 CHECK_EQ(static_cast<int>(own[5999]), 1);
+                 own[0] = std::byte{7};
+                 CHECK_EQ(static_cast<int>(slot[100]), 1);
+                 slot[6099] = std::byte{3};
+                 CHECK_EQ(static_cast<int>(own[5999]), 3);
+             }
          }},
         {"a file that is cut short is refused",
          [] {

@@ -38,7 +38,7 @@ public:
 
     void run(int kills) {
         auto first = sender(home_, spec_);  // makes the channel
-        Registry keeper(home_.directory, "test", std::move(*find_channel(home_.directory, "test")), "keeper");
+        Registry keeper(std::move(*find_channel(home_.directory, "test")), "keeper");
         CHECK(keeper.enlist(0, kMaxReceivers, 0) && keeper.count_in_channel());
         goodbye(first);
         for (int i = 0; i < storm_.senders; ++i) start(0);

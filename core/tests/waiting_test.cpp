@@ -71,7 +71,7 @@ int main() {
                  });
                  if (mode == Mode::block) until_asleep(idle(rx->registry), 1);
                  rx->stopping.store(true);
-                 wake(rx->registry.me());
+                 rx->registry.wake(rx->registry.id);
                  reader.join();
                  put(*tx, 1);
                  std::thread writer = in_thread([&] {
@@ -80,7 +80,7 @@ int main() {
                  });
                  if (mode == Mode::block) until_asleep(senders_idle(tx->registry), 1);
                  tx->stopping.store(true);
-                 wake(tx->registry.me());
+                 tx->registry.wake(tx->registry.id);
                  writer.join();
              }
          }},

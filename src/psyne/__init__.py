@@ -1,9 +1,14 @@
 """Psyne: zero-copy message pipelines. A message is written once, in place, into memory that every stage shares."""
 
+import importlib as _importlib
+import typing as _typing
 from importlib.metadata import version as _version
 
+from . import interop
+from .anonymous import channel
 from .ends import Batch, Receiver, Sender, receiver, sender
 from .errors import (
+    CannotShare,
     ChannelBusy,
     ChannelClosed,
     ChannelNotFound,
@@ -19,6 +24,7 @@ from .errors import (
     MessageReleased,
     NoSpace,
     NotALoan,
+    PeerCorrupted,
     PsyneError,
     ReadOnly,
     SenderLost,
@@ -26,33 +32,118 @@ from .errors import (
     ViewsAlive,
 )
 from .info import Info
+from .listener import Listener
+from .queues import Queue
 from .stage import Stage
+from .statistics import Statistics
 from .types import (
     Array,
+    ArrowBatch,
+    Bytes,
+    Matrix,
     Message,
     Struct,
+    Text,
+    VariantHdr,
+    bf16,
     bool_,
     c64,
     c128,
     f16,
     f32,
     f64,
+    field,
+    fp8_e4m3,
+    fp8_e5m2,
+    i4,
     i8,
     i16,
     i32,
     i64,
+    u4,
     u8,
     u16,
     u32,
     u64,
 )
+from .waiting import select
+
+if _typing.TYPE_CHECKING:
+    from . import aio as aio
+else:
+
+    def __getattr__(name: str) -> object:
+        """psyne.aio is imported when it is first used."""
+        if name == "aio":
+            return _importlib.import_module(".aio", __name__)
+        raise AttributeError(f"module 'psyne' has no attribute {name!r}")
+
 
 __version__ = _version("psyne")
 
 __all__ = [
-    "Array", "Batch", "ChannelBusy", "ChannelClosed", "ChannelNotFound", "ConcurrentUse", "Empty", "EndOfChannel",
-    "ForkedError", "Full", "IncompatibleChannel", "Info", "InvalidArgument", "LayoutMismatch", "LeaseLimit", "Message",
-    "MessageReleased", "NoSpace", "NotALoan", "PsyneError", "ReadOnly", "Receiver", "Sender", "SenderLost", "Stage",
-    "Struct", "SystemFailure", "ViewsAlive", "__version__", "bool_", "c64", "c128", "f16", "f32", "f64", "i8", "i16",
-    "i32", "i64", "receiver", "sender", "u8", "u16", "u32", "u64",
-]  # fmt: skip
+    "Array",
+    "ArrowBatch",
+    "Batch",
+    "Bytes",
+    "CannotShare",
+    "ChannelBusy",
+    "ChannelClosed",
+    "ChannelNotFound",
+    "ConcurrentUse",
+    "Empty",
+    "EndOfChannel",
+    "ForkedError",
+    "Full",
+    "IncompatibleChannel",
+    "Info",
+    "InvalidArgument",
+    "LayoutMismatch",
+    "LeaseLimit",
+    "Listener",
+    "Matrix",
+    "Message",
+    "MessageReleased",
+    "NoSpace",
+    "NotALoan",
+    "PeerCorrupted",
+    "PsyneError",
+    "Queue",
+    "ReadOnly",
+    "Receiver",
+    "Sender",
+    "SenderLost",
+    "Stage",
+    "Statistics",
+    "Struct",
+    "SystemFailure",
+    "Text",
+    "VariantHdr",
+    "ViewsAlive",
+    "__version__",
+    "bf16",
+    "bool_",
+    "c64",
+    "c128",
+    "channel",
+    "f16",
+    "f32",
+    "f64",
+    "field",
+    "fp8_e4m3",
+    "fp8_e5m2",
+    "i4",
+    "i8",
+    "i16",
+    "i32",
+    "i64",
+    "interop",
+    "receiver",
+    "select",
+    "sender",
+    "u4",
+    "u8",
+    "u16",
+    "u32",
+    "u64",
+]

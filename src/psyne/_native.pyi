@@ -1,17 +1,19 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
+import types
 from typing import Any
 
 import numpy
+import numpy.typing
 
 
-LAYOUT_VERSION: int = 1
+LAYOUT_VERSION: int = 2
 
 class Layout:
     """Dtype and shape of one message."""
 
-    def __init__(self, dtype: numpy.dtype, shape: tuple[int, ...], zeroed: bool) -> None: ...
+    def __init__(self, dtype: numpy.dtype, shape: tuple[int, ...], zeroed: bool = False, fortran: bool = False, columns: bool = False, max_bytes: int = 0) -> None: ...
 
     @property
     def dtype(self) -> numpy.dtype: ...
@@ -23,7 +25,21 @@ class Layout:
     def bytes(self) -> int: ...
 
     @property
+    def room(self) -> int:
+        """Bytes of the elements; of a shaped message at most."""
+
+    @property
     def alignment(self) -> int: ...
+
+    @property
+    def shaped(self) -> bool:
+        """Each message brings its own dimensions."""
+
+    @property
+    def fortran(self) -> bool: ...
+
+    @property
+    def columns(self) -> bool: ...
 
     def __str__(self) -> str: ...
 
@@ -39,16 +55,36 @@ class Lease:
 def adopt(cls: type, /) -> None: ...
 
 class Field:
-    def __init__(self, dtype: numpy.dtype[Any], shape: tuple[int, ...], offset: int, index: int, /) -> None: ...
+    def __init__(self, dtype: numpy.dtype[Any], shape: tuple[int, ...], offset: int, type: type | None = None, /) -> None: ...
     def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
     def __set__(self, instance: object, value: Any, /) -> None: ...
+
+def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
+
+def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> numpy.typing.NDArray[numpy.generic]:
+    """
+    A writable array of the same shape and strides: copy-on-write pages, or a copy.
+    """
 
 class SenderEnd:
     """The native sending end."""
 
     def __init__(self) -> None: ...
 
+    def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
+
     def _close(self, failed: bool) -> None: ...
+
+    def fileno(self) -> int:
+        """
+        A descriptor, readable while loan() would not wait; for select(), selectors and event loops.
+        """
+
+    @property
+    def _drops(self) -> bool: ...
+
+    def _enter(self) -> None:
+        """Join now, not at the first use."""
 
     @property
     def closed(self) -> bool: ...
@@ -59,12 +95,25 @@ class SenderEnd:
     @property
     def capacity(self) -> int: ...
 
+    @property
+    def joined(self) -> bool: ...
+
 class ReceiverEnd:
     """The native receiving end."""
 
     def __init__(self) -> None: ...
 
+    receive_into: types.MethodDescriptorType = ...
+
     def _close(self) -> None: ...
+
+    def fileno(self) -> int:
+        """
+        A descriptor, readable while receive() would not wait; for select(), selectors and event loops.
+        """
+
+    def _enter(self) -> None:
+        """Join now, not at the first use."""
 
     @property
     def closed(self) -> bool: ...
@@ -79,24 +128,77 @@ class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
 
-def describe(directory: str, name: str) -> dict[str, Any] | None:
+def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
-def open_sender(end: object, directory: str, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, wait: str, program: str, type: object, layout: Layout, batch_type: object) -> None: ...
+def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
-def open_receiver(end: object, directory: str, name: str, stage: str, wait: str, program: str, follow: bool) -> bool:
+def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, follow: bool) -> bool:
     """Join a channel; False when there is none."""
 
-def give_type(end: object, type: object, layout: object, batch_type: object) -> None: ...
+def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
 def leave(end: object) -> None: ...
 
 def schema(end: object) -> str:
     """The schema text of the channel that a receiver has joined."""
 
-def watch(directory: str, deadline: int) -> bool: ...
+def watch(place: str | int, deadline: int) -> bool: ...
+
+def make_channel(schema: str, payload_bytes: int, pattern: int, stages: list[tuple[str, int, bool, bool]]) -> int:
+    """
+    Make an anonymous channel: a descriptor of its memory, for the caller to close.
+    """
+
+def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, capacity: int, align: int) -> None:
+    """
+    Name an end of an anonymous channel that has not joined yet, and give it its types.
+    """
+
+def unread(place: int) -> int:
+    """Messages that no receiver of an anonymous channel has taken yet."""
 
 def counters(end: object) -> dict[str, int] | None: ...
 
 def now_ns() -> int:
     """The monotonic clock of deadlines."""
+
+def statistics(end: object) -> dict[str, Any]: ...
+
+def bell(end: object) -> int:
+    """The descriptor that is readable once an armed end was woken."""
+
+def arm(end: object) -> None:
+    """From here on a wake rings the bell. Look again afterwards."""
+
+def disarm(end: object, took: bool) -> None:
+    """A wake that came and was not used goes to another member."""
+
+def get_up(end: object) -> None:
+    """Disarm; a wake that came is kept for the call that follows."""
+
+def hush(end: object) -> None:
+    """Take what was rung."""
+
+def check_room(end: object, n: int) -> None:
+    """Raises LeaseLimit if waiting for room is in vain."""
+
+def room(end: object, n: int) -> bool:
+    """Could n consecutive slots be lent now?"""
+
+def passed(end: object) -> bool:
+    """Has every stage passed all that was sent?"""
+
+def ready(end: object) -> bool:
+    """Would receive() or loan() return at once?"""
+
+def slice(end: object) -> float:
+    """
+    Look after the others; seconds until the next time, 0: look for messages.
+    """
+
+def interrupt(end: object, on: bool) -> None:
+    """End the wait of the thread inside with Empty."""
+
+def there(end: object, limit: int) -> int:
+    """How many messages a batch would have now."""

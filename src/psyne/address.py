@@ -1,25 +1,42 @@
 """Addresses of channels, and where their memory lies."""
 
 import os
+import re
 import stat
 import sys
 import tempfile
 
 from .errors import IncompatibleChannel, InvalidArgument
 
-__all__ = ["channel_directory", "channel_name", "program_name"]
+__all__ = ["channel_directory", "channel_name", "channel_place", "program_name"]
+
+GENERATION = re.compile(r"\.[0-9a-f]{16}(\.|$)", re.ASCII)
 
 
 def channel_name(address: str) -> str:
-    """The name in ``ipc://name``; raises InvalidArgument for anything else."""
+    """The name in ``ipc://name`` or ``memory://name``; raises InvalidArgument for anything else."""
     if not isinstance(address, str):
         raise InvalidArgument(f"an address is a string like 'ipc://camera', not {address!r}")
     scheme, separator, name = address.partition("://")
-    if not separator or scheme != "ipc":
-        raise InvalidArgument(f"unknown address {address!r}; this version knows ipc://name (shared memory of one host)")
+    if not separator or scheme not in ("ipc", "memory"):
+        raise InvalidArgument(
+            f"unknown address {address!r}; this version knows ipc://name (shared memory of one host) and memory://name "
+            "(inside one process)"
+        )
     if not name or "/" in name or "\0" in name or name.startswith(".") or len(name.encode()) > 128:
         raise InvalidArgument(f"bad channel name in {address!r}: 1 to 128 bytes, no '/', no NUL, no '.' in front")
+    if GENERATION.search(name):
+        raise InvalidArgument(
+            f"bad channel name in {address!r}: a '.' and 16 hexadecimal digits is what psyne adds to file names; "
+            "use another separator or another length"
+        )
     return name
+
+
+def channel_place(address: str) -> tuple[str, str]:
+    """The directory of a channel (``""``: inside this process) and its name."""
+    name = channel_name(address)
+    return "" if address.startswith("memory://") else channel_directory(), name
 
 
 def channel_directory() -> str:

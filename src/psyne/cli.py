@@ -1,7 +1,6 @@
 """The command line: `psyne demo`, `psyne ls`."""
 
 import argparse
-import json
 import os
 import re
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from . import PsyneError, __version__, _native
 from .address import channel_directory
 from .stage import PATTERNS
+from .types.schema import type_name
 
 __all__ = ["main"]
 
@@ -77,12 +77,4 @@ def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:
             continue
         if there:
             stages = " → ".join(stage[0] for stage in there["stages"])
-            yield f"ipc://{name}", _type_name(there["schema"]), PATTERNS[there["pattern"]], stages
-
-
-def _type_name(schema: str) -> str:
-    """Imu(stamp, accel) or Array(<f4, [480, 640])."""
-    d = json.loads(schema)
-    if "struct" in d:
-        return f"{d['struct']}({', '.join(field['name'] for field in d['fields'])})"
-    return f"Array({d['array'].get('dtype', 'record')}, {d['shape']})"
+            yield f"ipc://{name}", type_name(there["schema"]), PATTERNS[there["pattern"]], stages

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from multiprocessing.util import Finalize
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from . import _native
-from .address import channel_directory, channel_name, program_name
-from .errors import ChannelNotFound, Empty, IncompatibleChannel, InvalidArgument, LayoutMismatch
+from .address import channel_place, program_name
+from .errors import ChannelClosed, ChannelNotFound, Empty, IncompatibleChannel, InvalidArgument, LayoutMismatch
+from .handover import Handover, Wait
 from .info import Info
+from .listener import Handlers, Listener
 from .stage import PATTERNS, Pattern, Stage, chain
-from .types import Message, MessageMeta, difference, type_from_schema
+from .statistics import Statistics, statistics_of
+from .types import AnyLayout, Message, MessageMeta, as_type
+from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
 
 if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from numpy.typing import NDArray
+    from numpy.typing import ArrayLike, NDArray
+    from typing_extensions import CapsuleType
 
 __all__ = ["Batch", "Receiver", "Sender", "receiver", "sender"]
 
 M = TypeVar("M", bound=Message)
+L = TypeVar("L", bound=Message)
+R = TypeVar("R", bound=Message, covariant=True)  # a Receiver of Imu is one of Messages
 T = TypeVar("T")
-Wait = Literal["adaptive", "spin", "block"]
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+C = TypeVar("C", bound=Message)
+D = TypeVar("D", bound=Message)
+E = TypeVar("E", bound=Message)
 
 _open_ends: weakref.WeakSet[Any] = weakref.WeakSet()
+_registered_in = 0
 
 
 @atexit.register
@@ -36,6 +50,15 @@ def _close_all() -> None:
         end.close()
 
 
+def _remember(end: object) -> None:
+    """Processes of `multiprocessing` end without the handlers of `atexit`, but run finalizers of their own."""
+    global _registered_in
+    _open_ends.add(end)
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
+        Finalize(None, _close_all, exitpriority=-100)
+
+
 class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
     """Consecutive messages of one sender as one array: ``batch.array`` has the shape (k, \\*shape)."""
 
@@ -43,7 +66,10 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
 
         @property
         def array(self) -> NDArray[Any]:
-            """All messages as one array over the same memory."""
+            """All messages as one array over the same memory.
+
+            Raises TypeError for messages that lie in columns or bring their own shapes.
+            """
             ...
 
         @property
@@ -52,8 +78,16 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
             ...
 
         def __len__(self) -> int: ...
-        def __getitem__(self, field: str) -> NDArray[Any]: ...
-        def __setitem__(self, field: str, value: Any) -> None: ...
+        def __iter__(self) -> Iterator[T]: ...
+        @overload
+        def __getitem__(self, field: str, /) -> NDArray[Any]: ...
+        @overload
+        def __getitem__(self, number: int, /) -> T: ...
+        def __getitem__(self, key: Any, /) -> Any:
+            """A field of all messages as one array, or one message: a view that is usable as long as the batch."""
+            ...
+
+        def __setitem__(self, field: str, value: ArrayLike) -> None: ...
         def truncate(self, n: int) -> None:
             """Send only the first n of a loan."""
 
@@ -67,6 +101,26 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
             """All messages as one array in private memory."""
             ...
 
+        def private(self) -> NDArray[Any]:
+            """All messages as one writable array on copy-on-write pages; see `Message.private`."""
+            ...
+
+        @property
+        def __array_interface__(self) -> dict[str, object]: ...
+        def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[Any]: ...
+        def __dlpack__(
+            self,
+            *,
+            stream: None = None,
+            max_version: tuple[int, int] | None = None,
+            dl_device: tuple[int, int] | None = None,
+            copy: bool | None = None,
+        ) -> CapsuleType:
+            """A DLPack capsule over all messages; see `Message.__dlpack__`."""
+            ...
+
+        def __dlpack_device__(self) -> tuple[int, int]: ...
+
         def __enter__(self) -> Self: ...
         def __exit__(
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
@@ -77,122 +131,193 @@ class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
     def __init__(
-        self, address: str, types: tuple[type[M], ...], *, pattern: Pattern | None,
-        stages: Sequence[Stage | str] | None,
-        capacity: int | None, full: Literal["block", "drop"], align: int | None, wait: Wait,
+        self, address: str, types: Sequence[object], *, pattern: Pattern | None = None,
+        stages: Sequence[Stage | str] | None = None, capacity: int | None = None,
+        full: Literal["block", "drop"] = "block", align: int | None = None, timestamps: bool | None = None,
+        wait: Wait = "adaptive",
     ) -> None:  # fmt: skip
         super().__init__()
-        name, directory = channel_name(address), channel_directory()
-        cls = _only_type(types)
-        _check(pattern, (None, *PATTERNS), "pattern")
-        _check(full, ("block", "drop"), "full")
-        _check(wait, ("adaptive", "spin", "block"), "wait")
-        if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
-            raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
-        if capacity is not None and capacity >= 1 << 63:
-            raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
-        if align is not None and (align < 1 or align & (align - 1) or align > 1 << 21):
-            raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
-        there = _native.describe(directory, name)
-        if cls is None:
+        self._handover: Handover | None = None
+        place, name = channel_place(address)
+        classes = [as_type(cls) for cls in types]
+        check_options(pattern, full, wait, capacity, align)
+        there = _native.describe(place, name)
+        if not classes:
             if there is None:
                 raise ChannelNotFound(f"there is no channel {address}; give its type to make it")
-            cls = type_from_schema(there["schema"])
+            classes = types_in(there["schema"])
+        elif there:
+            classes = in_order_of(there["schema"], classes)
+        schema = schema_of(classes)
         wanted: Pattern = pattern or (PATTERNS[there["pattern"]] if there else "mpsc")
         graph = chain(stages) if stages is not None else there["stages"] if there else chain(["main"])
         try:
             _native.open_sender(
-                self, directory, name, cls.__schema__, PATTERNS.index(wanted), graph, capacity or 0, align or 0,
-                full == "drop", wait, program_name(), cls, cls.__layout__, Batch,
+                self, place, name, schema, PATTERNS.index(wanted), graph, capacity or 0, align or 0,
+                full == "drop", timestamps, wait, program_name(), kinds_of(classes), Batch,
             )  # fmt: skip
         except LayoutMismatch as error:
-            raise _mismatch(directory, name, cls.__schema__, wanted, graph) from error
-        _open_ends.add(self)
+            raise _mismatch(place, name, address, schema, wanted, graph) from error
+        _remember(self)
+
+    @classmethod
+    def _of(cls, handover: Handover) -> Self:
+        """An end of an anonymous channel that has not joined yet; `psyne.channel` makes them."""
+        end = cls.__new__(cls)
+        _native.SenderEnd.__init__(end)
+        end._handover = h = handover
+        _native.prepare(end, h.memory.name, kinds_of(h.types), Batch, h.capacity, h.align)
+        return end
+
+    def _join(self) -> None:
+        """The first use of an end of an anonymous channel."""
+        h = _open_handover(self._handover, self)
+        _native.open_sender(
+            self, h.memory.fd, h.memory.name, schema_of(h.types), PATTERNS.index(h.pattern), h.stages, h.capacity,
+            h.align, h.drops, h.timestamps, h.wait, program_name(), kinds_of(h.types), Batch,
+        )  # fmt: skip
+        _remember(self)
+
+    def clone(self) -> Self:
+        """Another end of the same kind, not joined yet. Only ends of `psyne.channel` have clones."""
+        return type(self)._of(_open_handover(self._handover, self))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._of, (_open_handover(self._handover, self),)
 
     def close(self) -> None:
         """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed."""
         self._close(False)
+        self._handover = None
+
+    def statistics(self) -> Statistics:
+        """What this end has counted since it was opened, and what it sees now."""
+        return statistics_of(self)
 
     def __enter__(self) -> Self:
+        if not self.joined and not self.closed:
+            self._enter()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._close(kind is not None and issubclass(kind, Exception))
+        self._handover = None
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
 
     if TYPE_CHECKING:
 
-        def loan(self, timeout: float | None = None) -> M:
+        @overload
+        def loan(self, *, shape: int | tuple[int, ...] = ..., size: int = ..., timeout: float | None = None) -> M: ...
+        @overload
+        def loan(
+            self, type: type[L], /, *, shape: int | tuple[int, ...] = ..., size: int = ..., timeout: float | None = None
+        ) -> L: ...
+        def loan(self, *args: Any, **kwargs: Any) -> Any:
             """A slot to write in place. The end of its ``with`` block sends it, an exception takes it back.
 
-            Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit.
+            ``type`` says which, in a channel of several; a base that one of them has will do. ``shape`` is that of a
+            message that brings its own, ``size`` its length if it has one dimension (default: the longest, to be
+            truncated). Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit, ValueError
+            for a shape beyond the type's ``max_bytes``.
             """
-            ...
 
-        def try_loan(self) -> M | None:
+        @overload
+        def try_loan(self, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> M | None: ...
+        @overload
+        def try_loan(self, type: type[L], /, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> L | None: ...
+        def try_loan(self, *args: Any, **kwargs: Any) -> Any:
             """A slot, or None when the ring is full."""
 
-        def loan_many(self, n: int, timeout: float | None = None) -> Batch[M]:
+        @overload
+        def loan_many(self, n: int, *, timeout: float | None = None) -> Batch[M]: ...
+        @overload
+        def loan_many(self, n: int, type: type[L], /, *, timeout: float | None = None) -> Batch[L]: ...
+        def loan_many(self, n: int, *args: Any, **kwargs: Any) -> Any:
             """Exactly n consecutive slots. Raises ValueError for n above the capacity, Full.
 
             Where n slots do not fit into the rest of the ring, that rest is skipped (and passed by the receivers):
-            let n divide the capacity, and be at most half of it.
+            let n divide the capacity, and be at most half of it. Raises TypeError for messages of their own shape.
             """
-            ...
 
-        def send(self, message: Any, timeout: float | None = None) -> bool:
+        def send(self, message: object, timeout: float | None = None) -> bool:
             """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
 
             Raises LayoutMismatch for another dtype or shape, Full.
             """
             ...
 
-        def send_many(self, array: Any, timeout: float | None = None) -> None:
-            """Copy any number of messages, an array of shape (k, \\*shape), and send them."""
+        def send_many(self, array: object, type: type[Message] | None = None, timeout: float | None = None) -> None:
+            """Copy any number of messages, an array of shape (k, \\*shape), and send them.
+
+            For messages in columns: a structured array, or a dict or batch with an array for each field.
+            """
 
         def drain(self, timeout: float | None = None) -> None:
             """Wait until every stage has passed all that was sent. Raises Full at the time-out."""
 
 
-class Receiver(_native.ReceiverEnd, Generic[M]):
+class Receiver(_native.ReceiverEnd, Generic[R]):
     """The receiving end of a channel; `psyne.receiver` opens one. One thread uses it at a time; any may close it."""
 
     def __init__(
-        self, address: str, types: tuple[type[M], ...], *, stage: str | None, wait: Wait, follow: bool
-    ) -> None:
+        self, address: str, types: Sequence[object], *, stage: str | None = None, wait: Wait = "adaptive",
+        follow: bool = False, subset: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self._name, self._directory = channel_name(address), channel_directory()
-        self._asked = _only_type(types)
+        self._handover: Handover | None = None
+        self._place: str | int
+        self._place, self._name = channel_place(address)
+        self._asked: Sequence[MessageMeta] = [cls if cls is Message else as_type(cls) for cls in types]
+        self._subset = subset
         self._stage, self._wait, self._follow = stage or "", wait, follow
         _check(wait, ("adaptive", "spin", "block"), "wait")
         self._join()
-        _open_ends.add(self)
+        _remember(self)
+
+    @classmethod
+    def _of(cls, handover: Handover) -> Self:
+        """An end of an anonymous channel that has not joined yet; `psyne.channel` makes them."""
+        end = cls.__new__(cls)
+        _native.ReceiverEnd.__init__(end)
+        end._handover = h = handover
+        end._place, end._name, end._asked, end._subset = h.memory.fd, h.memory.name, h.types, False
+        end._stage, end._wait, end._follow = h.stage, h.wait, h.follow
+        _native.prepare(end, end._name, kinds_of(h.types), Batch, 0, 0)
+        return end
+
+    def clone(self, stage: str | None = None) -> Self:
+        """Another end of the same kind (or of another stage), not joined yet.
+
+        Only ends of `psyne.channel` have clones.
+        """
+        handover = _open_handover(self._handover, self)
+        return type(self)._of(handover if stage is None else handover.of_stage(stage))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self)._of, (_open_handover(self._handover, self),)
 
     def _join(self) -> bool:
         """Join the channel if it exists, and learn its type."""
         if not _native.open_receiver(
-            self, self._directory, self._name, self._stage, self._wait, program_name(), self._follow
+            self, self._place, self._name, self._stage, self._wait, program_name(), self._follow
         ):
             return False
-        schema = _native.schema(self)
-        cls = self._asked
         try:
-            if cls is None:
-                cls = type_from_schema(schema)
-            elif cls.__schema__ != schema:
-                raise LayoutMismatch(f"{self.address} has another layout: {difference(schema, cls.__schema__)}")
-            _native.give_type(self, cls, cls.__layout__, Batch)
+            kinds = read_kinds(_native.schema(self), self._asked, self._subset, self.address)
+            _native.give_types(self, kinds, Batch)
         except (LayoutMismatch, IncompatibleChannel):
             _native.leave(self)
             raise
+        if self._handover is not None:
+            _remember(self)
         return True
 
     def _await_channel(self, deadline: int) -> None:
         """Wait for a sender to make the channel; raises Empty at the deadline (nanoseconds, monotonic)."""
         while not self._join():
-            if self.closed or not _native.watch(self._directory, deadline):
+            if self.closed or not _native.watch(self._place, deadline):
                 break
         if not self.joined and not self.closed:
             raise Empty(f"no sender has made {self.address} in time")
@@ -200,101 +325,169 @@ class Receiver(_native.ReceiverEnd, Generic[M]):
     def close(self) -> None:
         """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
         self._close()
+        self._handover = None
+
+    def listen(self, handlers: Handlers[R], *, on_error: Literal["stop", "log"] = "stop") -> Listener:
+        """Call a function with every message, on a thread of its own; a message ends when the function returns.
+
+        ``handlers``: the function, or a dictionary {message class: function}, where ``psyne.Message`` takes all
+        classes that are not named. An exception stops the listener, is logged and raised by its ``join()``;
+        ``on_error="log"`` goes on. Raises InvalidArgument for anything else.
+        """
+        return Listener(self, handlers, on_error)
+
+    def statistics(self) -> Statistics:
+        """What this end has counted since it was opened, and what it sees now."""
+        return statistics_of(self)
 
     def __enter__(self) -> Self:
+        if self._handover is not None and not self.joined:
+            self._enter()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._close()
+        self.close()
 
     def __repr__(self) -> str:
         return f"<psyne.Receiver {self.address}{', closed' if self.closed else ''}>"
 
     if TYPE_CHECKING:
 
-        def receive(self, timeout: float | None = None) -> M:
+        def receive(self, timeout: float | None = None) -> R:
             """The next message; its ``with`` block, ``release()`` or the last reference gone ends it.
 
             Raises Empty after ``timeout`` seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit.
             """
             ...
 
-        def try_receive(self) -> M | None:
+        def try_receive(self) -> R | None:
             """The next message, or None when there is none now."""
 
-        def receive_many(self, n: int, timeout: float | None = None, linger: float = 0.0) -> Batch[M]:
+        def receive_many(self, n: int, timeout: float | None = None, linger: float = 0.0) -> Batch[R]:
             """1 to n consecutive messages of one sender; after the first waits ``linger`` seconds for more."""
             ...
 
-        def try_receive_many(self, n: int) -> Batch[M] | None:
+        def try_receive_many(self, n: int) -> Batch[R] | None:
             """1 to n messages, or None when there is none now."""
 
-        def batches(self, n: int, linger: float = 0.0) -> Iterator[Batch[M]]:
+        def batches(self, n: int, linger: float = 0.0) -> Iterator[Batch[R]]:
             """Iterate over `receive_many`; each step ends the batch before it."""
             ...
 
-        def __iter__(self) -> Iterator[M]: ...
+        def __iter__(self) -> Iterator[R]: ...
 
 
+class SenderOptions(TypedDict, total=False):
+    """What `sender` takes by keyword."""
+
+    pattern: Pattern | None
+    stages: Sequence[Stage | str] | None
+    capacity: int | None
+    full: Literal["block", "drop"]
+    align: int | None
+    timestamps: bool | None
+    wait: Wait
+
+
+class ReceiverOptions(TypedDict, total=False):
+    """What `receiver` takes by keyword."""
+
+    stage: str | None
+    wait: Wait
+    follow: bool
+    subset: bool
+
+
+# One overload for each number of types: Sender[A | B] is exact, so match and assert_never work. More are Sender[Any].
+@overload
+def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
+@overload
+def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
 @overload
 def sender(
-    address: str, type: type[M], /, *, pattern: Pattern | None = None, stages: Sequence[Stage | str] | None = None,
-    capacity: int | None = None, full: Literal["block", "drop"] = "block", align: int | None = None,
-    wait: Wait = "adaptive",
-) -> Sender[M]: ...  # fmt: skip
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C]: ...
 @overload
 def sender(
-    address: str, /, *, pattern: Pattern | None = None, stages: Sequence[Stage | str] | None = None,
-    capacity: int | None = None, full: Literal["block", "drop"] = "block", align: int | None = None,
-    wait: Wait = "adaptive",
-) -> Sender[Any]: ...  # fmt: skip
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D]: ...
+@overload
 def sender(
-    address: str, /, *types: type[Any], pattern: Pattern | None = None, stages: Sequence[Stage | str] | None = None,
-    capacity: int | None = None, full: Literal["block", "drop"] = "block", align: int | None = None,
-    wait: Wait = "adaptive",
-) -> Sender[Any]:  # fmt: skip
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D | E]: ...
+@overload
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
     """Open the sending end of a channel; the first sender makes it.
 
     The types, ``stages`` (a chain; default ``["main"]``) and ``pattern`` (senders of the channel, members of each
     stage; default ``"mpsc"``) are the channel's: a later sender leaves them out or repeats them. ``capacity``
-    (messages; default what fits in 32 MiB, 8 to 4096), ``full``, ``align`` (bytes) and ``wait`` are this end's own.
+    (messages; default what fits in 32 MiB, 8 to 4096), ``full``, ``align`` (bytes), ``timestamps`` (default: from 4 KiB
+    per message) and ``wait`` are this end's own. A type is a message class, or a numpy dtype, ``ctypes.Structure``,
+    dataclass or ``msgspec.Struct`` that describes a layout.
 
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
-    return Sender(address, types, pattern=pattern, stages=stages, capacity=capacity, full=full, align=align, wait=wait)
+    return Sender(address, types, **options)
 
 
 @overload
-def receiver(
-    address: str, type: type[M], /, *, stage: str | None = None, wait: Wait = "adaptive", follow: bool = False
-) -> Receiver[M]: ...
+def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
+@overload
+def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
 @overload
 def receiver(
-    address: str, /, *, stage: str | None = None, wait: Wait = "adaptive", follow: bool = False
-) -> Receiver[Any]: ...
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C]: ...
+@overload
 def receiver(
-    address: str, /, *types: type[Any], stage: str | None = None, wait: Wait = "adaptive", follow: bool = False
-) -> Receiver[Any]:
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D | E]: ...
+@overload
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
     """Open a receiving end: a member of ``stage`` (may be left out when there is only one).
 
     Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
-    no member, and a sender that comes and goes before leaves nothing, unless it drains. Without a type the channel
-    describes itself.
+    no member, and a sender that comes and goes before leaves nothing, unless it drains.
+
+    The types cover those of the channel; ``psyne.Message`` stands for all others, and without any the channel
+    describes itself. ``subset``: a Struct may leave fields of the channel's out.
     ``follow``: after the last sender, wait for the next one instead of ending.
 
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
-    return Receiver(address, types, stage=stage, wait=wait, follow=follow)
+    return Receiver(address, types, **options)
 
 
-def _only_type(types: tuple[type[Any], ...]) -> Any:
-    if len(types) > 1:
-        raise InvalidArgument(f"this version carries one type per channel; got {len(types)}")
-    for cls in types:
-        if not isinstance(cls, MessageMeta) or not hasattr(cls, "__layout__"):
-            raise LayoutMismatch(f"a message type is a subclass of Struct or an Array(dtype, shape); got {cls!r}")
-        return cls
-    return None
+def check_options(
+    pattern: Pattern | None, full: str, wait: str, capacity: int | None, align: int | None
+) -> None:  # fmt: skip
+    """Raise InvalidArgument for an option of a sender that can never work."""
+    _check(pattern, (None, *PATTERNS), "pattern")
+    _check(full, ("block", "drop"), "full")
+    _check(wait, ("adaptive", "spin", "block"), "wait")
+    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
+        raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
+    if capacity is not None and capacity >= 1 << 63:
+        raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
+    if align is not None and (align < 1 or align & (align - 1) or align > 1 << 21):
+        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
+
+
+def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) -> Handover:
+    if handover is not None:
+        return handover
+    if end.closed:
+        raise ChannelClosed(f"this end of {end.address} was closed")
+    raise TypeError(
+        f"an end of {end.address} is no use to another process or thread: open {end.address} there, "
+        "or make ends that can be handed on with psyne.channel()"
+    )
 
 
 def _check(value: object, allowed: tuple[object, ...], what: str) -> None:
@@ -302,9 +495,9 @@ def _check(value: object, allowed: tuple[object, ...], what: str) -> None:
         raise InvalidArgument(f"{what}={value!r}; it is one of {', '.join(repr(a) for a in allowed if a)}")
 
 
-def _mismatch(directory: str, name: str, schema: str, pattern: str, graph: list[Any]) -> LayoutMismatch:
-    there = _native.describe(directory, name)
-    text = f"ipc://{name} exists and its senders live, but its "
+def _mismatch(place: str, name: str, address: str, schema: str, pattern: str, graph: list[Any]) -> LayoutMismatch:
+    there = _native.describe(place, name)
+    text = f"{address} exists and its senders live, but its "
     if there is None:
         return LayoutMismatch(text + "layout was another one; it is gone now, try again")
     if there["schema"] != schema:

@@ -9,6 +9,7 @@ PsyneError
 ├── MessageReleased (ValueError)               the message was sent or released
 ├── ViewsAlive (BufferError)                   release() while arrays use the message
 ├── LeaseLimit (BufferError)                   nothing can be sent: one end holds every slot
+├── CannotShare (BufferError)                  a library cannot use the bytes as they are
 ├── ReadOnly (TypeError)                       writing to a received message
 ├── NotALoan (TypeError)                       discard() or truncate() of a received message
 ├── LayoutMismatch (TypeError)                 another dtype, shape, pattern or graph
@@ -18,6 +19,7 @@ PsyneError
 ├── ForkedError (RuntimeError)                 an end of the parent process
 ├── NoSpace (MemoryError)                      shared memory is full
 ├── IncompatibleChannel (OSError)              a foreign or damaged file, or another layout version
+├── PeerCorrupted (OSError)                    a message contradicts its own header
 ├── InvalidArgument (ValueError)               an argument that can never work
 └── SystemFailure (OSError)                    a system call failed
 """
@@ -25,6 +27,7 @@ PsyneError
 import queue
 
 __all__ = [
+    "CannotShare",
     "ChannelBusy",
     "ChannelClosed",
     "ChannelNotFound",
@@ -40,6 +43,7 @@ __all__ = [
     "MessageReleased",
     "NoSpace",
     "NotALoan",
+    "PeerCorrupted",
     "PsyneError",
     "ReadOnly",
     "SenderLost",
@@ -84,8 +88,12 @@ class LeaseLimit(PsyneError, BufferError):
     """Nothing can be sent any more, because this end holds every slot."""
 
 
+class CannotShare(PsyneError, BufferError):
+    """A library cannot use these bytes as they are: it would need a copy. The message says what stands in the way."""
+
+
 class ReadOnly(PsyneError, TypeError):
-    """A received message cannot be written to (its stage does not mutate)."""
+    """A received message cannot be written to (its stage does not mutate), nor one over a read-only buffer."""
 
 
 class NotALoan(PsyneError, TypeError):
@@ -118,6 +126,10 @@ class NoSpace(PsyneError, MemoryError):
 
 class IncompatibleChannel(PsyneError, OSError):
     """A foreign or damaged file lies under the channel's name, or another layout version."""
+
+
+class PeerCorrupted(PsyneError, OSError):
+    """What another process wrote contradicts itself; nothing outside the slot was touched."""
 
 
 class InvalidArgument(PsyneError, ValueError):

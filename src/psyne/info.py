@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+from .errors import InvalidArgument
+
 __all__ = ["Info"]
 
 
@@ -16,3 +18,12 @@ class Info(NamedTuple):
     """Messages that ``full="drop"`` lost just before this one."""
     redelivered: bool
     """A receiver died while it held this message."""
+    stamp: int = 0
+    """`timestamp`, or 0 where its sender keeps no time."""
+
+    @property
+    def timestamp(self) -> int:
+        """When it was sent, in nanoseconds of ``time.monotonic_ns()``. Raises where its sender keeps no time."""
+        if self.stamp == 0:
+            raise InvalidArgument("the sender of this message keeps no timestamps; open it with timestamps=True")
+        return self.stamp

@@ -89,8 +89,8 @@ class Log:
 
 def work(chance: np.random.Generator) -> None:
     """Takes its time now and then, so that kills hit what is in somebody's hand."""
-    if chance.random() < 0.1:
-        time.sleep(chance.random() * 0.004)
+    if chance.random() < 0.3:
+        time.sleep(chance.random() * 0.005)
 
 
 def storm_sender(tx: Any, sender: int, log_path: str, stop: str) -> None:

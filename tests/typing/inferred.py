@@ -1,13 +1,18 @@
 """What type checkers must infer. Nothing here runs: mypy and pyright read it."""
 
+import socket
 from collections.abc import Iterator
 from typing import Any, assert_type
 
+import jax  # pyright: ignore[reportMissingImports]
 import numpy as np
+import pyarrow  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 import psyne
-from psyne import Array, Batch, Info, Receiver, Sender, Stage, Struct, bool_, c64, f32, f64, u8, u64
+from psyne import Array, Batch, Info, Listener, Receiver, Sender, Stage, Struct, aio, bool_, c64, f32, f64, u8, u64
+from psyne.testing import assert_same_bytes, touch_test
 
 
 class Imu(Struct):
@@ -138,3 +143,93 @@ def every_dtype_has_its_array_type() -> None:
     assert_type(Array("c8", 1)().array, NDArray[np.complex64])
     assert_type(Array("c16", 1)().array, NDArray[np.complex128])
     assert_type(Array("?", 1)().array, NDArray[np.bool_])
+
+
+def messages_go_to_other_libraries(m: Imu, batch: Batch[Imu], pixels: Pixels) -> None:
+    assert_type(m.private(), Imu)
+    assert_type(Imu.from_buffer(bytearray(64)), Imu)
+    assert_type(Imu.from_buffer(b"", 8).accel, NDArray[np.float32])
+    assert_type(batch.private(), NDArray[Any])
+    assert_type(np.asarray(pixels), NDArray[np.uint8])
+    assert_type(psyne.interop.torch(pixels), torch.Tensor)
+    assert_type(psyne.interop.torch(m.accel, private=True), torch.Tensor)
+    assert_type(psyne.interop.jax(batch), jax.Array)
+    assert_type(psyne.interop.arrow(pixels), pyarrow.Array | pyarrow.Tensor | pyarrow.RecordBatch)
+    assert_type(psyne.interop.lapack(m.accel), NDArray[Any])
+
+
+def proofs_take_what_adapters_make() -> None:
+    touch_test(psyne.interop.torch)
+    touch_test(psyne.interop.jax, read=lambda x: float(x[0]))
+    assert_same_bytes(Imu(), Imu().array)
+
+
+def select_gives_what_it_was_given(
+    imu: Receiver[Imu], pixels: Receiver[Pixels], out: Sender[Imu], connection: socket.socket
+) -> None:
+    assert_type(psyne.select(imu, imu, timeout=1.0), list[Receiver[Imu]])
+    assert_type(psyne.select(out), list[Sender[Imu]])
+    assert_type(psyne.select(connection), list[socket.socket])
+    assert_type(psyne.select(1, 2), list[int])
+    for end in psyne.select(imu, pixels):
+        m: psyne.Message = end.receive()
+        if isinstance(m, Imu):
+            assert_type(m.stamp, int)
+
+
+def a_listener_takes_functions_of_its_messages(imu: Receiver[Imu]) -> None:
+    def handle(m: Imu) -> None: ...
+
+    assert_type(imu.listen(handle), Listener)
+    with imu.listen({Imu: handle, psyne.Message: print}, on_error="log") as listener:
+        assert_type(listener.error, BaseException | None)
+        assert_type(listener.join(1.0), bool)
+
+
+async def the_ends_for_event_loops_have_the_same_types() -> None:
+    async with (
+        psyne.aio.sender("ipc://imu", Imu, capacity=8) as out,
+        psyne.aio.receiver("ipc://imu", Imu, follow=True) as imu,
+    ):
+        assert_type(out, aio.Sender[Imu])
+        assert_type(imu, aio.Receiver[Imu])
+        async with out.loan() as m:
+            assert_type(m, Imu)
+        assert_type(await out.loan(), Imu)
+        assert_type(out.try_loan(), Imu | None)
+        async with out.loan_many(3) as lent:
+            assert_type(lent, Batch[Imu])
+        assert_type(await out.send(Imu(stamp=1)), bool)
+        assert_type(await imu.receive(), Imu)
+        assert_type(imu.try_receive(), Imu | None)
+        assert_type(await imu.receive_many(3, linger=0.1), Batch[Imu])
+        async for m in imu:
+            assert_type(m, Imu)
+        async for batch in imu.batches(8):
+            assert_type(batch, Batch[Imu])
+        assert_type(await aio.select(imu), list[aio.Receiver[Imu]])
+        assert_type(await aio.select(out), list[aio.Sender[Imu]])
+    assert_type(aio.receiver("ipc://both", Imu, Pixels), aio.Receiver[Imu | Pixels])
+    assert_type(aio.receiver("ipc://imu"), aio.Receiver[Any])
+    assert_type(aio.Receiver(psyne.receiver("ipc://imu", Imu)), aio.Receiver[Imu])
+
+
+def an_anonymous_channel_knows_its_messages() -> None:
+    tx, rx = psyne.channel(Imu)
+    assert_type(tx, Sender[Imu])
+    assert_type(rx, Receiver[Imu])
+    assert_type(tx.clone(), Sender[Imu])
+    assert_type(rx.clone(stage="main"), Receiver[Imu])
+    assert_type(rx.receive(), Imu)
+    assert_type(tx.joined, bool)
+    assert_type(psyne.channel(Imu, Sample, pattern="spsc"), tuple[Sender[Imu | Sample], Receiver[Imu | Sample]])
+    assert_type(psyne.channel(Array("f4", 3), capacity=8, follow=True)[1], Receiver[Array[np.float32]])
+
+
+def a_queue_knows_its_items() -> None:
+    q: psyne.Queue[NDArray[np.float32]] = psyne.Queue(8, max_bytes=1 << 16)
+    q.put(np.zeros(3, np.float32), timeout=1.0)
+    assert_type(q.get(), NDArray[np.float32])
+    assert_type(q.get_nowait(), NDArray[np.float32])
+    assert_type(q.get(copy=False), NDArray[np.float32])
+    assert_type(q.qsize(), int)

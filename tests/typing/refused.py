@@ -42,15 +42,15 @@ def nothing_may_have_come(imu: Receiver[Imu]) -> None:
 
 
 def a_message_type_is_a_class_of_messages() -> None:
-    psyne.sender("ipc://x", int)  # refused: type-var, reportArgumentType
-    psyne.sender("ipc://x", Imu())  # refused: call-overload, reportArgumentType
-    psyne.sender("ipc://x", [Imu])  # refused: call-overload, reportArgumentType
+    psyne.sender("ipc://x", int)  # refused: type-var, reportArgumentType|reportCallIssue
+    psyne.sender("ipc://x", Imu())  # refused: call-overload, reportArgumentType|reportCallIssue
+    psyne.sender("ipc://x", [Imu])  # refused: call-overload, reportArgumentType|reportCallIssue
 
 
 def an_option_has_its_words() -> None:
-    psyne.sender("ipc://x", Imu, pattern="many")  # refused: call-overload, reportArgumentType
-    psyne.sender("ipc://x", Imu, full="grow")  # refused: call-overload, reportArgumentType
-    psyne.receiver("ipc://x", Imu, wait="poll")  # refused: call-overload, reportArgumentType
+    psyne.sender("ipc://x", Imu, pattern="many")  # refused: call-overload, reportArgumentType|reportCallIssue
+    psyne.sender("ipc://x", Imu, full="grow")  # refused: call-overload, reportArgumentType|reportCallIssue
+    psyne.receiver("ipc://x", Imu, wait="poll")  # refused: call-overload, reportArgumentType|reportCallIssue
 
 
 def an_end_of_other_messages_is_another_type(frames: Receiver[Array[np.uint8]]) -> None:
@@ -60,4 +60,16 @@ def an_end_of_other_messages_is_another_type(frames: Receiver[Array[np.uint8]]) 
 
 def a_batch_is_no_sequence_of_messages(batch: Batch[Imu]) -> None:
     messages: Sequence[Imu] = batch  # refused: assignment, reportAssignmentType
-    print(batch[0], messages)  # refused: index, reportArgumentType
+    print(batch[0.5], messages)  # refused: call-overload, reportArgumentType|reportCallIssue
+
+
+async def a_wait_is_awaited(imu: psyne.aio.Receiver[Imu], out: psyne.aio.Sender[Imu]) -> None:
+    imu.receive()  # refused: unused-coroutine, reportUnusedCoroutine
+    print(imu.receive().stamp)  # refused: attr-defined, reportAttributeAccessIssue
+    await imu.receive(timeout=1.0)  # refused: call-arg, reportCallIssue
+
+
+def a_handler_takes_the_messages_of_its_receiver(imu: Receiver[Imu]) -> None:
+    def handle(number: int) -> None: ...
+
+    imu.listen(handle)  # refused: arg-type, reportArgumentType

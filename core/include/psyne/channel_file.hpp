@@ -2,11 +2,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdio>
 #include <string>
 #include <vector>
 
-#include <psyne/layout.hpp>
+#include <psyne/storage.hpp>
 
 namespace psyne {
 
@@ -23,13 +22,6 @@ struct ChannelSpec {
     uint64_t payload_bytes = 0;
     Pattern pattern = Pattern::mpsc;
     std::vector<StageSpec> stages;
-};
-
-/// The directory that holds the channels of one user.
-struct Directory {
-    explicit Directory(std::string where) : path(std::move(where)), fd(sys::open_directory(path)) {}
-    std::string path;
-    sys::Fd fd;
 };
 
 inline void store_name(SharedName& to, const std::string& name) noexcept {
@@ -65,43 +57,22 @@ public:
         return reinterpret_cast<LaneRecord*>(map_.data() + kLanesOffset)[i];
     }
     MemberRecord& sender_of(uint64_t lane) const noexcept { return member(kMaxReceivers + lane); }
-    const sys::Fd& fd() const noexcept { return fd_; }
+    const sys::Fd& fd() const noexcept { return file_.fd; }
+    const Storage& storage() const noexcept { return *file_.storage; }
+    const StoragePtr& shared_storage() const noexcept { return file_.storage; }
+    const std::string& address() const noexcept { return file_.storage->address; }
     /// In a forked child: the life locks belong to the parent.
-    void forget_locks() noexcept { fd_.reset(); }
+    void forget_locks() noexcept { file_.fd.reset(); }
     std::string schema() const {
         return {reinterpret_cast<const char*>(map_.data() + shape.schema_offset), shape.schema_bytes};
     }
     explicit operator bool() const noexcept { return static_cast<bool>(map_); }
 
-    /// Files of one generation of a channel start with this.
-    static std::string prefix(const std::string& name, uint64_t generation) {
-        char hex[17];
-        std::snprintf(hex, sizeof hex, "%016llx", static_cast<unsigned long long>(generation));
-        return name + "." + hex + ".";
-    }
-    static std::string file_name(const std::string& name, uint64_t generation) {
-        return prefix(name, generation) + "channel";
-    }
-
-    /// The generations of a channel that have a file.
-    static std::vector<uint64_t> generations(const Directory& directory, const std::string& name) {
-        std::vector<uint64_t> found;
-        const size_t size = file_name(name, 0).size();
-        for (const std::string& entry : sys::list(directory.fd)) {
-            if (entry.size() != size || entry.compare(0, name.size() + 1, name + ".") != 0) continue;
-            const uint64_t generation = std::strtoull(entry.c_str() + name.size() + 1, nullptr, 16);
-            if (entry == file_name(name, generation)) found.push_back(generation);
-        }
-        std::sort(found.begin(), found.end());
-        return found;
-    }
-
-    /// An unnamed channel file, complete but PROPOSED.
-    static ChannelFile make(const Directory& directory, const ChannelSpec& spec, uint64_t generation) {
+    /// A channel file that nobody finds yet, complete but PROPOSED.
+    static ChannelFile make(const Names& names, const std::string& name, const ChannelSpec& spec, uint64_t generation) {
         const uint64_t bytes = round_up(kSchemaOffset + spec.schema.size(), 4096);
-        ChannelFile c;
-        c.fd_ = sys::make_unnamed(directory.fd, bytes);
-        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);
+        ChannelFile c(names.make(name, generation, bytes));
+        c.map_ = sys::map(c.fd(), bytes, true, sys::Populate::yes);
         c.shape = {kChannelMagic,  kLayoutVersion, kAbi, bytes, generation, spec.payload_bytes, kSchemaOffset,
                    spec.schema.size(), static_cast<uint32_t>(spec.stages.size()), spec.pattern};
         c.header().shape = c.shape;
@@ -120,21 +91,18 @@ public:
     }
 
     /// Gives the file its name; false when that generation exists.
-    bool publish(const Directory& directory, const std::string& name) const {
-        return sys::publish(directory.fd, fd_, file_name(name, shape.generation));
+    bool publish(const Names& names, const std::string& name) const {
+        return names.publish(file_, name, shape.generation);
     }
 
     /// Opens one generation; an empty file object when it is gone. Throws Errc::incompatible.
-    static ChannelFile open(const Directory& directory, const std::string& name, uint64_t generation) {
-        const std::string file = file_name(name, generation);
-        ChannelFile c;
-        c.fd_ = sys::open_file(directory.fd, file, true);
-        if (!c.fd_) return c;
-        const std::string path = directory.path + "/" + file;
-        const uint64_t bytes = sys::checked_size(c.fd_, path);
+    static ChannelFile open(const Names& names, const std::string& name, uint64_t generation) {
+        ChannelFile c(names.open(name, generation));
+        if (!c.fd()) return c;
+        const std::string& path = c.file_.path;
+        const uint64_t bytes = c.file_.bytes;
         if (bytes < kSchemaOffset) incompatible(path, "is " + std::to_string(bytes) + " bytes short of a channel");
-        if (::pread(c.fd_.get(), &c.shape, sizeof c.shape, 0) != static_cast<ssize_t>(sizeof c.shape))
-            incompatible(path, "cannot be read");
+        if (!sys::read_at(c.fd(), &c.shape, sizeof c.shape, 0)) incompatible(path, "cannot be read");
         const ChannelShape& s = c.shape;
         if (s.magic != kChannelMagic) incompatible(path, "is not a channel (foreign first bytes, or another byte order)");
         if (s.version != kLayoutVersion || s.abi != kAbi)
@@ -144,26 +112,18 @@ public:
         if (s.file_bytes != bytes || s.generation != generation || s.schema_offset != kSchemaOffset ||
             s.schema_bytes > bytes - kSchemaOffset || s.stage_count > kMaxStages || s.pattern > Pattern::mpmc)
             incompatible(path, "says sizes that do not fit its " + std::to_string(bytes) + " bytes");
-        c.map_ = sys::map(c.fd_, bytes, true, sys::Populate::yes);  // only what is ours is written to
+        c.map_ = sys::map(c.fd(), bytes, true, sys::Populate::yes);  // only what is ours is written to
         return c;
     }
 
 private:
-    sys::Fd fd_;
+    explicit ChannelFile(OpenedFile file) : file_(std::move(file)) {}
+    OpenedFile file_;
     sys::Mapping map_;
 
     [[noreturn]] static void incompatible(const std::string& path, const std::string& why) {
         fail(Errc::incompatible, path + " " + why + "; close its programs and remove the file, or use another name");
     }
 };
-
-/// Removes every file of one generation, the channel file last. Others' generations have other names.
-inline void remove_generation(const Directory& directory, const std::string& name, uint64_t generation) {
-    const std::string prefix = ChannelFile::prefix(name, generation);
-    const std::string channel = ChannelFile::file_name(name, generation);
-    for (const std::string& entry : sys::list(directory.fd))
-        if (entry.compare(0, prefix.size(), prefix) == 0 && entry != channel) sys::unlink_file(directory.fd, entry);
-    sys::unlink_file(directory.fd, channel);
-}
 
 }  // namespace psyne

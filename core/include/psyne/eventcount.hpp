@@ -4,8 +4,6 @@
 //            └───────────── WAKE PAIR ──────────────┘                 └────────── WAKE PAIR ─────────┘
 #pragma once
 
-#include <bit>
-
 #include <psyne/channel_file.hpp>
 
 namespace psyne {
@@ -40,50 +38,48 @@ inline void sleeper_fence(ChannelHeader& header) noexcept {  // WAKE PAIR, sleep
     }
 }
 
-inline void wake(MemberRecord& member) noexcept {
-    member.wakes.fetch_add(1, seq_cst);
-    sys::futex_wake(member.wakes);
-}
-
-/// Claims one bit and wakes that member. `base` is the id of bit 0.
-inline void wake_one(const ChannelFile& c, Atomic64& mask, uint64_t base) noexcept {
-    for (uint64_t m = mask.load(seq_cst); m != 0; m = mask.load(seq_cst)) {
-        const uint64_t bit = m & (~m + 1);
-        if (mask.fetch_and(~bit, seq_cst) & bit) {
-            wake(c.member(base + static_cast<uint64_t>(std::countr_zero(bit))));
-            return;
-        }
-    }
-}
-inline void wake_all(const ChannelFile& c, Atomic64& mask, uint64_t base) noexcept {
-    for (uint64_t m = mask.exchange(0, seq_cst); m != 0; m &= m - 1)
-        wake(c.member(base + static_cast<uint64_t>(std::countr_zero(m))));
-}
-inline void wake_stage(const ChannelFile& c, uint32_t stage) noexcept { wake_all(c, c.stage(stage).idle, 0); }
-inline void wake_everybody(const ChannelFile& c) noexcept {
-    for (uint32_t s = 0; s < c.shape.stage_count; ++s) wake_stage(c, s);
-    wake_all(c, c.header().senders_idle, kMaxReceivers);
-}
-
-/// How long to spin before sleeping: learns from its own hits.
+/// How long to spin before sleeping: learns from its hits, and rests after a spin in which somebody else needed the CPU.
 class Spinner {
 public:
     enum class Mode { adaptive, spin, block };
     explicit Spinner(Mode mode = Mode::adaptive) : mode_(mode), alone_(sys::usable_cpus() < 2) {}
     Mode mode() const noexcept { return mode_; }
-    /// Nanoseconds to spin for now.
-    uint64_t budget() const noexcept {
+    /// A spin begins at the time `now`: for so many nanoseconds.
+    uint64_t budget(uint64_t now) noexcept {
+        before_ = kNotCounted;
         if (mode_ == Mode::spin) return kForever;
-        return mode_ == Mode::block || alone_ ? 0 : budget_;
+        return mode_ == Mode::block || alone_ || now < rests_until_ ? 0 : budget_;
     }
-    void hit() noexcept { budget_ = std::min<uint64_t>(budget_ * 2, kLongest); }
-    void missed() noexcept { budget_ = std::max<uint64_t>(budget_ / 2, kShortest); }
+    /// This spin does not hit at once: counts who takes the CPU away.
+    void goes_on() noexcept {
+        if (mode_ == Mode::adaptive && before_ == kNotCounted) before_ = sys::preemptions();
+    }
+    void hit(uint64_t now) noexcept {
+        budget_ = std::min<uint64_t>(budget_ * 2, kLongest);
+        if (before_ != kNotCounted && !look(now)) rest_ = kShortestRest;
+    }
+    void missed(uint64_t now) noexcept {
+        budget_ = std::max<uint64_t>(budget_ / 2, kShortest);
+        if (before_ != kNotCounted) look(now);
+    }
 
 private:
-    static constexpr uint64_t kShortest = 1'000, kLongest = 50'000;
+    static constexpr uint64_t kShortest = 1'000, kLongest = 50'000;                       // ns
+    static constexpr uint64_t kShortestRest = 1'000'000, kLongestRest = 1'000'000'000;  // ns
+    static constexpr uint64_t kNotCounted = ~0ull;
     Mode mode_;
     bool alone_;
     uint64_t budget_ = 20'000;
+    uint64_t rest_ = kShortestRest, rests_until_ = 0;
+    uint64_t before_ = kNotCounted;  // preemptions when the spin began
+
+    /// After a spin in which this thread was preempted there is none for a while, each time for longer.
+    bool look(uint64_t now) noexcept {
+        if (sys::preemptions() == std::exchange(before_, kNotCounted)) return false;
+        rests_until_ = now + rest_;
+        rest_ = std::min(rest_ * 2, kLongestRest);
+        return true;
+    }
 };
 
 }  // namespace psyne

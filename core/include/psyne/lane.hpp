@@ -54,6 +54,11 @@ struct LaneReader {
         return true;
     }
 
+    /// Are two slots of one type? A run of messages is.
+    bool alike(uint64_t a, uint64_t b) const noexcept {
+        return slab.variants == nullptr || slab.variants[a].load(relaxed) == slab.variants[b].load(relaxed);
+    }
+
     /// Is there something at the cursor?
     bool more() const noexcept {
         bool drop = false;
@@ -85,6 +90,8 @@ struct Taken {
     LaneReader* lane = nullptr;
     uint64_t slot = 0, lap = 0, count = 0, deaths = 0;
     std::byte* data = nullptr;
+    uint64_t variant() const noexcept { return lane->slab.variants ? lane->slab.variants[slot].load(relaxed) : 0; }
+    uint64_t stamp() const noexcept { return lane->slab.stamps ? lane->slab.stamps[slot].load(relaxed) : 0; }
     uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
 };
 

@@ -12,6 +12,7 @@
 //  ┌────────────┬──────────────────────────┐
 //  │ AcksShape  │ ack words[stage][slot]   │
 //  └────────────┴──────────────────────────┘
+//  <name>.<generation>.<join>.wake           a FIFO, for members that an event loop waits for (bell.hpp)
 #pragma once
 
 #include <cstddef>
@@ -22,7 +23,7 @@
 
 namespace psyne {
 
-inline constexpr uint32_t kLayoutVersion = 1;
+inline constexpr uint32_t kLayoutVersion = 2;
 inline constexpr uint64_t kLine = 128;  // two cache lines: neighbours are fetched in pairs
 inline constexpr uint64_t kHeaderBytes = 4096;
 inline constexpr uint64_t kSlabUnit = 64 * 1024;
@@ -104,6 +105,7 @@ struct alignas(kLine) MemberRecord {
     Atomic64 pid_namespace;
     SharedName name;              // of the program
     alignas(kLine) Atomic32 wakes;  // futex word, counted up by whoever wakes this member
+    Atomic32 bell;                  // 1: it does not sleep on that word, an event loop watches its FIFO: ring it
 };
 
 struct alignas(kLine) StageRecord {
@@ -139,7 +141,10 @@ struct SlabShape {
     uint64_t capacity;
     uint64_t stride;  // bytes from one payload to the next
     uint64_t ready_offset;
-    uint64_t dropped_offset;  // side column: messages dropped just before this one; 0: none
+    // Side columns, a word for each slot; 0: this slab has none.
+    uint64_t dropped_offset;  // messages dropped just before this one
+    uint64_t variant_offset;  // what lies in the slot: see variant.hpp
+    uint64_t stamp_offset;    // monotonic clock at its commit, in ns
     uint64_t payload_offset;
 };
 
@@ -171,7 +176,7 @@ static_assert(sizeof(ChannelHeader) <= kHeaderBytes && sizeof(SlabHeader) <= kHe
 static_assert(sizeof(MemberRecord) == 2 * kLine && sizeof(StageRecord) == 2 * kLine);
 static_assert(sizeof(LaneRecord) == 5 * kLine);
 static_assert(offsetof(ChannelHeader, state) == kLine && offsetof(ChannelHeader, lanes_epoch) == 2 * kLine);
-static_assert(offsetof(SlabHeader, close) == kLine && offsetof(SlabHeader, claim) == 2 * kLine);
+static_assert(sizeof(SlabShape) <= kLine && offsetof(SlabHeader, close) == kLine && offsetof(SlabHeader, claim) == 2 * kLine);
 static_assert(kSchemaOffset == 86016);
 static_assert(std::is_standard_layout_v<ChannelHeader> && std::is_standard_layout_v<MemberRecord> &&
               std::is_standard_layout_v<StageRecord> && std::is_standard_layout_v<LaneRecord> &&

@@ -7,15 +7,27 @@
 #include <memory>
 #include <optional>
 
+#include <psyne/directory.hpp>
+#include <psyne/memory.hpp>
 #include <psyne/receiver.hpp>
 #include <psyne/sender.hpp>
 
 namespace psyne {
 
-using DirectoryPtr = std::shared_ptr<const Directory>;
+/// Has a part like those that Directory adds: 16 hexadecimal digits between points?
+inline bool looks_like_generation(const std::string& name) {
+    for (size_t dot = name.find('.'); dot != std::string::npos; dot = name.find('.', dot + 1)) {
+        const size_t end = std::min(name.find('.', dot + 1), name.size());
+        if (end - dot == 17 && name.find_first_not_of("0123456789abcdef", dot + 1) >= end) return true;
+    }
+    return false;
+}
 
 /// Names become file names: no '/', no NUL, not hidden.
 inline void check_name(const std::string& name) {
+    if (looks_like_generation(name))
+        fail(Errc::invalid, "the name '" + name + "' has a part of 16 hexadecimal digits after a '.', which psyne itself "
+                            "adds to file names; use another separator or another length");
     if (name.empty() || name.size() > 128 || name[0] == '.' || name.find('/') != std::string::npos ||
         name.find('\0') != std::string::npos)
         fail(Errc::invalid, "a channel name has 1 to 128 bytes, no '/', no NUL and no '.' in front; got " +
@@ -23,15 +35,15 @@ inline void check_name(const std::string& name) {
 }
 
 /// The open file of a channel, if any. Removes what dead processes left.
-inline std::optional<ChannelFile> find_channel(const DirectoryPtr& directory, const std::string& name) {
-    for (const uint64_t generation : ChannelFile::generations(*directory, name)) {
-        ChannelFile file = ChannelFile::open(*directory, name, generation);
+inline std::optional<ChannelFile> find_channel(const NamesPtr& names, const std::string& name) {
+    for (const uint64_t generation : names->generations(name)) {
+        ChannelFile file = ChannelFile::open(*names, name, generation);
         if (!file) continue;
-        Registry looker(directory, name, std::move(file), "");
+        Registry looker(std::move(file), "");
         Atomic64& state = looker.file.header().state;
         if (!looker.anybody_living()) {
             if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::closed || looker.close_if_empty())
-                remove_generation(*directory, name, generation);
+                looker.file.storage().remove_all();
             if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::closed) continue;
         }
         if (state_in<ChannelState>(state.load(seq_cst)) == ChannelState::open) return std::move(looker.file);
@@ -40,11 +52,11 @@ inline std::optional<ChannelFile> find_channel(const DirectoryPtr& directory, co
 }
 
 /// After the maker's own file was linked: true when it is now the open one.
-inline bool win_proposal(const Registry& mine) {
+inline bool win_proposal(const NamesPtr& names, const std::string& name, const Registry& mine) {
     Atomic64& own = mine.file.header().state;
-    for (const uint64_t generation : ChannelFile::generations(*mine.directory, mine.name)) {
+    for (const uint64_t generation : names->generations(name)) {
         if (generation == mine.file.shape.generation) continue;
-        const ChannelFile other = ChannelFile::open(*mine.directory, mine.name, generation);
+        const ChannelFile other = ChannelFile::open(*names, name, generation);
         if (!other) continue;
         Atomic64& state = other.header().state;
         uint64_t w = state.load(seq_cst);
@@ -75,7 +87,7 @@ inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
 }
 
 [[noreturn]] inline void no_room(const Registry& r, const char* what, uint32_t most) {
-    fail(Errc::busy, "ipc://" + r.name + " has " + std::to_string(most) + " " + what +
+    fail(Errc::busy, r.address() + " has " + std::to_string(most) + " " + what +
                          " (or their unread lanes) already; close some, or split the channel");
 }
 
@@ -92,7 +104,7 @@ inline uint64_t leave(Registry& r) {
         const bool replaced = state_in<ChannelState>(r.file.header().state.load(seq_cst)) == ChannelState::closed;
         if (r.close_if_empty() || (replaced && !r.anybody_living())) {
             unread = left;
-            remove_generation(*r.directory, r.name, r.file.shape.generation);
+            r.file.storage().remove_all();
         }
     } catch (const Error&) {
         r.gone();  // somebody tampers with the files: leave all the same
@@ -106,27 +118,35 @@ inline std::string holder_text(const Registry& r, uint64_t word) {
     return "(just leaving)";
 }
 
+/// A channel without a name, open and without members: whoever has the descriptor may open ends of it.
+inline sys::Fd make_anonymous(const ChannelSpec& spec) {
+    const Anonymous names;
+    const ChannelFile file = ChannelFile::make(names, "", spec, Anonymous::kGeneration);
+    file.header().state.store(stated(0, ChannelState::open), seq_cst);
+    return sys::reopen(file.fd(), true);
+}
+
 /// Joins or makes a channel as a sender. `spec` is empty in its schema to take what the channel has.
-inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const std::string& name, const ChannelSpec& spec,
+inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::string& name, const ChannelSpec& spec,
                                            const SenderOptions& options, const std::string& program) {
     check_name(name);
     for (uint64_t attempt = 0;; ++attempt) {
-        std::optional<ChannelFile> found = find_channel(directory, name);
+        std::optional<ChannelFile> found = find_channel(names, name);
         const bool make = !found;
         if (make) {
             const uint64_t generation = sys::wall_ns() ^ static_cast<uint64_t>(::getpid()) << 40;
-            found = ChannelFile::make(*directory, spec, generation);
+            found = ChannelFile::make(*names, name, spec, generation);
         }
-        Registry r(directory, name, std::move(*found), program);
+        Registry r(std::move(*found), program);
         if (!make) {
             if (const std::string what = differs(r.file, spec); !what.empty()) {
                 Atomic64& state = r.file.header().state;
                 uint64_t w = state.load(seq_cst);  // before the scan: a joiner in between makes the CAS fail
-                if (r.any_sender_living()) fail(Errc::mismatch, what);
+                if (r.any_sender_living() || r.file.storage().lasting()) fail(Errc::mismatch, what);
                 if (state_in<ChannelState>(w) == ChannelState::open &&  // a sender with other types replaces it
                     state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst)) {
-                    if (!r.anybody_living()) remove_generation(*directory, name, r.file.shape.generation);
-                    wake_everybody(r.file);
+                    if (!r.anybody_living()) r.file.storage().remove_all();
+                    r.wake_everybody();
                 }
                 continue;
             }
@@ -136,15 +156,15 @@ inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const 
         if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
             const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
             leave(r);  // the holder may have gone meanwhile and left the closing to us
-            fail(Errc::busy, "ipc://" + name + " allows one sender and has one " + who +
+            fail(Errc::busy, r.address() + " allows one sender and has one " + who +
                                  "; open the channel with pattern=\"mpsc\" or \"mpmc\" for several");
         }
         bool in;
         if (make) {
             r.file.header().state.store(stated(1, ChannelState::proposed), seq_cst);
-            in = r.file.publish(*directory, name);
-            if (in && !win_proposal(r)) {
-                remove_generation(*directory, name, r.file.shape.generation);
+            in = r.file.publish(*names, name);
+            if (in && !win_proposal(names, name, r)) {
+                r.file.storage().remove_all();
                 in = false;
             }
         } else {
@@ -158,10 +178,12 @@ inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const 
         }
         try {
             r.bury_dead();
-            Slab slab = Slab::create(directory->fd, r.prefix(), r.join(),
+            Slab slab = Slab::create(r.file.storage(), r.join(),
                                      {r.file.shape.payload_bytes, options.stride, options.capacity,
-                                      r.file.shape.stage_count, options.count_dropped});
-            return std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
+                                      r.file.shape.stage_count, options.columns});
+            auto sender = std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
+            if (make) ring_waiting(*names, name);
+            return sender;
         } catch (const Error&) {
             r.let_go_of(r.file.header().sender_holder);
             leave(r);
@@ -171,33 +193,33 @@ inline std::unique_ptr<Sender> open_sender(const DirectoryPtr& directory, const 
 }
 
 /// Joins a channel as a member of a stage; null when there is no channel. `stage` names it, "" is the only one.
-inline std::unique_ptr<Receiver> open_receiver(const DirectoryPtr& directory, const std::string& name,
+inline std::unique_ptr<Receiver> open_receiver(const NamesPtr& names, const std::string& name,
                                                const std::string& stage, Spinner::Mode wait, const std::string& program) {
     check_name(name);
     for (;;) {
-        std::optional<ChannelFile> found = find_channel(directory, name);
+        std::optional<ChannelFile> found = find_channel(names, name);
         if (!found) return nullptr;
-        Registry r(directory, name, std::move(*found), program);
+        Registry r(std::move(*found), program);
         uint32_t index = 0;
-        std::string names;
+        std::string known;
         for (uint32_t i = 0; i < r.file.shape.stage_count; ++i) {
             const std::string n = load_name(r.file.stage(i).name);
-            names += (i ? ", '" : "'") + n + "'";
+            known += (i ? ", '" : "'") + n + "'";
             if (n == stage) index = i + 1;
         }
         if (stage.empty() && r.file.shape.stage_count == 1) index = 1;
         if (index == 0)
             fail(Errc::invalid, r.file.shape.stage_count == 0
-                                    ? "ipc://" + name + " was opened with stages=[]: it has no stage to be a member of"
-                                    : "ipc://" + name + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
-                                    "; say stage= one of " + names);
+                                    ? r.address() + " was opened with stages=[]: it has no stage to be a member of"
+                                    : r.address() + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
+                                    "; say stage= one of " + known);
         StageRecord& s = r.file.stage(--index);
         if (!r.enlist(0, kMaxReceivers, index)) no_room(r, "receivers", kMaxReceivers);
         if (one_member(r.file.shape.pattern) && !r.hold(s.holder)) {
             const std::string who = holder_text(r, s.holder.load(seq_cst));
             const std::string stage_name = load_name(s.name);
             leave(r);
-            fail(Errc::busy, "stage '" + stage_name + "' of ipc://" + name + " has a member " + who +
+            fail(Errc::busy, "stage '" + stage_name + "' of " + r.address() + " has a member " + who +
                                  "; to share its messages open the channel with pattern=\"mpmc\" (or \"spmc\"), to see "
                                  "all of them give the channel a stage of its own for this reader");
         }

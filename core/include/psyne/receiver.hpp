@@ -18,7 +18,7 @@ public:
     Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
         : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
           next_(stage_.mutates ? Next::writes : Next::reads), shared_(!one_member(registry.file.shape.pattern)),
-          fence_(registry.file.header()), spinner_(wait) {
+          fence_(registry.file.header()), spinner_(wait), standby_(registry, stage_.idle, 0, true) {
         const ChannelFile& c = registry.file;
         const uint32_t waits_for = stage_.mutates ? stage_.ancestors : stage_.after;
         for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
@@ -59,12 +59,52 @@ public:
                 look_after_others();
                 return tick();
             });
-        // A wake that came between our take and our getting up was for what we did not see then, in any lane.
-        if (result == Wait::ready && shared_ && stage_.idle.load(seq_cst) != 0 && peek() != 0)
-            wake_one(registry.file, stage_.idle, 0);
-        if (at_end_ && (result == Wait::timeout || result == Wait::interrupted))
-            not_at_end();  // goes away with messages in its hands, perhaps
+        if (result == Wait::ready) pass_on();
+        if (at_end_ && (result == Wait::timeout || result == Wait::interrupted) && outstanding() != 0)
+            not_at_end();  // goes away with messages in its hands
         return result;
+    }
+
+    /// Would receive() return at once? Takes nothing.
+    bool ready() {
+        return stopping.load(relaxed) || there(1) != 0 || hoards() || (ended_now() && (!follow || closed()));
+    }
+    /// How many messages, `limit` at most, try_take would give now.
+    uint64_t there(uint64_t limit) {
+        if (registry.file.header().lanes_epoch.load(acquire) != lanes_seen_) refresh();
+        if (stage_.orphans.load(acquire) != orphans_seen_ && orphan_there()) return 1;
+        for (size_t k = 0; k < lanes_.size(); ++k) {
+            LaneReader& lane = *lanes_[(turn_ + k) % lanes_.size()];
+            do {
+                if (const uint64_t n = run_there(lane, limit)) return n;
+            } while (pass_one(lane));
+        }
+        return 0;
+    }
+
+    /// For event loops: from here on whoever has something for us rings `bell`. Look again afterwards.
+    /// `waits`: the caller really waits, and so waits for the end as well.
+    void arm(Bell& bell, bool waits) {
+        bell.hush();
+        bell.listen();
+        standby_.lie_down();
+        waits_ = waits;
+        if (waits) ended();
+    }
+    void disarm(bool took) noexcept {
+        const bool waited = std::exchange(waits_, false);
+        if (standby_.in()) standby_.rise(took);
+        if (!took && waited && at_end_ && outstanding() != 0) not_at_end();
+    }
+    /// After a take: a wake that came before we got up was for what we did not see then, in any lane.
+    void pass_on() noexcept {
+        if (shared_ && stage_.idle.load(seq_cst) != 0 && peek() != 0) registry.wake_one(stage_.idle, 0);
+    }
+    const Bed& standby() const noexcept { return standby_; }
+    /// While armed, once a slice. Nanoseconds until the next time; 0: look now.
+    uint64_t slice() {
+        if (registry.due()) look_after_others();
+        return standby_.look([&] { return peek(); });
     }
 
     /// Buries the dead, removes lanes that are over, finds new ones.
@@ -82,7 +122,8 @@ public:
             while (extend(got, limit)) {
             }
             const uint64_t now = sys::now_ns();
-            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end())
+            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end() ||
+                got.lane->more())  // what comes next is of another type, or not for us
                 return true;
             sys::futex_wait(registry.me().wakes, registry.me().wakes.load(seq_cst), std::min(kLinger, deadline - now));
             if (registry.due()) {
@@ -108,7 +149,7 @@ public:
         const uint64_t w = word(t.lap, Ack::orphan) | t.deaths * kDeath;
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
         stage_.orphans.fetch_add(1, seq_cst);
-        wake_stage(registry.file, stage_index_);
+        registry.wake_stage(stage_index_);
         settle(t);
     }
 
@@ -123,6 +164,18 @@ public:
         return t.lane->slab.dropped ? t.lane->slab.dropped[t.slot].load(relaxed) : 0;
     }
 
+    /// Messages that were sent and not taken yet by this stage, in the lanes that are known.
+    uint64_t waiting_messages() const noexcept {
+        uint64_t n = 0;
+        for (const auto& lane : lanes_) {
+            Cursor c = lane->next;
+            for (uint64_t i = 0; i < lane->slab.capacity; ++i, c.advance(lane->slab.capacity))
+                n += lane->slab.ready[c.slot].load(relaxed) == word(c.lap, Ready::ready) &&
+                     lap_of(lane->own[c.slot].load(relaxed)) < c.lap;
+        }
+        return n;
+    }
+
     uint64_t outstanding() const noexcept {
         uint64_t n = 0;
         for (const auto& lane : lanes_) n += lane->outstanding();
@@ -131,16 +184,18 @@ public:
     }
 
     /// The channel has ended for this member: all lanes are over and nothing can come back to it.
-    bool ended() {
+    /// `waits`: says so to the others of its stage, who then do not wait for what it holds.
+    bool ended(bool waits = true) {
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
         if (epoch != lanes_seen_) return false;
         if (!seen_any_) return closed();
         for (const auto& lane : lanes_)
             if (!lane->at_end()) return false;
-        at_end_ = true;
-        if (registry.me().at_end.exchange(1, seq_cst) == 0) {  // the word before the others' words
-            if (shared_) wake_stage(registry.file, stage_index_);
+        if (waits) {
+            at_end_ = true;
+            if (registry.me().at_end.exchange(1, seq_cst) == 0 && shared_)  // the word before the others' words
+                registry.wake_stage(stage_index_);
         }
         for (const auto& lane : lanes_)
             if (!finished(*lane)) return false;
@@ -162,12 +217,12 @@ public:
         return open;
     }
 
-    /// The same for who does not wait: looks after the others when it is time.
+    /// The same for who does not wait: looks after the others when it is time. What it holds it may hand on yet.
     bool ended_now() {
         if (registry.due()) look_after_others();
-        const bool yes = ended();
-        if (!yes && at_end_) not_at_end();
-        return yes;
+        const bool waits = waits_ || !shared_ || outstanding() == 0;
+        if (at_end_ && !waits) not_at_end();
+        return ended(waits);
     }
 
     /// After `ended()`: a sender died or failed and none has come since.
@@ -193,8 +248,7 @@ public:
             const uint64_t w = c.lane(i).state.load(seq_cst);  // LANE OPEN
             if (state_in<LaneState>(w) == LaneState::free || known(i, count_in(w))) continue;
             auto lane = std::make_unique<LaneReader>();
-            lane->slab = Slab::attach(registry.directory->fd, registry.prefix(), count_in(w), c.shape.payload_bytes,
-                                      writes(), sys::Populate::yes);
+            lane->slab = Slab::attach(c.storage(), count_in(w), c.shape.payload_bytes, writes(), sys::Populate::yes);
             if (!lane->slab || lane->slab.stages < c.shape.stage_count) continue;  // let go by all meanwhile
             lane->index = i;
             lane->record = &c.lane(i);
@@ -210,14 +264,16 @@ public:
         std::sort(lanes_.begin(), lanes_.end(), [](const auto& a, const auto& b) { return a->join < b->join; });
         turn_ = lanes_.empty() || one_sender(c.shape.pattern) ? 0 : registry.id % lanes_.size();
         lanes_seen_ = epoch;
+        seen_any_ = seen_any_ || (epoch != 0 && c.storage().lasting());  // lanes that ended before we came count too
     }
 
     /// Leaves the stage; views may live on. The last `settle` or this call gives the place back.
     void close() noexcept {
+        disarm(false);
         registry.let_go_of(stage_.holder);
         registry.me().at_end.store(1, seq_cst);  // what it keeps it will not hand on: colleagues need not wait
         registry.leaving();
-        wake_stage(registry.file, stage_index_);
+        registry.wake_stage(stage_index_);
     }
 
 private:
@@ -226,6 +282,7 @@ private:
     Next next_;
     bool shared_;         // several members may take
     bool at_end_ = false;  // our at_end word is set
+    bool waits_ = false;   // armed by one who waits
     bool seen_any_ = false;  // had a lane: what never began has not ended
     uint64_t lanes_seen_ = 0, orphans_seen_ = 0;
     size_t turn_ = 0;  // the lane to look at first
@@ -234,6 +291,7 @@ private:
     std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
     WakerFence fence_;
     Spinner spinner_;
+    Bed standby_;
 
     bool known(uint64_t index, uint64_t join) const noexcept {
         for (const auto& lane : lanes_)
@@ -245,7 +303,7 @@ private:
     bool take_run(LaneReader& lane, uint64_t limit, Taken& out) {
         do {
             const Cursor at = lane.next;
-            const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot));
+            const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot), at.slot);
             if (n == 0) continue;
             out = {&lane, at.slot, at.lap, n, 0, lane.slab.at(at.slot)};
             took(lane, n);
@@ -254,13 +312,26 @@ private:
         return false;
     }
 
-    /// Makes up to `most` slots ours, in order; how many.
-    uint64_t take_ready(const LaneReader& lane, const Cursor& at, uint64_t most) noexcept {
+    /// How many messages at the cursor `take_ready` would make ours.
+    uint64_t run_there(const LaneReader& lane, uint64_t limit) const noexcept {
+        const Cursor& at = lane.next;
+        const uint64_t ready = word(at.lap, Ready::ready), most = std::min(limit, lane.slab.capacity - at.slot);
+        bool drop = false;
+        uint64_t n = 0;
+        while (n < most && lap_of(lane.own[at.slot + n].load(acquire)) < at.lap &&
+               lane.slab.ready[at.slot + n].load(acquire) == ready && lane.alike(at.slot + n, at.slot) &&  // PUBLISH
+               lane.let_go_before(at.slot + n, at.lap, drop) && !drop)
+            ++n;
+        return n;
+    }
+
+    /// Makes up to `most` slots ours, in order, of the type that lies in slot `like`; how many.
+    uint64_t take_ready(const LaneReader& lane, const Cursor& at, uint64_t most, uint64_t like) noexcept {
         const uint64_t ready = word(at.lap, Ready::ready), taken = word(at.lap, Ack::taken, registry.id);
         const Atomic64* published = lane.slab.ready + at.slot;
         Atomic64* own = lane.own + at.slot;
         uint64_t n = 0;
-        if (!shared_ && !at_end_ && lane.before.empty()) {  // the loop below without its checks
+        if (!shared_ && !at_end_ && lane.before.empty() && lane.slab.variants == nullptr) {  // the loop below without its checks
             for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
             return n;
         }
@@ -268,6 +339,7 @@ private:
             uint64_t mine = shared_ ? own[n].load(acquire) : 0;
             if (shared_ && lap_of(mine) >= at.lap) break;  // taken by another
             if (published[n].load(acquire) != ready) break;  // PUBLISH
+            if (!lane.alike(at.slot + n, like)) break;
             bool drop = false;
             if (!lane.let_go_before(at.slot + n, at.lap, drop) || drop) break;
             if (at_end_) not_at_end();
@@ -319,7 +391,8 @@ private:
     bool extend(Taken& got, uint64_t limit) {
         LaneReader& lane = *got.lane;
         if (got.count >= limit || !may_extend(got)) return false;
-        const uint64_t n = take_ready(lane, lane.next, std::min(limit - got.count, lane.slab.capacity - lane.next.slot));
+        const uint64_t n =
+            take_ready(lane, lane.next, std::min(limit - got.count, lane.slab.capacity - lane.next.slot), got.slot);
         took(lane, n);
         got.count += n;
         return n != 0;
@@ -330,7 +403,7 @@ private:
         if (n == 0) return;
         lane.next.advance(lane.slab.capacity, n);
         lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
-        if (shared_ && stage_.idle.load(relaxed) != 0 && lane.more()) wake_one(registry.file, stage_.idle, 0);
+        if (shared_ && stage_.idle.load(relaxed) != 0 && lane.more()) registry.wake_one(stage_.idle, 0);
     }
 
     /// Names a message that could be taken; 0: none.
@@ -353,6 +426,14 @@ private:
         lane.over = q.position == lane.next.position;
         lane.next = q;
         return !lane.over;
+    }
+    bool orphan_there() noexcept {
+        const uint64_t seen = stage_.orphans.load(seq_cst);
+        for (const auto& lane : lanes_)
+            for (uint64_t s = 0; s < lane->slab.capacity; ++s)
+                if (ack_of(lane->own[s].load(acquire)) == Ack::orphan) return true;
+        orphans_seen_ = seen;  // none left that we could have missed
+        return false;
     }
     bool take_orphan(Taken& out) {
         const uint64_t seen = stage_.orphans.load(seq_cst);
@@ -391,13 +472,13 @@ private:
     void wake_others(const LaneReader& lane) noexcept {
         fence_();
         for (Atomic64* idle : behind_)
-            if (idle->load(relaxed) != 0) wake_one(registry.file, *idle, 0);
+            if (idle->load(relaxed) != 0) registry.wake_one(*idle, 0);
         const uint64_t sender = 1ull << lane.index;
         Atomic64& senders = registry.file.header().senders_idle;
         if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))
-            wake(registry.file.sender_of(lane.index));
+            registry.wake(kMaxReceivers + lane.index);
         if (shared_ && stage_.idle.load(relaxed) != 0 && !lane.is(LaneState::open))
-            wake_stage(registry.file, stage_index_);  // members that wait for the end
+            registry.wake_stage(stage_index_);  // members that wait for the end
     }
 };
 

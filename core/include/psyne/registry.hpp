@@ -1,8 +1,10 @@
 // Who is in a channel: joining, leaving, asking the kernel who is dead, and burying the dead.
 #pragma once
 
+#include <bit>
 #include <memory>
 
+#include <psyne/bell.hpp>
 #include <psyne/eventcount.hpp>
 #include <psyne/slab.hpp>
 
@@ -29,12 +31,10 @@ class Registry {
 public:
     static constexpr uint64_t kNobody = ~0ull;
 
-    Registry(std::shared_ptr<const Directory> where, std::string channel, ChannelFile opened, std::string program)
-        : directory(std::move(where)), name(std::move(channel)), file(std::move(opened)), program_(std::move(program)),
-          self_(Identity::self()) {}
+    Registry(ChannelFile opened, std::string program)
+        : file(std::move(opened)), program_(std::move(program)), self_(Identity::self()),
+          bells_(std::make_unique<Bells>(file.shared_storage())) {}
 
-    std::shared_ptr<const Directory> directory;
-    std::string name;
     ChannelFile file;
     uint64_t id = kNobody;
     uint64_t word = 0;    // our MemberRecord.state while active
@@ -42,8 +42,31 @@ public:
     Burials burials;
 
     uint64_t join() const noexcept { return count_in(word); }
-    std::string prefix() const { return ChannelFile::prefix(name, file.shape.generation); }
+    const std::string& address() const noexcept { return file.address(); }
     MemberRecord& me() const noexcept { return file.member(id); }
+
+    /// Wakes one member, from whatever thread.
+    void wake(uint64_t i) const noexcept {
+        MemberRecord& r = file.member(i);
+        r.wakes.fetch_add(1, seq_cst);
+        if (r.bell.load(seq_cst) == 0 || !bells_->ring(i, count_in(r.state.load(seq_cst)))) sys::futex_wake(r.wakes);
+    }
+    /// Claims one bit and wakes that member. `base` is the id of bit 0.
+    void wake_one(Atomic64& mask, uint64_t base) const noexcept {
+        for (uint64_t m = mask.load(seq_cst); m != 0; m = mask.load(seq_cst)) {
+            const uint64_t bit = m & (~m + 1);
+            if (mask.fetch_and(~bit, seq_cst) & bit) return wake(base + static_cast<uint64_t>(std::countr_zero(bit)));
+        }
+    }
+    void wake_all(Atomic64& mask, uint64_t base) const noexcept {
+        for (uint64_t m = mask.exchange(0, seq_cst); m != 0; m &= m - 1)
+            wake(base + static_cast<uint64_t>(std::countr_zero(m)));
+    }
+    void wake_stage(uint32_t stage) const noexcept { wake_all(file.stage(stage).idle, 0); }
+    void wake_everybody() const noexcept {
+        for (uint32_t s = 0; s < file.shape.stage_count; ++s) wake_stage(s);
+        wake_all(file.header().senders_idle, kMaxReceivers);
+    }
 
     /// Takes a free record of [low, high) with its life lock; false when there is none.
     bool enlist(uint64_t low, uint64_t high, uint32_t stage) {
@@ -59,6 +82,7 @@ public:
             word = stated(file.header().next_join.fetch_add(1, seq_cst) + 1, MemberState::active);
             r.sweeping.store(0, seq_cst);
             r.at_end.store(0, seq_cst);
+            r.bell.store(0, seq_cst);
             r.stage.store(stage, relaxed);
             r.pid.store(static_cast<uint64_t>(self_.pid), relaxed);
             r.start.store(self_.start, relaxed);
@@ -150,7 +174,7 @@ public:
     bool close_if_empty() noexcept {
         Atomic64& state = file.header().state;
         uint64_t w = state.load(seq_cst);  // before the scan: a joiner in between makes the CAS fail
-        if (state_in<ChannelState>(w) == ChannelState::closed || anybody_living()) return false;
+        if (file.storage().lasting() || state_in<ChannelState>(w) == ChannelState::closed || anybody_living()) return false;
         return state.compare_exchange_strong(w, stated(count_in(w), ChannelState::closed), seq_cst);
     }
 
@@ -197,9 +221,10 @@ public:
             if (s != LaneState::ended && s != LaneState::lost) continue;
             const Slab slab = attach(count_in(w));
             if (slab && !drained(slab)) continue;
-            Slab::remove(directory->fd, prefix(), count_in(w));  // files first: both steps may be done again
+            file.storage().remove(count_in(w));  // files first: both steps may be done again
             lane.state.compare_exchange_strong(w, stated(count_in(w), LaneState::free), seq_cst);
         }
+        file.storage().sweep();
     }
 
     /// Messages that die with the channel: those that the slowest stage never took.
@@ -219,9 +244,10 @@ private:
     std::string program_;
     Identity self_;
     uint64_t looks_ = 0;
+    std::unique_ptr<Bells> bells_;
 
     Slab attach(uint64_t join) const {
-        return Slab::attach(directory->fd, prefix(), join, file.shape.payload_bytes, false, sys::Populate::no);
+        return Slab::attach(file.storage(), join, file.shape.payload_bytes, false, sys::Populate::no);
     }
 
     bool reusable(uint64_t i, uint64_t w) const noexcept {
@@ -253,12 +279,13 @@ private:
         const bool ours = r.state.load(seq_cst) == w && dead(d);
         if (ours) {
             burials.dead.push_back(describe(d));
+            bells_->remove(count_in(w));
             if (d < kMaxReceivers)
                 bury_receiver(d, r.stage.load(relaxed), w);
             else
                 bury_sender(d - kMaxReceivers, w);
             r.state.compare_exchange_strong(w, stated(count_in(w), MemberState::swept), seq_cst);
-            wake_everybody(file);
+            wake_everybody();
         }
         return ours;
     }
@@ -315,7 +342,7 @@ private:
             count_lost();  // before the lane says so: who sees it lost must not take that for a clean end
             lane.state.compare_exchange_strong(open, stated(count_in(w), LaneState::lost), seq_cst);
         } else if (count_in(open) != count_in(w)) {  // killed before its lane was open
-            Slab::remove(directory->fd, prefix(), count_in(w));
+            file.storage().remove(count_in(w));
         }
         file.header().senders_idle.fetch_and(~(1ull << lane_index), seq_cst);
         file.header().sender_holder.compare_exchange_strong(w, 0, seq_cst);

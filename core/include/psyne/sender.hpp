@@ -12,12 +12,13 @@ namespace psyne {
 struct Loan {
     uint64_t position = 0, slot = 0, lap = 0, count = 0;
     std::byte* data = nullptr;
+    uint64_t variant = 0;  // what is written there, in channels of several types
 };
 
 struct SenderOptions {
     uint64_t stride = 0;
     uint64_t capacity = 0;
-    bool count_dropped = false;
+    SideColumns columns = {};
     Spinner::Mode wait = Spinner::Mode::adaptive;
 };
 
@@ -28,7 +29,8 @@ public:
 
     /// `r` is enlisted and counted in, `slab` is its first; this opens the lane.
     Sender(Registry r, Slab slab, Spinner::Mode wait)
-        : registry(std::move(r)), slab_(std::move(slab)), fence_(registry.file.header()), spinner_(wait) {
+        : registry(std::move(r)), slab_(std::move(slab)), fence_(registry.file.header()), spinner_(wait),
+          standby_(registry, registry.file.header().senders_idle, kMaxReceivers, true) {
         ChannelFile& c = registry.file;
         const uint64_t join = registry.join();
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
@@ -46,7 +48,7 @@ public:
         }
         lane.state.store(stated(join, LaneState::open), seq_cst);  // LANE OPEN
         c.header().lanes_epoch.fetch_add(1, seq_cst);
-        wake_everybody(c);
+        registry.wake_everybody();
     }
 
     uint64_t capacity() const noexcept { return slab_.capacity; }
@@ -65,7 +67,7 @@ public:
             wake_receivers();
         }
         if (next_.position + n > free_until_ && !look_ahead(n)) return false;
-        loan = {next_.position, next_.slot, next_.lap, n, slab_.at(next_.slot)};
+        loan = {next_.position, next_.slot, next_.lap, n, slab_.at(next_.slot), 0};
         next_.advance(slab_.capacity, n);
         return true;
     }
@@ -78,6 +80,12 @@ public:
         if (slab_.dropped != nullptr && n != 0) {
             for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
             dropped_ = 0;
+        }
+        if (slab_.variants != nullptr)
+            for (uint64_t i = 0; i < n; ++i) slab_.variants[loan.slot + i].store(loan.variant, relaxed);
+        if (slab_.stamps != nullptr && n != 0) {
+            const uint64_t now = sys::now_ns();
+            for (uint64_t i = 0; i < n; ++i) slab_.stamps[loan.slot + i].store(now, relaxed);
         }
         for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
         if (n < loan.count) give_back(loan, n, pinned);
@@ -119,6 +127,34 @@ public:
             tick);
     }
 
+    /// Would loan() return at once? Lends nothing.
+    bool ready() const noexcept {
+        return stopping.load(relaxed) || free_run(next_, 1) == 1 || blocked_by_own_view(1);
+    }
+    /// The same for `n` consecutive slots, which perhaps skips the rest of a lap.
+    bool room(uint64_t n) {
+        Loan loan;
+        const bool yes = try_loan(n, loan);
+        if (yes) discard(loan);
+        return yes;
+    }
+    /// For event loops: from here on whoever makes room rings `bell`. Look again afterwards.
+    void arm(Bell& bell, bool) {
+        bell.hush();
+        bell.listen();
+        standby_.lie_down();
+    }
+    void disarm(bool took) noexcept {
+        if (standby_.in()) standby_.rise(took);
+    }
+    void pass_on() noexcept {}
+    const Bed& standby() const noexcept { return standby_; }
+    /// While armed, once a slice. Nanoseconds until the next time; 0: look now.
+    uint64_t slice() {
+        look_after_others();
+        return standby_.look([&] { return free_run(next_, 1) == 1 ? next_.position + 1 : 0; });
+    }
+
     /// Waits until every stage has passed all that was sent.
     template <class Tick>
     Wait drain(uint64_t deadline, Tick&& tick) {
@@ -126,6 +162,34 @@ public:
             deadline, [&] { return passed(); }, [&] { return stopping.load(relaxed); },
             [&] { return uint64_t{passed()}; }, tick);
     }
+
+    /// Every stage has passed all that was sent.
+    bool passed() const noexcept {
+        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
+        Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
+        for (; c.position < next_.position; c.advance(slab_.capacity))
+            for (const Atomic64* row : rows_)
+                if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap &&
+                    !let_go(row[c.slot].load(acquire), c.lap, Next::reads))
+                    return false;
+        return true;
+    }
+
+    /// Slots that somebody still has to read, or holds.
+    uint64_t occupied() const noexcept {
+        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
+        uint64_t left = 0;
+        for (Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity); c.position < next_.position;
+             c.advance(slab_.capacity))
+            for (const Atomic64* row : rows_)
+                if (!let_go(row[c.slot].load(relaxed), c.lap, Next::writes)) {
+                    ++left;
+                    break;
+                }
+        return left;
+    }
+    /// Sent slots that own views still use.
+    uint64_t held() const noexcept { return holds_.load(relaxed); }
 
     /// Of the next `n` slots the first that is not free was let go by all stages: only own arrays still use it.
     bool blocked_by_own_view(uint64_t n) const noexcept {
@@ -178,6 +242,7 @@ public:
 
     /// Ends the lane. `failed`: receivers get SenderLost instead of the end.
     void close(bool failed) noexcept {
+        disarm(true);
         ChannelFile& c = registry.file;
         Cursor oldest = Cursor::at(next_.position - std::min(next_.position - slab_.first, slab_.capacity), slab_.first,
                                    slab_.capacity);
@@ -189,7 +254,7 @@ public:
         if (failed) registry.count_lost();
         lane.state.store(stated(registry.join(), LaneState::ended), seq_cst);
         registry.let_go_of(c.header().sender_holder);
-        wake_everybody(c);
+        registry.wake_everybody();
     }
 
 private:
@@ -204,6 +269,7 @@ private:
     std::atomic<uint64_t> holds_{0};
     WakerFence fence_;
     Spinner spinner_;
+    Bed standby_;
 
     uint64_t lane_index() const noexcept { return registry.id - kMaxReceivers; }
 
@@ -249,17 +315,6 @@ private:
         return true;
     }
 
-    bool passed() const noexcept {
-        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
-        Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
-        for (; c.position < next_.position; c.advance(slab_.capacity))
-            for (const Atomic64* row : rows_)
-                if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap &&
-                    !let_go(row[c.slot].load(acquire), c.lap, Next::reads))
-                    return false;
-        return true;
-    }
-
     /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
     bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
         if (!pinned && loan.position + loan.count == next_.position) {
@@ -275,7 +330,7 @@ private:
     void wake_receivers() noexcept {
         fence_();
         for (Atomic64* idle : first_stages_)
-            if (idle->load(relaxed) != 0) wake_one(registry.file, *idle, 0);
+            if (idle->load(relaxed) != 0) registry.wake_one(*idle, 0);
     }
 
     template <class Ready, class Stop, class Peek, class Tick>

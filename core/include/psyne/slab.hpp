@@ -4,10 +4,17 @@
 #include <algorithm>
 #include <string>
 
-#include <psyne/layout.hpp>
+#include <psyne/storage.hpp>
 #include <psyne/word.hpp>
 
 namespace psyne {
+
+/// The words that a slab keeps for each slot besides ready and ack.
+struct SideColumns {
+    bool dropped = false;   // where the sender drops
+    bool variants = false;  // where messages are of several types
+    bool stamps = false;    // where the sender keeps the time
+};
 
 /// What a sender asks for.
 struct SlabSpec {
@@ -15,7 +22,7 @@ struct SlabSpec {
     uint64_t stride = 0;
     uint64_t capacity = 0;
     uint32_t stages = 0;
-    bool count_dropped = false;
+    SideColumns columns = {};
 };
 
 /// Payloads are aligned to their natural alignment, from 64 bytes up to 64, or to `align`.
@@ -42,6 +49,8 @@ public:
     uint64_t capacity = 0, stride = 0, first = 0, stages = 0;
     Atomic64* ready = nullptr;
     Atomic64* dropped = nullptr;
+    Atomic64* variants = nullptr;
+    Atomic64* stamps = nullptr;
     std::byte* payload = nullptr;
     SlabHeader* header = nullptr;
 
@@ -51,91 +60,105 @@ public:
     std::byte* at(uint64_t slot) const noexcept { return payload + slot * stride; }
     uint64_t position(uint64_t slot, uint64_t lap) const noexcept { return first + (lap - 1) * capacity + slot; }
 
-    static std::string slab_name(const std::string& prefix, uint64_t join, uint64_t number) {
-        return prefix + std::to_string(join) + "." + std::to_string(number) + ".slab";
-    }
-    static std::string acks_name(const std::string& prefix, uint64_t join, uint64_t number) {
-        return prefix + std::to_string(join) + "." + std::to_string(number) + ".acks";
-    }
-
-    /// Makes slab and acks complete, prefaulted and under their names. Throws Errc::no_space.
-    static Slab create(const sys::Fd& directory, const std::string& prefix, uint64_t join, const SlabSpec& spec) {
+    /// Makes slab and acks complete, prefaulted and to be found. Throws Errc::no_space.
+    static Slab create(const Storage& storage, uint64_t join, const SlabSpec& spec) {
         const uint64_t column = round_up(spec.capacity * 8, kLine);
         uint64_t room = 0;
         if (__builtin_mul_overflow(spec.capacity, spec.stride, &room) || room > 1ull << 56)
             fail(Errc::no_space, "no space for " + std::to_string(spec.capacity) + " slots of " +
                                      std::to_string(spec.stride) + " bytes; lower capacity=");
-        const uint64_t dropped = spec.count_dropped ? kHeaderBytes + column : 0;
-        const uint64_t payload =
-            round_up(kHeaderBytes + column * (spec.count_dropped ? 2 : 1), std::max<uint64_t>(4096, sys::page_size()));
+        uint64_t words = kHeaderBytes + column;  // the end of what lies before the payload
+        const auto side = [&](bool wanted) { return wanted ? std::exchange(words, words + column) : 0; };
+        const uint64_t dropped = side(spec.columns.dropped), variants = side(spec.columns.variants),
+                       stamps = side(spec.columns.stamps);
+        const uint64_t payload = round_up(words, std::max<uint64_t>(4096, sys::page_size()));
         const uint64_t bytes = round_up(payload + room, kSlabUnit);
         const uint64_t row = round_up(spec.capacity * 8, 4096);
         const uint64_t acks_bytes = round_up(kHeaderBytes + row * spec.stages, kSlabUnit);
 
-        sys::Fd slab_file = sys::make_unnamed(directory, bytes);
-        sys::Fd acks_file = sys::make_unnamed(directory, acks_bytes);
+        Block slab_block = storage.make(join, Part::slab, bytes);
+        const Block acks_block = storage.make(join, Part::acks, acks_bytes);
         Slab slab;
-        slab.bytes_ = sys::map(slab_file, bytes, true, sys::Populate::yes);
-        slab.acks_ = sys::map(acks_file, acks_bytes, true, sys::Populate::yes);
+        slab.bytes_ = slab_block.map(true, sys::Populate::yes);
+        slab.acks_ = acks_block.map(true, sys::Populate::yes);
         auto* header = new (slab.bytes_.data()) SlabHeader{};
         header->shape = {kSlabMagic, kLayoutVersion, kAbi, bytes, join, 0, 0, spec.capacity, spec.stride,
-                         kHeaderBytes, dropped, payload};
+                         kHeaderBytes, dropped, variants, stamps, payload};
         const AcksShape acks{kAcksMagic, kLayoutVersion, kAbi, acks_bytes, join, 0, row, spec.stages};
         *reinterpret_cast<AcksShape*>(slab.acks_.data()) = acks;
         slab.resolve(header->shape, acks);
-        if (!sys::publish(directory, acks_file, acks_name(prefix, join, 0)) ||
-            !sys::publish(directory, slab_file, slab_name(prefix, join, 0)))
-            fail(Errc::incompatible, "a slab of " + prefix + " is there already; remove the files of this channel");
+        if (!storage.publish(acks_block) || !storage.publish(slab_block))
+            fail(Errc::incompatible, "a slab of " + storage.address + " is there already; remove the files of this channel");
+        slab.keep(std::move(slab_block));
         return slab;
     }
 
     /// Maps a slab that another end made; an empty one when it is gone. Payload writable only where asked.
-    static Slab attach(const sys::Fd& directory, const std::string& prefix, uint64_t join, uint64_t payload_bytes,
-                       bool writable, sys::Populate populate) {
+    static Slab attach(const Storage& storage, uint64_t join, uint64_t payload_bytes, bool writable,
+                       sys::Populate populate) {
         Slab slab;
-        sys::Fd slab_file = sys::open_file(directory, slab_name(prefix, join, 0), writable);
-        sys::Fd acks_file = sys::open_file(directory, acks_name(prefix, join, 0), true);
-        if (!slab_file || !acks_file) return slab;
-        const uint64_t bytes = sys::checked_size(slab_file, slab_name(prefix, join, 0));
-        const uint64_t acks_bytes = sys::checked_size(acks_file, acks_name(prefix, join, 0));
-        if (bytes < kHeaderBytes || acks_bytes < kHeaderBytes) corrupted(prefix, join, "too short");
-        slab.bytes_ = sys::map(slab_file, bytes, writable, populate);
-        slab.acks_ = sys::map(acks_file, acks_bytes, true, populate);
+        Block slab_block = storage.open(join, Part::slab, writable);
+        const Block acks_block = storage.open(join, Part::acks, true);
+        if (!slab_block || !acks_block) return slab;
+        const uint64_t bytes = slab_block.bytes, acks_bytes = acks_block.bytes;
+        const std::string& where = slab_block.name;
+        if (bytes < kHeaderBytes || acks_bytes < kHeaderBytes) corrupted(where, "too short");
+        slab.bytes_ = slab_block.map(writable, populate);
+        slab.acks_ = acks_block.map(true, populate);
         const SlabShape h = reinterpret_cast<const SlabHeader*>(slab.bytes_.data())->shape;
         const AcksShape a = *reinterpret_cast<const AcksShape*>(slab.acks_.data());
         uint64_t room = 0, rows = 0;
         if (h.magic != kSlabMagic || a.magic != kAcksMagic || h.version != kLayoutVersion ||
             a.version != kLayoutVersion || h.abi != kAbi || a.abi != kAbi || h.file_bytes != bytes ||
             a.file_bytes != acks_bytes || h.join != join || a.join != join)
-            corrupted(prefix, join, "foreign headers");
+            corrupted(where, "foreign headers");
         if (h.capacity == 0 || h.stride < payload_bytes || h.payload_offset > bytes || h.ready_offset != kHeaderBytes ||
             h.capacity > bytes / 8 || h.payload_offset < kHeaderBytes + h.capacity * 8 ||
-            (h.dropped_offset != 0 &&
-             (h.dropped_offset < kHeaderBytes + h.capacity * 8 || h.dropped_offset % 8 != 0 ||
-              h.dropped_offset > h.payload_offset - h.capacity * 8)) ||
+            !side_fits(h, h.dropped_offset) || !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
             a.rows > kMaxStages || a.row_bytes < h.capacity * 8 || a.row_bytes % 8 != 0 ||
             __builtin_mul_overflow(a.rows, a.row_bytes, &rows) || rows > acks_bytes - kHeaderBytes)
-            corrupted(prefix, join, "sizes that do not fit the file");
+            corrupted(where, "sizes that do not fit the file");
         slab.resolve(h, a);
+        slab.keep(std::move(slab_block));
         return slab;
     }
 
-    static void remove(const sys::Fd& directory, const std::string& prefix, uint64_t join) noexcept {
-        sys::unlink_file(directory, slab_name(prefix, join, 0));
-        sys::unlink_file(directory, acks_name(prefix, join, 0));
+    /// The pages of `bytes` bytes at `data`, copy-on-write: what nobody wrote to here still follows the slot.
+    /// `view` is where they begin in the mapping.
+    sys::Mapping private_pages(const std::byte* data, uint64_t bytes, std::byte*& view) const {
+        const auto at = static_cast<uint64_t>(data - bytes_.data());
+        const uint64_t from = at / sys::page_size() * sys::page_size();
+        sys::Mapping pages = sys::map_private(file_, file_offset_ + from, at - from + bytes);
+        view = pages.data() + (at - from);
+        return pages;
     }
 
     explicit operator bool() const noexcept { return header != nullptr; }
 
 private:
+    sys::Fd file_;  // for private pages; in some storages it says that the memory is mapped: let go after it is not
+    uint64_t file_offset_ = 0;
     sys::Mapping bytes_, acks_;
     uint64_t row_bytes_ = 0;
+
+    /// Between the ready words and the payload, if there is such a column at all.
+    static bool side_fits(const SlabShape& h, uint64_t at) noexcept {
+        return at == 0 || (at >= kHeaderBytes + h.capacity * 8 && at % 8 == 0 && at <= h.payload_offset - h.capacity * 8);
+    }
+
+    void keep(Block&& block) noexcept {
+        file_offset_ = block.offset;
+        file_ = std::move(block.file);
+    }
 
     void resolve(const SlabShape& h, const AcksShape& a) noexcept {
         header = reinterpret_cast<SlabHeader*>(bytes_.data());
         ready = reinterpret_cast<Atomic64*>(bytes_.data() + h.ready_offset);
-        dropped = h.dropped_offset ? reinterpret_cast<Atomic64*>(bytes_.data() + h.dropped_offset) : nullptr;
+        const auto side = [&](uint64_t at) { return at ? reinterpret_cast<Atomic64*>(bytes_.data() + at) : nullptr; };
+        dropped = side(h.dropped_offset);
+        variants = side(h.variant_offset);
+        stamps = side(h.stamp_offset);
         payload = bytes_.data() + h.payload_offset;
         capacity = h.capacity;
         stride = h.stride;
@@ -144,8 +167,8 @@ private:
         row_bytes_ = a.row_bytes;
     }
 
-    [[noreturn]] static void corrupted(const std::string& prefix, uint64_t join, const char* why) {
-        fail(Errc::incompatible, "slab " + slab_name(prefix, join, 0) + " has " + why +
+    [[noreturn]] static void corrupted(const std::string& where, const char* why) {
+        fail(Errc::incompatible, "the slab in " + where + " has " + why +
                                      "; its sender runs another version of psyne, or the file was damaged");
     }
 };

@@ -4,6 +4,7 @@
 
 #include <sys/event.h>
 #include <sys/param.h>
+#include <sys/resource.h>
 #include <sys/sysctl.h>
 #if __has_include(<os/os_sync_wait_on_address.h>)
 #include <os/os_sync_wait_on_address.h>
@@ -104,9 +105,10 @@ inline bool publish(const Fd& directory, const Fd& file, const std::string& name
 
 enum class Populate { no, yes };
 
-/// Maps a file of ours; with Populate::yes no later touch of it faults.
-inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate) {
-    void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(), 0);
+/// Maps a part of a file of ours; with Populate::yes no later touch of it faults.
+inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate, uint64_t offset = 0) {
+    void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(),
+                        static_cast<off_t>(offset));
     if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes");
     Mapping mapping(data, size);
     if (populate == Populate::yes) {
@@ -131,6 +133,21 @@ inline bool byte_locked(const Fd& fd, uint64_t byte) noexcept {
     auto lock = byte_lock(byte, F_WRLCK);
     return ::fcntl(fd.get(), F_OFD_GETLK, &lock) != 0 || lock.l_type != F_UNLCK;
 }
+
+// A memory without a name that others can open again, and lock bytes of, is not to be had here.
+inline Fd make_memory(uint64_t) {
+    fail(Errc::system, "psyne.channel() and memory:// need Linux (memfd); name the channel with ipc://");
+}
+inline bool is_sealed(const Fd&) noexcept { return false; }
+inline void reserve_memory(const Fd&, uint64_t, uint64_t) {}
+inline Fd reopen(const Fd& fd, bool) {
+    Fd again(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+    if (!again) fail_errno("cannot open a memory again");
+    return again;
+}
+inline bool share_byte(const Fd&, uint64_t) noexcept { return true; }
+inline uint64_t next_data(const Fd&, uint64_t) noexcept { return ~0ull; }
+inline void give_back(const Fd&, uint64_t, uint64_t) noexcept {}
 
 inline constexpr uint32_t kCompareAndWaitShared = 3;  // UL_COMPARE_AND_WAIT_SHARED: 32 bits, between processes
 
@@ -161,6 +178,12 @@ inline bool heavy_barrier() noexcept { return false; }
 
 /// How many processors there are; threads are not bound to some of them here.
 inline int usable_cpus() noexcept { return static_cast<int>(::sysconf(_SC_NPROCESSORS_ONLN)); }
+
+/// How often this process had to give a processor to another one: it is not counted for each thread here.
+inline uint64_t preemptions() noexcept {
+    rusage usage{};
+    return ::getrusage(RUSAGE_SELF, &usage) == 0 ? static_cast<uint64_t>(usage.ru_nivcsw) : 0;
+}
 
 /// Says when something in a directory was made, renamed or removed.
 class Watch {

@@ -3,6 +3,8 @@
 
 #include <dirent.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -70,7 +72,40 @@ private:
     uint64_t size_ = 0;
 };
 
+inline void no_sigpipe([[maybe_unused]] const Fd& fd) noexcept {
+#ifdef F_SETNOSIGPIPE
+    ::fcntl(fd.get(), F_SETNOSIGPIPE, 1);
+#endif
+}
+/// Writes one byte into a FIFO, without SIGPIPE; false when nobody reads it any more.
+inline bool write_byte(const Fd& fd) noexcept {
+#ifdef F_SETNOSIGPIPE
+    return ::write(fd.get(), "!", 1) == 1 || errno == EAGAIN;
+#else
+    struct sigaction now_set {};
+    if (::sigaction(SIGPIPE, nullptr, &now_set) == 0 && now_set.sa_handler == SIG_IGN)  // as Python has it
+        return ::write(fd.get(), "!", 1) == 1 || errno == EAGAIN;
+    sigset_t pipe, before;
+    ::sigemptyset(&pipe);
+    ::sigaddset(&pipe, SIGPIPE);
+    ::pthread_sigmask(SIG_BLOCK, &pipe, &before);
+    const bool written = ::write(fd.get(), "!", 1) == 1 || errno == EAGAIN;
+    const timespec now{};
+    if (!written) ::sigtimedwait(&pipe, nullptr, &now);
+    ::pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return written;
+#endif
+}
+
 inline uint64_t page_size() noexcept { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
+
+/// Copy-on-write pages of a file; it need not be open for writing.
+inline Mapping map_private(const Fd& fd, uint64_t offset, uint64_t size) {
+    void* data =
+        ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, fd.get(), static_cast<off_t>(offset));
+    if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes copy-on-write");
+    return Mapping(data, size);
+}
 
 inline uint64_t clock_ns(clockid_t clock) noexcept {
     timespec t{};
@@ -126,6 +161,36 @@ inline void unlink_file(const Fd& directory, const std::string& name) noexcept {
     ::unlinkat(directory.get(), name.c_str(), 0);
 }
 
+/// A FIFO of ours, open for both: it never waits and has a reader. Empty when somebody removed the name meanwhile.
+inline Fd make_fifo(const Fd& directory, const std::string& name) {
+    if (::mkfifoat(directory.get(), name.c_str(), 0600) != 0 && errno != EEXIST) fail_errno("cannot make the FIFO " + name);
+    Fd fd(::openat(directory.get(), name.c_str(), O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
+    if (!fd && errno != ENOENT) fail_errno("cannot open the FIFO " + name);
+    return fd;
+}
+/// A FIFO of ours for writing; empty when it is not there. `deserted`: nobody has it open for reading.
+inline Fd open_fifo(const Fd& directory, const std::string& name, bool& deserted) noexcept {
+    Fd fd(::openat(directory.get(), name.c_str(), O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
+    deserted = !fd && errno == ENXIO;
+    struct stat st{};
+    if (fd && (::fstat(fd.get(), &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_uid != ::geteuid())) fd.reset();
+    if (fd) no_sigpipe(fd);
+    return fd;
+}
+/// Takes everything out of a FIFO.
+inline void drain_fifo(const Fd& fd) noexcept {
+    char bytes[256];
+    while (::read(fd.get(), bytes, sizeof bytes) == static_cast<ssize_t>(sizeof bytes)) {
+    }
+}
+
+/// False when `from` is not there any more.
+inline bool rename_file(const Fd& directory, const std::string& from, const std::string& to) {
+    if (::renameat(directory.get(), from.c_str(), directory.get(), to.c_str()) == 0) return true;
+    if (errno != ENOENT) fail_errno("cannot rename " + from);
+    return false;
+}
+
 /// Size in bytes of a file of ours, after checks of kind, owner and mode.
 inline uint64_t checked_size(const Fd& fd, const std::string& name) {
     struct stat st{};
@@ -134,6 +199,26 @@ inline uint64_t checked_size(const Fd& fd, const std::string& name) {
         fail(Errc::incompatible, name + " is not a private regular file of uid " + std::to_string(::geteuid()) +
                                      "; something else lies under the channel's name: remove it");
     return static_cast<uint64_t>(st.st_size);
+}
+
+/// What no two files have at a time.
+inline uint64_t inode_of(const Fd& fd) noexcept {
+    struct stat st{};
+    return ::fstat(fd.get(), &st) == 0 ? static_cast<uint64_t>(st.st_ino) : 0;
+}
+inline uint64_t size_of(const Fd& fd) noexcept {
+    struct stat st{};
+    return ::fstat(fd.get(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
+}
+
+/// Reads exactly `bytes` at an offset; reading makes no pages, unlike touching a mapping.
+inline bool read_at(const Fd& fd, void* to, uint64_t bytes, uint64_t offset) noexcept {
+    return ::pread(fd.get(), to, bytes, static_cast<off_t>(offset)) == static_cast<ssize_t>(bytes);
+}
+
+inline void write_at(const Fd& fd, const void* from, uint64_t bytes, uint64_t offset) {
+    if (::pwrite(fd.get(), from, bytes, static_cast<off_t>(offset)) != static_cast<ssize_t>(bytes))
+        fail_errno("cannot write " + std::to_string(bytes) + " bytes of shared memory");
 }
 
 inline struct ::flock byte_lock(uint64_t byte, short type) noexcept {

@@ -1,0 +1,60 @@
+// What an end has counted, and what it sees now.
+#include "ends.hpp"
+
+namespace psyne::python {
+
+namespace {
+
+nb::tuple buckets(const Histogram& h) {
+    nb::list l;
+    for (uint64_t n : h.buckets) l.append(n);
+    return nb::tuple(l);
+}
+
+nb::dict common(const End& end, const Registry* r) {
+    const Counts& c = end.counts;
+    nb::dict d;
+    d["missed"] = c.missed;
+    d["blocked"] = c.waits;
+    d["held_while_waiting"] = c.held_while_waiting;
+    d["copied_bytes"] = c.copied;
+    d["late_wakes"] = r ? r->file.header().late_wakes.load(relaxed) : 0;
+    d["redelivered"] = r ? r->file.header().redelivered.load(relaxed) : 0;
+    d["poisoned"] = r ? r->file.header().poisoned.load(relaxed) : 0;
+    d["dropped"] = r ? r->file.header().dropped.load(relaxed) : 0;
+    d["wait_ns"] = buckets(c.wait);
+    d["latency_ns"] = buckets(c.latency);
+    return d;
+}
+
+nb::dict statistics(nb::object o) {
+    if (nb::isinstance<SenderEnd>(o)) {
+        const SenderEnd& e = sender_end(o.ptr());
+        nb::dict d = common(e, e.sender ? &e.sender->registry : nullptr);
+        d["sent"] = e.counts.messages;
+        d["received"] = 0;
+        d["held"] = e.sender ? e.sender->held() : 0;
+        d["occupancy"] = e.sender && !e.closed ? e.sender->occupied() : 0;
+        d["capacity"] = e.sender ? e.sender->capacity() : 0;
+        return d;
+    }
+    const ReceiverEnd& e = receiver_end(o.ptr());
+    nb::dict d = common(e, e.receiver ? &e.receiver->registry : nullptr);
+    uint64_t capacity = 0;
+    if (e.receiver)
+        for (const auto& lane : e.receiver->lanes()) capacity += lane->slab.capacity;
+    d["sent"] = 0;
+    d["received"] = e.counts.messages;
+    d["held"] = e.receiver ? e.receiver->outstanding() : 0;
+    d["occupancy"] = e.receiver && !e.closed ? e.receiver->waiting_messages() : 0;
+    d["capacity"] = capacity;
+    return d;
+}
+
+}  // namespace
+
+void bind_statistics(nb::module_& m) {
+    m.def("statistics", statistics, nb::arg("end"), nb::sig("def statistics(end: object) -> dict[str, typing.Any]"));
+}
+
+}  // namespace psyne::python

@@ -1,0 +1,222 @@
+// Channels in one sealed, sparse memory without a name: anonymous ones, and memory:// inside one process.
+//
+//   0           64 GiB      128 GiB        192 GiB        256 GiB
+//  ┌───────────┬ ─ ─ ─ ─ ─ ┬──────────────┬──────────────┬──────────────┬ ─ ─
+//  │ channel   │           │ slab, join 1 │ acks, join 1 │ slab, join 2 │ …      only what is used has pages
+//  └───────────┴ ─ ─ ─ ─ ─ ┴──────────────┴──────────────┴──────────────┴ ─ ─
+//
+// A join number is never used again, so neither is its range: a mapping that outlives its lane sees zeros, which mean
+// that nothing was sent, and never another lane's words. Who maps a slab has a shared lock on a byte of its number.
+// Pages go back when no lane has that number, nobody has the lock, and still no lane has the number:
+//  - who builds a lane locks before the first byte, and lets go after the lane is in the table;
+//  - who attaches one locks before it looks into the table.
+// So whoever finds neither has looked after both were over. The kernel frees the locks of the dead.
+#pragma once
+
+#include <algorithm>
+#include <chrono>
+#include <condition_variable>
+#include <functional>
+#include <map>
+#include <mutex>
+
+#include <psyne/storage.hpp>
+
+namespace psyne {
+
+inline constexpr uint64_t kPartBytes = 1ull << 36;
+inline constexpr uint64_t kMemoryBytes = 1ull << 62;
+inline constexpr uint64_t kMemoryJoins = kMemoryBytes / (2 * kPartBytes);
+inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Beyond the life locks
+
+/// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened.
+inline std::string& fifo_directory() {
+    static std::string path;
+    return path;
+}
+
+/// One memory, by a description of one's own.
+class Memory final : public Storage {
+public:
+    /// `any` is an open descriptor of it. `forget` takes its name out of a table; without one it lasts.
+    Memory(std::string where, const sys::Fd& any, std::function<void()> forget)
+        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)) {
+        if (!sys::is_sealed(fd_) || sys::size_of(fd_) != kMemoryBytes)  // nobody can cut it short under us
+            fail(Errc::incompatible, address + " is not the memory of a channel; use the ends that psyne.channel() gave");
+        table_ = sys::map(fd_, kSchemaOffset, false, sys::Populate::no);
+    }
+
+    /// A channel file at the beginning of a memory, by another description of one's own.
+    static OpenedFile open_channel(const std::string& where, const sys::Fd& any, std::function<void()> forget) {
+        OpenedFile o{sys::reopen(any, true), 0, where, std::make_shared<const Memory>(where, any, std::move(forget))};
+        ChannelShape shape{};
+        if (sys::read_at(o.fd, &shape, sizeof shape, 0)) o.bytes = std::min(shape.file_bytes, kPartBytes);
+        return o;
+    }
+    static OpenedFile make_channel(const std::string& where, uint64_t bytes, std::function<void()> forget) {
+        sys::Fd fd = sys::make_memory(kMemoryBytes);
+        sys::reserve_memory(fd, 0, bytes);
+        auto storage = std::make_shared<const Memory>(where, fd, std::move(forget));
+        return {std::move(fd), bytes, where, std::move(storage)};
+    }
+
+    Block make(uint64_t join, Part part, uint64_t bytes) const override {
+        if (bytes > kPartBytes)
+            fail(Errc::no_space, "no space for " + std::to_string(bytes) + " bytes in " + address + ": a ring has at most " +
+                                     std::to_string(kPartBytes) + "; lower capacity=");
+        if (join >= kMemoryJoins)
+            fail(Errc::no_space, address + " has used up the " + std::to_string(kMemoryJoins) +
+                                     " places of its memory; make another channel");
+        Block block = place(join, part, true);
+        block.bytes = bytes;
+        sys::write_at(block.file, "", 1, block.offset);  // sweep() finds written pages, not those that are only reserved
+        sys::reserve_memory(block.file, block.offset, bytes);
+        return block;
+    }
+    bool publish(const Block&) const override { return true; }  // the lane's record will say that it is there
+
+    Block open(uint64_t join, Part part, bool writable) const override {
+        if (join == 0 || join >= kMemoryJoins) return {};
+        Block block = place(join, part, writable);
+        uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
+        if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
+        block.bytes = start[2];
+        if (block.bytes > kPartBytes)
+            fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
+                                         " bytes; somebody has damaged the memory of this channel");
+        return block;
+    }
+    void remove(uint64_t) const noexcept override {}  // sweep() does it, once the lane is out of the table
+
+    void sweep() const noexcept override {
+        for (uint64_t from = 2 * kPartBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
+            const uint64_t join = from / (2 * kPartBytes);
+            from = (join + 1) * 2 * kPartBytes;
+            if (!in_table(join) && !sys::byte_locked(fd_, kMemoryLocks + join) && !in_table(join))
+                sys::give_back(fd_, join * 2 * kPartBytes, 2 * kPartBytes);
+        }
+    }
+    void remove_all() const override {
+        if (forget_) forget_();
+    }
+    bool lasting() const noexcept override { return !forget_; }
+    FifoPlace fifos() const override {  // no two memories have one inode
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+                "memory-" + std::to_string(sys::inode_of(fd_)) + "."};
+    }
+
+private:
+    sys::Fd fd_;
+    std::function<void()> forget_;
+    sys::Mapping table_;
+
+    /// Where a part lies. A slab is locked from here on as in use.
+    Block place(uint64_t join, Part part, bool writable) const {
+        Block block{sys::reopen(fd_, writable), (2 * join + static_cast<uint64_t>(part)) * kPartBytes, 0, address,
+                    part == Part::slab};
+        if (block.keep && !sys::share_byte(block.file, kMemoryLocks + join))
+            sys::fail_errno("cannot lock a part of " + address);
+        return block;
+    }
+    /// Does a lane have this number?
+    bool in_table(uint64_t join) const noexcept {
+        const auto* lanes = reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset);
+        for (uint64_t i = 0; i < kMaxLanes; ++i) {
+            const uint64_t w = lanes[i].state.load(seq_cst);
+            if (count_in(w) == join && state_in<LaneState>(w) != LaneState::free) return true;
+        }
+        return false;
+    }
+};
+
+/// An anonymous channel: found by whoever has a descriptor of its memory.
+class Anonymous final : public Names {
+public:
+    static constexpr uint64_t kGeneration = 1;
+    Anonymous() = default;  // to make one
+    explicit Anonymous(const sys::Fd& any) : fd_(sys::reopen(any, true)) {}
+
+    std::string address(const std::string& name) const override { return "anonymous://" + name; }
+    std::vector<uint64_t> generations(const std::string&) const override { return {kGeneration}; }
+    OpenedFile make(const std::string& name, uint64_t, uint64_t bytes) const override {
+        return Memory::make_channel(address(name), bytes, nullptr);
+    }
+    bool publish(const OpenedFile&, const std::string&, uint64_t) const override { return true; }
+    OpenedFile open(const std::string& name, uint64_t) const override {
+        return Memory::open_channel(address(name), fd_, nullptr);
+    }
+    FifoPlace fifos(const std::string&) const override { return {}; }  // its channel is always there
+    void watch(uint64_t) const override {}
+
+private:
+    sys::Fd fd_;
+};
+
+/// The named channels inside this process: memory://.
+class Process final : public Names {
+public:
+    std::string address(const std::string& name) const override { return "memory://" + name; }
+    std::vector<uint64_t> generations(const std::string& name) const override {
+        std::lock_guard guard(table_->lock);
+        std::vector<uint64_t> found;
+        for (auto it = table_->channels.lower_bound({name, 0}); it != table_->channels.end() && it->first.first == name; ++it)
+            found.push_back(it->first.second);
+        return found;
+    }
+    OpenedFile make(const std::string& name, uint64_t generation, uint64_t bytes) const override {
+        return Memory::make_channel(address(name), bytes, forget(name, generation));
+    }
+    bool publish(const OpenedFile& file, const std::string& name, uint64_t generation) const override {
+        auto fd = std::make_shared<const sys::Fd>(sys::reopen(file.fd, true));  // not the one that has its life lock
+        std::lock_guard guard(table_->lock);
+        const bool added = table_->channels.emplace(Key{name, generation}, std::move(fd)).second;
+        table_->changed.notify_all();
+        return added;
+    }
+    OpenedFile open(const std::string& name, uint64_t generation) const override {
+        std::shared_ptr<const sys::Fd> fd;
+        {
+            std::lock_guard guard(table_->lock);
+            const auto it = table_->channels.find({name, generation});
+            if (it == table_->channels.end()) return {};
+            fd = it->second;
+        }
+        return Memory::open_channel(address(name), *fd, forget(name, generation));
+    }
+    FifoPlace fifos(const std::string& name) const override {
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+                "memory-" + std::to_string(::getpid()) + "-" + name + "."};
+    }
+    void watch(uint64_t ns) const override {
+        std::unique_lock guard(table_->lock);
+        table_->changed.wait_for(guard, std::chrono::nanoseconds(ns));
+    }
+
+    // Around a fork: channels inside the parent are not the child's.
+    void before_fork() const { table_->lock.lock(); }
+    void after_fork_in_parent() const { table_->lock.unlock(); }
+    void after_fork_in_child() {
+        table_->channels.clear();
+        new std::shared_ptr<Table>(table_);  // threads that are not here wait in it: never destroyed
+        table_ = std::make_shared<Table>();
+    }
+
+private:
+    using Key = std::pair<std::string, uint64_t>;
+    struct Table {
+        std::mutex lock;
+        std::condition_variable changed;
+        std::map<Key, std::shared_ptr<const sys::Fd>> channels;
+    };
+    std::shared_ptr<Table> table_ = std::make_shared<Table>();
+
+    std::function<void()> forget(const std::string& name, uint64_t generation) const {
+        return [table = table_, key = Key{name, generation}] {
+            std::lock_guard guard(table->lock);
+            table->channels.erase(key);
+            table->changed.notify_all();
+        };
+    }
+};
+
+}  // namespace psyne

@@ -1,0 +1,394 @@
+"""The ends for asyncio, uvloop and trio (so under anyio): the same names as the blocking ones, every wait a coroutine.
+
+There is no ``timeout=``: cancelling is the time-out, and loses nothing. A message that is there is returned without
+going through the loop, which still gets a turn every 64 messages or millisecond.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+
+from . import _native, ends
+from .ends import Batch, ReceiverOptions, SenderOptions
+from .errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
+from .loops import Doorbell, readable, sleep
+from .statistics import Statistics, statistics_of
+from .types import AnyLayout, Message
+from .waiting import End, HasFileno, Waiting, end_of, ready
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Receiver", "Sender", "receiver", "select", "sender"]
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message, covariant=True)
+K = TypeVar("K", bound=Message)
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+C = TypeVar("C", bound=Message)
+D = TypeVar("D", bound=Message)
+E = TypeVar("E", bound=Message)
+L = TypeVar("L", bound="Message | Batch[Any]")
+T = TypeVar("T")
+W = TypeVar("W", bound="HasFileno | int")
+
+MOST = 64  # calls in a row that did not go through the loop
+LONGEST = 1_000_000  # ns of them
+LINGER = 0.001  # seconds between looks for more
+
+
+class _End:
+    """What both ends share: waiting, turns of the loop, closing."""
+
+    def __init__(self, end: ends.Sender[Any] | ends.Receiver[Any]) -> None:
+        self._bell = Doorbell(end)
+        self._end: Any = end  # typed by the classes below
+        self._waits = False
+        self._calls, self._since = 0, time.monotonic_ns()
+
+    @property
+    def address(self) -> str:
+        return str(self._end.address)
+
+    @property
+    def closed(self) -> bool:
+        return bool(self._end.closed)
+
+    def statistics(self) -> Statistics:
+        """What this end has done and sees, as numbers. Tasks count as blocked while they wait."""
+        return statistics_of(self._end)
+
+    def fileno(self) -> int:
+        """A descriptor for other event loops, as that of the blocking end."""
+        return int(self._end.fileno())
+
+    def close(self) -> None:
+        """Leave the channel; waits of other tasks raise ChannelClosed. From any thread."""
+        self._end.close()
+        self._bell.leave()
+
+    async def _until(self, attempt: Callable[[], T | None]) -> T:
+        """What `attempt` gives, as soon as it gives something."""
+        if self._waits:
+            raise ConcurrentUse(
+                f"another task is waiting on this end of {self.address}; an end has one user at a time: open one for "
+                "each task"
+            )
+        self._waits = True
+        try:
+            self._calls += 1
+            if self._calls >= MOST or time.monotonic_ns() - self._since > LONGEST:
+                await sleep(0)  # nothing is taken yet: cancelling here loses nothing
+                self._calls, self._since = 0, time.monotonic_ns()
+            got = attempt()
+            if got is not None:
+                return got
+            try:
+                while True:
+                    _native.arm(self._end)
+                    got = attempt()
+                    if got is None:
+                        await self._bell.rung()
+                        got = attempt()
+                    if got is not None:
+                        _native.disarm(self._end, True)
+                        return got
+            except BaseException:
+                _native.disarm(self._end, False)  # cancelled, perhaps with a wake in hand: somebody else gets it
+                raise
+            finally:
+                self._bell.answered()
+                self._calls, self._since = 0, time.monotonic_ns()
+        finally:
+            self._waits = False
+
+    def __del__(self) -> None:
+        if bell := getattr(self, "_bell", None):
+            bell.leave()
+
+
+class Loan(Coroutine[Any, Any, L]):
+    """A loan to come: ``m = await out.loan()``, or ``async with out.loan() as m``, whose end sends it."""
+
+    def __init__(self, coming: Coroutine[Any, Any, L]) -> None:
+        self._coming = coming
+        self._loan: L | None = None
+
+    def __await__(self) -> Generator[Any, Any, L]:
+        return self._coming.__await__()
+
+    def send(self, value: Any) -> Any:
+        return self._coming.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        return self._coming.throw(*error)
+
+    def close(self) -> None:
+        self._coming.close()
+
+    async def __aenter__(self) -> L:
+        self._loan = loan = await self._coming
+        return loan
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> Literal[False]:
+        assert self._loan is not None
+        self._loan.__exit__(kind, error, trace)
+        return False
+
+
+class Sender(_End, Generic[M]):
+    """The sending end; `psyne.aio.sender` opens one, ``aio.Sender(tx)`` takes over a blocking one."""
+
+    def __init__(self, end: ends.Sender[M]) -> None:
+        super().__init__(end)
+        self._tx = end
+
+    @property
+    def capacity(self) -> int:
+        return self._tx.capacity
+
+    @overload
+    def loan(self, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> Loan[M]: ...
+    @overload
+    def loan(self, type: type[K], /, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> Loan[K]: ...
+    def loan(self, *args: Any, **kwargs: Any) -> Any:
+        """A slot to write in place; waits for room. Raises ChannelClosed, LeaseLimit, ValueError."""
+        lend = self._tx.loan if self._tx._drops else self._tx.try_loan
+        return Loan(self._room(1, lambda: lend(*args, **kwargs)))
+
+    @overload
+    def try_loan(self, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> M | None: ...
+    @overload
+    def try_loan(self, type: type[K], /, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> K | None: ...
+    def try_loan(self, *args: Any, **kwargs: Any) -> Any:
+        """A slot, or None when the ring is full."""
+        return self._tx.try_loan(*args, **kwargs)
+
+    @overload
+    def loan_many(self, n: int) -> Loan[Batch[M]]: ...
+    @overload
+    def loan_many(self, n: int, type: type[K], /) -> Loan[Batch[K]]: ...
+    def loan_many(self, n: int, *type: Any) -> Any:
+        """Exactly n consecutive slots. Raises ValueError for n above the capacity, TypeError."""
+        tx = self._tx
+        at_once = tx._drops or not 1 <= n <= tx.capacity
+        return Loan(
+            self._room(n, lambda: tx.loan_many(n, *type, timeout=0) if at_once or _native.room(tx, n) else None)
+        )
+
+    async def send(self, message: object) -> bool:
+        """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``)."""
+        tx = self._tx
+
+        def attempt() -> bool | None:
+            if tx._drops or _native.room(tx, 1):
+                return tx.send(message, 0)
+            if isinstance(message, Message):  # one's own loan needs no room
+                with contextlib.suppress(Full):
+                    return tx.send(message, 0)
+            return None
+
+        return await self._room(1, attempt)
+
+    async def send_many(self, array: object, type: type[Message] | None = None) -> None:
+        """Copy any number of messages, an array of shape (k, \\*shape), and send them.
+
+        Cancelled in the middle it has sent the beginning.
+        """
+        tx, sent = self._tx, 0
+
+        def some() -> bool | None:
+            nonlocal sent
+            done = tx._send_some(array, type, sent)
+            sent = done or sent
+            return True if done is None else None
+
+        await self._room(1, some)
+
+    async def drain(self) -> None:
+        """Wait until every stage has passed all that was sent."""
+        await self._until(lambda: _native.passed(self._tx) or None)
+
+    async def _room(self, n: int, attempt: Callable[[], T | None]) -> T:
+        def look() -> T | None:
+            got = attempt()
+            if got is None:
+                _native.check_room(self._tx, n)
+            return got
+
+        return await self._until(look)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._tx.__exit__(kind)
+        self._bell.leave()
+
+    def __repr__(self) -> str:
+        return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
+
+
+class Receiver(_End, Generic[R]):
+    """The receiving end; `psyne.aio.receiver` opens one, ``aio.Receiver(rx)`` takes over a blocking one."""
+
+    def __init__(self, end: ends.Receiver[R]) -> None:
+        super().__init__(end)
+        self._rx = end
+
+    @property
+    def joined(self) -> bool:
+        return self._rx.joined
+
+    async def receive(self) -> R:
+        """The next message. Raises EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."""
+        return await self._until(self._rx.try_receive)
+
+    def try_receive(self) -> R | None:
+        """The next message, or None when there is none now."""
+        return self._rx.try_receive()
+
+    async def receive_many(self, n: int, linger: float = 0.0) -> Batch[R]:
+        """1 to n consecutive messages of one sender; after the first waits ``linger`` seconds for more."""
+        rx = self._rx
+        if not linger:
+            return await self._until(lambda: rx.try_receive_many(n))
+        while True:
+            await self._until_more(n, linger)
+            if (batch := rx.try_receive_many(n)) is not None:
+                return batch
+
+    async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
+        """Copy up to ``len(out)`` messages of all senders into an array; how many. Waits for the first one."""
+        while True:
+            await self._until_more(len(out), linger)
+            with contextlib.suppress(Empty):  # another member took it
+                return int(self._rx.receive_into(out, 0))
+
+    async def _until_more(self, n: int, linger: float) -> None:
+        """Until something is there, and then ``linger`` seconds, or until n are there in a row; takes nothing."""
+        await self._until(lambda: ready(self._rx) or None)
+        deadline = time.monotonic() + linger
+        while (left := deadline - time.monotonic()) > 0 and (_native.there(self._rx, n) or n) < n:
+            await sleep(min(left, LINGER))
+
+    def try_receive_many(self, n: int) -> Batch[R] | None:
+        """1 to n messages, or None when there is none now."""
+        return self._rx.try_receive_many(n)
+
+    def batches(self, n: int, linger: float = 0.0) -> AsyncIterator[Batch[R]]:
+        """Iterate over `receive_many`; each step ends the batch before it."""
+        return _Steps(lambda: self.receive_many(n, linger))
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        """Every message; each step ends the one before it. Stops at the end of the channel."""
+        return _Steps(self.receive)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<psyne.aio.Receiver {self.address}{', closed' if self.closed else ''}>"
+
+
+class _Steps(AsyncIterator[L]):
+    """Each step ends what the one before gave."""
+
+    def __init__(self, step: Callable[[], Coroutine[Any, Any, L]]) -> None:
+        self._step = step
+        self._last: L | None = None
+
+    async def __anext__(self) -> L:
+        last, self._last = self._last, None
+        if last is not None:
+            last.__exit__(None, None, None)
+            del last
+        try:
+            got = self._last = await self._step()
+        except (EndOfChannel, ChannelClosed):
+            raise StopAsyncIteration from None
+        return got
+
+
+@overload
+def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
+@overload
+def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D | E]: ...
+@overload
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
+    """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
+    return Sender(ends.Sender(address, types, **options))
+
+
+@overload
+def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
+@overload
+def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D | E]: ...
+@overload
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
+    """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
+    return Receiver(ends.Receiver(address, types, **options))
+
+
+@overload
+async def select(*receivers: Receiver[M]) -> list[Receiver[M]]: ...
+@overload
+async def select(*senders: Sender[M]) -> list[Sender[M]]: ...
+@overload
+async def select(*ends_or_fds: W) -> list[W]: ...
+async def select(*ends_or_fds: W) -> list[W]:
+    """Wait until one of several ends (also blocking ones) or descriptors has something; those that have.
+
+    As `psyne.select`, without its time-out.
+    """
+    waiting = Waiting(ends_or_fds, _end_of)
+    try:
+        if found := waiting.look():
+            await sleep(0)
+            return found
+        with waiting:
+            while not (found := waiting.look()):
+                await readable(waiting.fileno(), waiting.look_after_others())
+            return found
+    finally:
+        waiting.close()
+
+
+def _end_of(thing: object) -> End | None:
+    return end_of(thing._end if isinstance(thing, _End) else thing)

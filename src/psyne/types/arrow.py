@@ -1,0 +1,123 @@
+"""Arrow record batches in a slot."""
+
+from __future__ import annotations
+
+import base64
+import sys
+import weakref
+from typing import TYPE_CHECKING, Any, overload
+
+from ..errors import LayoutMismatch, PeerCorrupted
+from .message import MessageMeta
+from .text import _Sized
+
+if TYPE_CHECKING:
+    from typing import Self
+
+    import pyarrow as pa
+
+__all__ = ["ArrowBatch"]
+
+ARROW_BYTES = 1 << 20
+
+
+def _pyarrow() -> Any:
+    try:
+        import pyarrow
+    except ImportError as error:
+        raise ImportError("ArrowBatch needs pyarrow: pip install pyarrow") from error
+    return pyarrow
+
+
+class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
+    """An Arrow record batch: ``ArrowBatch(schema, max_bytes=1 << 20)`` is a class of messages.
+
+    ``m.batch = record_batch`` writes the batch straight into the slot, in Arrow's IPC stream format; ``m.batch`` is a
+    record batch whose buffers are the slot's bytes, which it keeps. Without a schema a channel carries batches of any.
+    Raises LayoutMismatch for a batch of another schema, ValueError for one beyond ``max_bytes``.
+    """
+
+    __arrow__: str | None = None
+
+    if TYPE_CHECKING:
+
+        @overload
+        def __new__(cls, schema: pa.Schema, *, max_bytes: int = ...) -> type[ArrowBatch]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, schema: None = None, *, max_bytes: int) -> type[ArrowBatch]: ...  # type: ignore[misc]
+        @overload
+        def __new__(cls, value: pa.RecordBatch | None = None) -> Self: ...
+        def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
+
+    else:
+
+        def __new__(cls, value: Any = None, *, max_bytes: int | None = None) -> Any:
+            if max_bytes is not None or (value is not None and isinstance(value, _pyarrow().Schema)):
+                text = None if value is None else base64.b64encode(value.serialize()).decode()
+                return arrow_type(text, max_bytes or ARROW_BYTES)
+            return super().__new__(cls)
+
+        def __init__(self, value: Any = None) -> None:
+            if value is not None:
+                self.batch = value
+
+    def __init_subclass__(cls, max_bytes: int | None = None, arrow: str | None = None) -> None:
+        super().__init_subclass__(max_bytes=max_bytes)
+        cls.__arrow__ = arrow
+        cls.__schema__ = {"arrow": arrow, "max_bytes": cls.__max_bytes__}
+
+    @classmethod
+    def _takes(cls, value: Any) -> bool:
+        pyarrow = sys.modules.get("pyarrow")
+        return pyarrow is not None and isinstance(value, pyarrow.RecordBatch)
+
+    @classmethod
+    def _message_of(cls, value: Any) -> ArrowBatch | None:
+        return cls(value) if cls._takes(value) else None
+
+    @property
+    def batch(self) -> pa.RecordBatch:
+        """The record batch over the bytes of the slot. Raises PeerCorrupted for what is none."""
+        pa = _pyarrow()
+        try:
+            batch = pa.ipc.open_stream(pa.py_buffer(memoryview(self))).read_next_batch()
+        except (pa.ArrowException, StopIteration, OSError) as error:
+            raise PeerCorrupted(f"a message of {len(self)} bytes is no Arrow record batch: {error}") from error
+        return batch
+
+    @batch.setter
+    def batch(self, value: pa.RecordBatch) -> None:
+        pa = _pyarrow()
+        if self.__arrow__ is not None:
+            schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(self.__arrow__)))
+            if not value.schema.equals(schema):
+                raise LayoutMismatch(f"this channel carries record batches of\n{schema}\ngot one of\n{value.schema}")
+        self._reshape(self.__max_bytes__)  # type: ignore[attr-defined]
+        sink = pa.FixedSizeBufferWriter(pa.py_buffer(memoryview(self)))
+        try:
+            with pa.ipc.new_stream(sink, value.schema) as writer:
+                writer.write_batch(value)
+        except OSError as error:  # the rest of the slot is too short
+            size = value.nbytes
+            raise ValueError(
+                f"a record batch of {size} bytes and its schema exceed max_bytes={self.__max_bytes__}"
+            ) from error
+        self.truncate(sink.tell())
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {len(self)} bytes>" if self._open else f"<{type(self).__name__}, released>"  # type: ignore[attr-defined]
+
+
+_made: weakref.WeakValueDictionary[tuple[str | None, int], MessageMeta] = weakref.WeakValueDictionary()
+
+
+def arrow_type(schema: str | None, max_bytes: int) -> MessageMeta:
+    """The class of messages for a serialised Arrow schema (base64), or for any."""
+    made = _made.get((schema, max_bytes))
+    if made is None:
+        body = {"__module__": __name__}
+        made = MessageMeta(
+            "ArrowBatch_of" if schema else "ArrowBatch_any", (ArrowBatch,), body, max_bytes=max_bytes, arrow=schema
+        )
+        _made[schema, max_bytes] = made
+    return made

@@ -1,0 +1,121 @@
+"""What all message classes share."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .. import _native
+from ..info import Info
+
+if TYPE_CHECKING:
+    from types import TracebackType
+    from typing import Literal, Self
+
+    import numpy as np
+    from _typeshed import ReadableBuffer
+    from numpy.typing import NDArray
+    from typing_extensions import CapsuleType
+
+__all__ = ["Message", "MessageMeta"]
+
+RESERVED = frozenset({"array", "copy", "private", "release", "discard", "truncate", "info"})
+
+
+class MessageMeta(type):
+    """Gives message classes their layout, and keeps their instances free of a ``__dict__``."""
+
+    __layout__: _native.Layout
+    __schema__: dict[str, Any]
+    __is_text__: bool
+
+    def __new__(mcls, name: str, bases: tuple[type, ...], body: dict[str, Any], **kwargs: Any) -> MessageMeta:
+        body.setdefault("__slots__", ())
+        cls = super().__new__(mcls, name, bases, body, **kwargs)
+        _native.adopt(cls)
+        return cls
+
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(name, bases, body)
+
+
+class Message(_native.Message, metaclass=MessageMeta):
+    """What all message classes share. A message is an instance of its type, lying in its slot."""
+
+    __is_text__ = False
+    __foreign__: type | None = None
+
+    @classmethod
+    def _message_of(cls, value: Any) -> Message | None:
+        """A message made of an instance of the class that described the layout."""
+        return None
+
+    @classmethod
+    def _takes(cls, value: Any) -> bool:
+        """In a channel of several types: is this the one for ``value``?"""
+        return cls.__foreign__ is not None and isinstance(value, cls.__foreign__)
+
+    if TYPE_CHECKING:
+
+        @property
+        def info(self) -> Info:
+            """Sequence, sender, missed, redelivered, timestamp."""
+            ...
+
+        def release(self) -> None:
+            """End the message now. Raises BufferError while views on it live."""
+
+        def discard(self) -> None:
+            """Take a loan back: nothing is sent when its block ends."""
+
+        def truncate(self, n: int) -> None:
+            """Shorten the first axis of a loan that brings its own shape. Raises TypeError for other types."""
+
+        def copy(self) -> Self:
+            """The same in private memory."""
+            ...
+
+        def private(self) -> Self:
+            """The same, writable, on copy-on-write pages: what is written stays here, the slot keeps its bytes.
+
+            Pages that nobody wrote to still follow the slot, which is kept as by a view. A message below 64 KiB, or
+            one that is in no slot, is copied.
+            """
+            ...
+
+        @classmethod
+        def from_buffer(cls, buffer: ReadableBuffer, offset: int = 0) -> Self:
+            """A message over memory of one's own, which it keeps; read-only if the buffer is.
+
+            Raises InvalidArgument if the buffer is too short from `offset` bytes on, not contiguous or misaligned.
+            """
+            ...
+
+        @property
+        def __array_interface__(self) -> dict[str, object]:
+            """For libraries that take arrays. Asking pins the message: its slot is kept until the object is gone."""
+            ...
+
+        def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[np.generic]: ...
+        def __dlpack__(
+            self,
+            *,
+            stream: None = None,
+            max_version: tuple[int, int] | None = None,
+            dl_device: tuple[int, int] | None = None,
+            copy: bool | None = None,
+        ) -> CapsuleType:
+            """A DLPack capsule over the same memory, which keeps the slot; ``copy=True`` copies.
+
+            Raises CannotShare, a BufferError, for records, and for read-only memory below ``max_version=(1, 0)``.
+            """
+            ...
+
+        def __dlpack_device__(self) -> tuple[int, int]:
+            """(1, 0): the CPU."""
+            ...
+
+        def __enter__(self) -> Self: ...
+        def __exit__(
+            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+        ) -> Literal[False]: ...
+        def __buffer__(self, flags: int, /) -> memoryview: ...
