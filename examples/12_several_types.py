@@ -49,7 +49,10 @@ def main() -> None:
     assert told == ["9.81 m/s² at 7", "wheels are free", "a plane of (3, 4)", "alarm 3"]
 
     # Who wants some of the types names those; psyne.Message takes all others.
-    with psyne.sender("ipc://rover", Imu, Alarm, Text) as out, psyne.receiver("ipc://rover", Alarm, psyne.Message) as rx:
+    with (
+        psyne.sender("ipc://rover", Imu, Alarm, Text) as out,
+        psyne.receiver("ipc://rover", Alarm, psyne.Message) as rx,
+    ):
         out.send_many(np.zeros(3, Imu().array.dtype), Imu)  # which of the types
         out.send(Alarm(code=5))
         alarms = [m.code for m in (rx.receive() for _ in range(4)) if isinstance(m, Alarm)]

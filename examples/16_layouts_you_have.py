@@ -13,7 +13,7 @@ from psyne import Struct, f64, field, u32
 
 
 class CFix(ctypes.Structure):  # a driver's header, transcribed
-    _fields_ = [("time", ctypes.c_double), ("satellites", ctypes.c_uint8), ("position", ctypes.c_double * 3)]  # noqa: RUF012
+    _fields_ = [("time", ctypes.c_double), ("satellites", ctypes.c_uint8), ("position", ctypes.c_double * 3)]
 
 
 @dataclass

@@ -27,7 +27,7 @@ def main() -> None:
         with out.loan() as m:
             scale = (weights.max() - weights.min()) / 255
             m.scale = scale
-            m.zero = int(round(-128 - weights.min() / scale))
+            m.zero = round(-128 - float(weights.min() / scale))
             m.q = np.clip(np.round(weights / scale) + m.zero, -128, 127)
             m.activations = np.linspace(-4, 4, COLUMNS)
             m.gates = 0.5

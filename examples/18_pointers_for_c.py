@@ -23,7 +23,7 @@ class Tm(Struct):  # the beginning of C's struct tm
 
 
 class CTm(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_int) for name in ("sec", "min", "hour", "mday", "mon", "year")]  # noqa: RUF012
+    _fields_ = [(name, ctypes.c_int) for name in ("sec", "min", "hour", "mday", "mon", "year")]
 
 
 def by_ctypes() -> None:

@@ -39,18 +39,21 @@ async def count() -> int:
 def selector() -> int:
     """Without coroutines: a descriptor that is readable while there is something to receive."""
     got = 0
-    with psyne.sender("ipc://steps", Step) as out, psyne.receiver("ipc://steps", Step) as steps:
-        with selectors.DefaultSelector() as waiting:
-            waiting.register(steps.fileno(), selectors.EVENT_READ)
-            assert waiting.select(0) == []
-            out.send(Step(n=1))
-            out.send(Step(n=2))
-            while got < 2:
-                waiting.select(0.1)  # a time-out, so that the dead are noticed
-                while (m := steps.try_receive()) is not None:
-                    got += 1
-                    m.release()
-            assert waiting.select(0) == []
+    with (
+        psyne.sender("ipc://steps", Step) as out,
+        psyne.receiver("ipc://steps", Step) as steps,
+        selectors.DefaultSelector() as waiting,
+    ):
+        waiting.register(steps.fileno(), selectors.EVENT_READ)
+        assert waiting.select(0) == []
+        out.send(Step(n=1))
+        out.send(Step(n=2))
+        while got < 2:
+            waiting.select(0.1)  # a time-out, so that the dead are noticed
+            while (m := steps.try_receive()) is not None:
+                got += 1
+                m.release()
+        assert waiting.select(0) == []
     return got
 
 

@@ -55,11 +55,20 @@ def jobs_of_joblib() -> None:
 
 
 def names_inside_one_process() -> None:
-    thread = threading.Thread(target=lambda: fill(psyne.sender("memory://jobs", Job)))
-    with psyne.receiver("memory://jobs", Job) as jobs:  # as ipc://, but without a file and for nobody else
-        thread.start()
-        assert [jobs.receive().number for _ in range(JOBS)] == list(range(JOBS))
-    thread.join()
+    numbers: list[int] = []
+
+    def read() -> None:
+        with psyne.receiver("memory://jobs", Job) as jobs:  # as ipc://, but without a file and for nobody else
+            numbers.extend(job.number for job in jobs)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    with psyne.sender("memory://jobs", Job) as out:
+        for n in range(JOBS):
+            out.send(Job(number=n))
+        out.drain()  # a channel with a name goes with its last end
+    reader.join()
+    assert numbers == list(range(JOBS))
 
 
 if __name__ == "__main__":

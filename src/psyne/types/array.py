@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "Array", "Matrix", "array_type"]
 
-S = TypeVar("S", bound=np.generic)
+S = TypeVar("S", bound=np.generic, covariant=True)
 MAX_BYTES = 4096  # default of types whose messages differ in size
 
 
@@ -114,6 +114,16 @@ class Array(Message, Generic[S]):
             ...
 
         def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[S]: ...
+        @overload
+        def item(self: Array[np.bool_]) -> bool: ...
+        @overload
+        def item(self: Array[np.integer[Any]]) -> int: ...
+        @overload
+        def item(self: Array[np.floating[Any]]) -> float: ...
+        @overload
+        def item(self: Array[np.complexfloating[Any, Any]]) -> complex: ...
+        @overload
+        def item(self) -> Any: ...
         def item(self) -> Any:
             """The one element as a Python number. Raises ValueError for an array of another size than 1."""
 
@@ -276,7 +286,11 @@ def array_type(
     return made
 
 
-def _matrix_type(rows: int, columns: int, dtype: Any = "f8", order: Literal["C", "F"] = "C") -> MessageMeta:
+def _matrix_type(
+    rows: int | None = None, columns: int | None = None, dtype: Any = "f8", order: Literal["C", "F"] = "C"
+) -> MessageMeta:
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        raise TypeError('Matrix(rows, columns) makes a message class, e.g. Matrix(3, 4, "f8", order="F")')
     if order not in ("C", "F"):
         raise TypeError(f"order is 'C' (rows lie together) or 'F' (columns do), not {order!r}")
     element = _checked(dtype)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .. import _native
 from ..info import Info
 
@@ -11,7 +13,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    import numpy as np
     from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
     from typing_extensions import CapsuleType
@@ -41,7 +42,9 @@ class MessageMeta(type):
 class Message(_native.Message, metaclass=MessageMeta):
     """What all message classes share. A message is an instance of its type, lying in its slot."""
 
-    __is_text__ = False
+    __layout__: _native.Layout
+    __schema__: dict[str, Any]
+    __is_text__: bool = False
     __foreign__: type | None = None
 
     @classmethod
@@ -53,6 +56,19 @@ class Message(_native.Message, metaclass=MessageMeta):
     def _takes(cls, value: Any) -> bool:
         """In a channel of several types: is this the one for ``value``?"""
         return cls.__foreign__ is not None and isinstance(value, cls.__foreign__)
+
+    def _content(self) -> Any:
+        """A copy of all of it that can be pickled."""
+        return np.array(self.array)  # type: ignore[attr-defined]
+
+    def _fill(self, content: Any) -> None:
+        if self.__layout__.shaped:
+            self._reshape(content.shape)  # type: ignore[attr-defined]
+        self.array[...] = content  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, and as `copy` copies it, a message lies in private memory."""
+        return _restored, (type(self), self._content())
 
     if TYPE_CHECKING:
 
@@ -119,3 +135,9 @@ class Message(_native.Message, metaclass=MessageMeta):
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
         ) -> Literal[False]: ...
         def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+def _restored(cls: type[Message], content: Any) -> Message:
+    message = cls()
+    message._fill(content)
+    return message

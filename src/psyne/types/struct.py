@@ -73,6 +73,7 @@ class Struct(Message):
     """
 
     __fields__: Mapping[str, Field[Any, Any]]
+    __attributes__: Mapping[str, str]  # of each field: another word than its name where ``name=`` was said
 
     def __init_subclass__(
         cls, layout: Literal["rows", "columns"] | None = None, dtype: np.dtype[Any] | None = None
@@ -82,12 +83,15 @@ class Struct(Message):
             raise TypeError(f"layout is 'rows' or 'columns', not {layout!r}")
         cls.__columns__ = by_columns  # type: ignore[attr-defined]
         declared: dict[str, Field[Any, Any]] = dict(getattr(cls, "__fields__", {}))
+        attributes: dict[str, str] = dict(getattr(cls, "__attributes__", {}))
         for key, value in list(vars(cls).items()):
             if isinstance(value, Field):
-                declared[value.name or key] = value
-                if value.name is not None:
-                    delattr(cls, key)
-        taken = sorted(RESERVED & (declared.keys() - {f.name for f in declared.values() if f.name}))
+                name = value.name or key
+                if attributes.get(name, key) != key:
+                    raise TypeError(f"{cls.__name__} has two fields of the name {name!r}: {attributes[name]} and {key}")
+                declared[name], attributes[name] = value, key
+        _no_mere_words(cls)
+        taken = sorted(RESERVED & set(attributes.values()))
         if taken:
             raise TypeError(
                 f"{cls.__name__}.{taken[0]}: a message has an attribute of that name; "
@@ -97,14 +101,10 @@ class Struct(Message):
             return
         if dtype is None:
             dtype = _columns(declared) if by_columns else _rows(declared)
-        cls.__fields__ = declared
+        cls.__fields__, cls.__attributes__ = declared, attributes
         places = fields_of(dtype)
         for key, field in declared.items():
-            setattr(
-                cls,
-                key if key not in RESERVED else key + "_",
-                _native.Field(field.dtype, field.shape, places[key][1], field.type),
-            )
+            setattr(cls, attributes[key], _native.Field(field.dtype, field.shape, places[key][1], field.type))
         cls.__layout__ = _native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns)
         cls.__schema__ = {"struct": cls.__name__, **describe(dtype)}
         if by_columns:
@@ -112,14 +112,27 @@ class Struct(Message):
 
     def __init__(self, **fields: Any) -> None:
         for key, value in fields.items():
-            if key not in self.__fields__:
+            attribute = self.__attributes__.get(key, key)
+            if attribute not in self.__attributes__.values():
                 raise TypeError(f"{type(self).__name__} has no field {key!r}; it has {list(self.__fields__)}")
-            setattr(self, key if key not in RESERVED else key + "_", value)
+            setattr(self, attribute, value)
+
+    def _content(self) -> Any:
+        if not self.__columns__:  # type: ignore[attr-defined]
+            return super()._content()
+        return {key: np.array(getattr(self, key)) for key in self.__attributes__.values()}
+
+    def _fill(self, content: Any) -> None:
+        if not self.__columns__:  # type: ignore[attr-defined]
+            super()._fill(content)
+            return
+        for key, value in content.items():
+            setattr(self, key, value)
 
     def __repr__(self) -> str:
         if not self._open:  # type: ignore[attr-defined]
             return f"<{type(self).__name__}, released>"
-        shown = ", ".join(f"{k}={getattr(self, k if k not in RESERVED else k + '_')!r}" for k in self.__fields__)
+        shown = ", ".join(f"{name}={getattr(self, key)!r}" for name, key in self.__attributes__.items())
         return f"{type(self).__name__}({shown})"
 
     if TYPE_CHECKING:
@@ -131,6 +144,16 @@ class Struct(Message):
             Raises TypeError for a message in columns, which is no single array.
             """
             ...
+
+
+def _no_mere_words(cls: type[Struct]) -> None:
+    """A field that is forgotten to be made would be missing without a word."""
+    for key in vars(cls).get("__annotations__", {}):
+        if key not in vars(cls) and not key.startswith("_"):
+            raise TypeError(f"{cls.__name__}.{key} is annotated only; a field is a value: {key} = u64(), or f32(3)")
+    for key, value in vars(cls).items():
+        if getattr(value, "__makes_field__", False):
+            raise TypeError(f"{cls.__name__}.{key} = {value.__name__} lacks its brackets: {key} = {value.__name__}()")
 
 
 def struct_of(
