@@ -159,15 +159,17 @@ class Array(Message, Generic[S]):
                 raise TypeError(f"an Array has a shape=, or ndim= from 1 to 8; got shape={shape} and ndim={ndim}")
             if max_bytes < element.itemsize:
                 raise TypeError(f"max_bytes={max_bytes} holds no {element} of {element.itemsize} bytes")
-            cls.__layout__ = _native.Layout(element, (0,) * ndim, max_bytes=max_bytes)
-            cls.__schema__ = {"array": describe(element), "ndim": ndim, "max_bytes": max_bytes}
+            cls._lay_out(
+                _native.Layout(element, (0,) * ndim, max_bytes=max_bytes),
+                {"array": describe(element), "ndim": ndim, "max_bytes": max_bytes},
+            )
             return
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in dims):
             raise TypeError(f"the shape of an Array is made of positive ints; got {dims}")
-        cls.__layout__ = _native.Layout(element, dims, fortran=order == "F")
-        cls.__schema__ = {"array": describe(element), "shape": [int(n) for n in dims]}
+        schema = {"array": describe(element), "shape": [int(n) for n in dims]}
         if order == "F":
-            cls.__schema__["order"] = "F"
+            schema["order"] = "F"
+        cls._lay_out(_native.Layout(element, dims, fortran=order == "F"), schema)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.array!r}>" if self._open else f"<{type(self).__name__}, released>"  # type: ignore[attr-defined]

@@ -48,6 +48,10 @@ class Message(_native.Message, metaclass=MessageMeta):
     __foreign__: type | None = None
 
     @classmethod
+    def _lay_out(cls, layout: _native.Layout, schema: dict[str, Any]) -> None:
+        cls.__layout__, cls.__schema__ = layout, schema
+
+    @classmethod
     def _message_of(cls, value: Any) -> Message | None:
         """A message made of an instance of the class that described the layout."""
         return None

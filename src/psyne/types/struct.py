@@ -105,10 +105,10 @@ class Struct(Message):
         places = fields_of(dtype)
         for key, field in declared.items():
             setattr(cls, attributes[key], _native.Field(field.dtype, field.shape, places[key][1], field.type))
-        cls.__layout__ = _native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns)
-        cls.__schema__ = {"struct": cls.__name__, **describe(dtype)}
+        schema = {"struct": cls.__name__, **describe(dtype)}
         if by_columns:
-            cls.__schema__["layout"] = "columns"
+            schema["layout"] = "columns"
+        cls._lay_out(_native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns), schema)
 
     def __init__(self, **fields: Any) -> None:
         for key, value in fields.items():

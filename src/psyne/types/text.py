@@ -32,8 +32,8 @@ class _Sized(Message):
         cls.__max_bytes__ = cls.__max_bytes__ if max_bytes is None else max_bytes
         if not isinstance(cls.__max_bytes__, int) or cls.__max_bytes__ < 1:
             raise TypeError(f"max_bytes is a number of bytes, 1 or more; got {max_bytes!r}")
-        cls.__layout__ = _native.Layout(np.dtype("u1"), (0,), max_bytes=cls.__max_bytes__)
-        cls.__schema__ = {"text" if cls.__is_text__ else "bytes": cls.__max_bytes__}
+        layout = _native.Layout(np.dtype("u1"), (0,), max_bytes=cls.__max_bytes__)
+        cls._lay_out(layout, {"text" if cls.__is_text__ else "bytes": cls.__max_bytes__})
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
