@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import inspect
 import pickle
 import subprocess
 import sys
@@ -273,3 +274,24 @@ def test_a_test_file_may_import_from_psyne_testing_before_pytest_does(tmp_path: 
     command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "test_own.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_help_shows_how_a_method_is_called():
+    assert (
+        str(inspect.signature(psyne.Sender.loan))
+        == "(self, type=None, /, *, shape=Ellipsis, size=Ellipsis, timeout=None)"
+    )
+    assert str(inspect.signature(psyne.Receiver.receive_many)) == "(self, /, n, timeout=None, linger=0.0)"
+    for cls in (
+        psyne.Sender,
+        psyne.Receiver,
+        psyne.aio.Sender,
+        psyne.aio.Receiver,
+        psyne.Queue,
+        psyne.Struct,
+        psyne.Batch,
+    ):
+        missing = [
+            name for name in dir(cls) if name[0] != "_" and not inspect.getdoc(inspect.getattr_static(cls, name))
+        ]
+        assert missing == [], cls

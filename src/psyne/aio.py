@@ -53,10 +53,12 @@ class _End:
 
     @property
     def address(self) -> str:
+        """Of the channel: ``ipc://name``."""
         return str(self._end.address)
 
     @property
     def closed(self) -> bool:
+        """Whether this end was closed."""
         return bool(self._end.closed)
 
     def statistics(self) -> Statistics:
@@ -152,6 +154,7 @@ class Sender(_End, Generic[M]):
 
     @property
     def capacity(self) -> int:
+        """Messages in the ring of this sender."""
         return self._tx.capacity
 
     @overload
@@ -245,6 +248,7 @@ class Receiver(_End, Generic[R]):
 
     @property
     def joined(self) -> bool:
+        """Whether there is a channel and this end is a member of it."""
         return self._rx.joined
 
     async def receive(self) -> R:
