@@ -84,7 +84,9 @@ def read_kinds(schema: str, asked: Sequence[Any], subset: bool, address: str) ->
             if numbers:
                 cls = _subset(cls, theirs[numbers[0]], address)
         if not numbers:
-            raise LayoutMismatch(f"{address} has another layout: {_nearest(theirs, cls)}")
+            fewer = not subset and any(_within(cls.__schema__, d) for d in theirs)
+            hint = "; subset=True reads these fields and leaves the others" if fewer else ""
+            raise LayoutMismatch(f"{address} has another layout: {_nearest(theirs, cls)}{hint}")
         found[numbers[0]] = cls
     missing = [d for i, d in enumerate(theirs) if i not in found]
     if missing and not others:
@@ -135,6 +137,14 @@ def _dtype_of(d: Description) -> np.dtype[Any]:
         },
         align=False,
     )
+
+
+def _within(yours: Description, theirs: Description) -> bool:
+    """Has a Struct some of the fields of another one, and no others?"""
+    if "struct" not in yours or "struct" not in theirs:
+        return False
+    mine, all_of_them = ([{**f, "offset": 0} for f in d["fields"]] for d in (yours, theirs))
+    return all(f in all_of_them for f in mine)
 
 
 def _subset(cls: type[Struct], theirs: Description, address: str) -> MessageMeta:
