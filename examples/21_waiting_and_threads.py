@@ -42,7 +42,7 @@ def what_threads_may_do(rx: Receiver[Tick], tx: psyne.Sender[Tick]) -> None:
         release.start()
         release.join()
 
-        ended = []
+        ended: list[str] = []
 
         def receive() -> None:
             while not ended:
