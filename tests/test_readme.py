@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import psyne
+import psyne.testing
 from psyne import ends
 
 ROOT = Path(__file__).parents[1]
@@ -141,11 +142,16 @@ def test_a_link_leads_somewhere(target: str) -> None:
 
 
 def test_the_page_on_the_interface_names_all_of_it() -> None:
-    public = {name for name in psyne.__all__ if not name.startswith("__")} - {"Message"}
-    methods = {name for it in (psyne.Sender, psyne.Receiver, psyne.Struct) for name in dir(it) if name[0] != "_"}
+    modules = (psyne, psyne.aio, psyne.interop, psyne.testing)
+    public = {name for module in modules for name in module.__all__ if not name.startswith("__")}
+    classes = (psyne.Sender, psyne.Receiver, psyne.Struct, psyne.Array, psyne.Text, psyne.Bytes, psyne.ArrowBatch)
+    classes += (psyne.Batch, psyne.Queue, psyne.Listener, psyne.aio.Sender, psyne.aio.Receiver)
+    methods = {name for it in classes for name in dir(it) if name[0] != "_"}
+    fields = {*psyne.Info._fields, *psyne.VariantHdr._fields, *psyne.Statistics.__annotations__}
+    fields |= {name for it in (psyne.Info, psyne.VariantHdr) for name in vars(it) if name[0] != "_"}
     options = {*ends.SenderOptions.__annotations__, *ends.ReceiverOptions.__annotations__}
     words = set(re.findall(r"\w+", USING))
-    assert (public | methods | options) - {"joined"} - words == set()
+    assert (public | methods | fields | options) - words == set()
 
 
 @pytest.mark.long
