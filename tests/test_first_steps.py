@@ -345,3 +345,20 @@ def test_who_has_fewer_fields_is_told_of_subset():
         with pytest.raises(psyne.LayoutMismatch) as error:
             psyne.receiver("ipc://samples", Other)
     assert "subset" not in str(error.value)
+
+
+def test_an_end_for_event_loops_takes_over_an_end_of_its_kind():
+    tx, rx = psyne.channel(Imu)
+    with pytest.raises(TypeError, match=r"takes over a psyne\.Receiver, not <psyne\.Sender"):
+        psyne.aio.Receiver(tx)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"psyne\.aio\.sender\(address\) opens one"):
+        psyne.aio.Sender("ipc://a")  # type: ignore[arg-type]
+    rx.close()
+
+
+def test_a_queue_gives_what_a_message_holds():
+    queue: psyne.Queue[Any] = psyne.Queue()
+    for item in (Text("hi"), Bytes(b"x"), of_array(2)):
+        queue.put(item)
+    assert [queue.get(), queue.get()] == ["hi", b"x"]
+    assert queue.get().tolist() == [1.5, 1.5]

@@ -149,6 +149,10 @@ class Sender(_End, Generic[M]):
     """The sending end; `psyne.aio.sender` opens one, ``aio.Sender(tx)`` takes over a blocking one."""
 
     def __init__(self, end: ends.Sender[M]) -> None:
+        if not isinstance(end, ends.Sender):
+            raise TypeError(
+                f"aio.Sender(tx) takes over a psyne.Sender, not {end!r}; psyne.aio.sender(address) opens one"
+            )
         super().__init__(end)
         self._tx = end
 
@@ -243,6 +247,10 @@ class Receiver(_End, Generic[R]):
     """The receiving end; `psyne.aio.receiver` opens one, ``aio.Receiver(rx)`` takes over a blocking one."""
 
     def __init__(self, end: ends.Receiver[R]) -> None:
+        if not isinstance(end, ends.Receiver):
+            raise TypeError(
+                f"aio.Receiver(rx) takes over a psyne.Receiver, not {end!r}; psyne.aio.receiver(address) opens one"
+            )
         super().__init__(end)
         self._rx = end
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from .errors import PeerCorrupted
 from .handover import TypeReference
-from .types import Message, Struct
+from .types import Bytes, Message, Struct, Text
 from .types.dtypes import dtype_from, dtype_text
 
 __all__ = ["HEAD_ROOM", "Item", "decode", "encode"]
@@ -104,6 +104,8 @@ def encode(thing: object, pickles: bool) -> Item:
         name = json.dumps([reference.module, reference.name, reference.schema]).encode()
         data = _bytes_of(np.ascontiguousarray(thing.array))
         return Item(_head(STRUCT, 0, (len(data),), name), [data])
+    if isinstance(thing, (Text, Bytes)):
+        return encode(thing.text if isinstance(thing, Text) else thing.bytes, pickles)
     if isinstance(thing, Message):
         return _array(np.asarray(thing))
     if not pickles:
