@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+import psyne
+from psyne.types.schema import schema_of
+
 ROOT = Path(__file__).parents[1]
 PAGES = {path.name: path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").glob("*.md"))}
 TEXT = PAGES["walk.md"]
@@ -174,3 +177,20 @@ def test_the_test_sees_what_is_gone() -> None:
     assert not body("src/psyne/ends.py", "Sender.receive")
     assert not body("src/psyne/gone.py", "Sender")
     assert "ready" not in body("core/include/psyne/word.hpp", "let_go")  # no more than the function
+
+
+SCHEMA = re.compile(r"^\| `((?:Array|Matrix|Bytes|Text|ArrowBatch)[^`]*)` \| `(\{[^`]*\})`", re.MULTILINE)
+
+
+@pytest.mark.parametrize(("type_", "text"), SCHEMA.findall(PAGES["design.md"]))
+def test_the_schema_of_a_type_is_the_one_that_is_written_down(type_: str, text: str) -> None:
+    assert schema_of([eval(type_, vars(psyne))]) == text
+
+
+def test_the_schema_of_a_struct_is_the_one_that_is_written_down() -> None:
+    class Imu(psyne.Struct):
+        stamp = psyne.u64()
+        accel = psyne.f32(3)
+
+    assert f"`{schema_of([Imu])}`" in PAGES["design.md"]
+    assert len(SCHEMA.findall(PAGES["design.md"])) >= 8
