@@ -212,6 +212,8 @@ async def the_ends_for_event_loops_have_the_same_types() -> None:
     assert_type(aio.receiver("ipc://both", Imu, Pixels), aio.Receiver[Imu | Pixels])
     assert_type(aio.receiver("ipc://imu"), aio.Receiver[Any])
     assert_type(aio.Receiver(psyne.receiver("ipc://imu", Imu)), aio.Receiver[Imu])
+    assert_type(aio.channel(Imu), tuple[aio.Sender[Imu], aio.Receiver[Imu]])
+    assert_type(aio.channel(Imu, Sample, stages=["a", "b"])[1].clone("a"), aio.Receiver[Imu | Sample])
 
 
 def an_anonymous_channel_knows_its_messages() -> None:
