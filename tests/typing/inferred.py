@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Iterator
-from typing import Any, assert_type
+from typing import Any, assert_never, assert_type
 
 import jax  # pyright: ignore[reportMissingImports]
 import numpy as np
@@ -11,7 +11,28 @@ import torch  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 import psyne
-from psyne import Array, Batch, Info, Listener, Receiver, Sender, Stage, Struct, aio, bool_, c64, f32, f64, u8, u64
+from psyne import (
+    Array,
+    ArrowBatch,
+    Batch,
+    Bytes,
+    Info,
+    Listener,
+    Matrix,
+    Receiver,
+    Sender,
+    Stage,
+    Struct,
+    Text,
+    VariantHdr,
+    aio,
+    bool_,
+    c64,
+    f32,
+    f64,
+    u8,
+    u64,
+)
 from psyne.testing import assert_same_bytes, touch_test
 
 
@@ -143,6 +164,43 @@ def every_dtype_has_its_array_type() -> None:
     assert_type(Array("c8", 1)().array, NDArray[np.complex64])
     assert_type(Array("c16", 1)().array, NDArray[np.complex128])
     assert_type(Array("?", 1)().array, NDArray[np.bool_])
+
+
+def a_channel_of_several_types_knows_them_all() -> None:
+    out = psyne.sender("ipc://events", Imu, Sample, Text)
+    assert_type(out, Sender[Imu | Sample | Text])
+    assert_type(out.loan(Text), Text)
+    assert_type(out.loan_many(3, Imu), Batch[Imu])
+    assert_type(out.try_loan(Array, shape=(3, 4)), Array[Any] | None)
+    events = psyne.receiver("ipc://events", Imu, Sample, Text)
+    assert_type(events, Receiver[Imu | Sample | Text])
+    match events.receive():
+        case Imu() as imu:
+            assert_type(imu.stamp, int)
+        case Sample() as sample:
+            assert_type(sample.gain, float)
+        case Text() as text:
+            assert_type(text.text, str)
+        case other:
+            assert_never(other)
+
+
+def message_stands_for_all_other_types() -> None:
+    match psyne.receiver("ipc://events", Imu, psyne.Message).receive():
+        case Imu() as imu:
+            assert_type(imu.accel, NDArray[np.float32])
+        case other:
+            assert_type(other, psyne.Message)
+
+
+def types_that_bring_their_size_are_made_by_a_call_too() -> None:
+    assert_type(psyne.sender("ipc://m", Matrix(3, 4)), Sender[Matrix[np.float64]])
+    assert_type(psyne.receiver("ipc://m", Matrix(3, 4, "f4", order="F")).receive().array, NDArray[np.float32])
+    assert_type(psyne.sender("ipc://a", Array("f4", ndim=2, max_bytes=1 << 20)).loan(shape=(3, 4)), Array[np.float32])
+    assert_type(psyne.receiver("ipc://t", Text(max_bytes=100)).receive().text, str)
+    assert_type(psyne.receiver("ipc://b", Bytes).receive().bytes, bytes)
+    assert_type(psyne.receiver("ipc://w", ArrowBatch(pyarrow.schema([]))).receive().batch, pyarrow.RecordBatch)
+    assert_type(VariantHdr.of_word(7).ndim, int)
 
 
 def messages_go_to_other_libraries(m: Imu, batch: Batch[Imu], pixels: Pixels) -> None:

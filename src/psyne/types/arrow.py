@@ -34,32 +34,38 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
 
     ``m.batch = record_batch`` writes the batch straight into the slot, in Arrow's IPC stream format; ``m.batch`` is a
     record batch whose buffers are the slot's bytes, which it keeps. Without a schema a channel carries batches of any.
-    Raises LayoutMismatch for a batch of another schema, ValueError for one beyond ``max_bytes``.
+    ``ArrowBatch(batch=…)`` is a message in private memory. Raises LayoutMismatch for a batch of another schema,
+    ValueError for one beyond ``max_bytes``.
     """
 
     __arrow__: str | None = None
 
     if TYPE_CHECKING:
-
+        # The batch by keyword: without stubs of pyarrow the checkers could not tell it from a schema.
         @overload
         def __new__(cls, schema: pa.Schema, *, max_bytes: int = ...) -> type[ArrowBatch]: ...  # type: ignore[misc]
         @overload
-        def __new__(cls, schema: None = None, *, max_bytes: int) -> type[ArrowBatch]: ...  # type: ignore[misc]
+        def __new__(cls, *, max_bytes: int) -> type[ArrowBatch]: ...  # type: ignore[misc]
         @overload
-        def __new__(cls, value: pa.RecordBatch | None = None) -> Self: ...
+        def __new__(cls, *, batch: pa.RecordBatch = ...) -> Self: ...
         def __new__(cls, *args: Any, **kwargs: Any) -> Any: ...
 
     else:
 
-        def __new__(cls, value: Any = None, *, max_bytes: int | None = None) -> Any:
-            if max_bytes is not None or (value is not None and isinstance(value, _pyarrow().Schema)):
-                text = None if value is None else base64.b64encode(value.serialize()).decode()
-                return arrow_type(text, max_bytes or ARROW_BYTES)
-            return super().__new__(cls)
+        def __new__(cls, schema: Any = None, *, max_bytes: int | None = None, batch: Any = None) -> Any:
+            if max_bytes is None and schema is None:
+                return super().__new__(cls)
+            if schema is not None and not isinstance(schema, _pyarrow().Schema):
+                raise TypeError(
+                    f"ArrowBatch(schema) makes a message class and takes a pyarrow.Schema, not a "
+                    f"{type(schema).__name__}; ArrowBatch(batch=…) is a message in private memory"
+                )
+            text = None if schema is None else base64.b64encode(schema.serialize()).decode()
+            return arrow_type(text, max_bytes or ARROW_BYTES)
 
-        def __init__(self, value: Any = None) -> None:
-            if value is not None:
-                self.batch = value
+        def __init__(self, *, batch: Any = None) -> None:
+            if batch is not None:
+                self.batch = batch
 
     def __init_subclass__(cls, max_bytes: int | None = None, arrow: str | None = None) -> None:
         super().__init_subclass__(max_bytes=max_bytes)
@@ -73,7 +79,7 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
 
     @classmethod
     def _message_of(cls, value: Any) -> ArrowBatch | None:
-        return cls(value) if cls._takes(value) else None
+        return cls(batch=value) if cls._takes(value) else None
 
     @property
     def batch(self) -> pa.RecordBatch:
