@@ -108,6 +108,17 @@ void open_sending(nb::object self, nb::object place, const std::string& name, co
     give_types(e, e.sender->registry.file, std::move(types), std::move(batch_type));
 }
 
+/// A receiver that cannot use the channel that it has joined.
+void leave_channel(ReceiverEnd& e) {
+    if (!e.receiver) return;
+    left(e);
+    e.receiver->close();
+    forget_end(&e.receiver->registry);
+    leave(e.receiver->registry);
+    e.receiver.reset();
+    e.joined = false;
+}
+
 bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
                     const std::string& wait, const std::string& program, bool follow) {
     ReceiverEnd& e = receiver_end(self.ptr());
@@ -122,8 +133,13 @@ bool open_receiving(nb::object self, nb::object place, const std::string& name, 
     e.receiver->follow = follow;
     e.has_joined();
     remember_end(&e.receiver->registry);
-    joined(e);
-    if (!tell_burials(e.receiver->registry)) throw nb::python_error();
+    try {
+        joined(e);
+        if (!tell_burials(e.receiver->registry)) throw nb::python_error();
+    } catch (...) {  // Ctrl-C, perhaps: without its types it must not be used
+        leave_channel(e);
+        throw;
+    }
     return true;
 }
 
@@ -208,16 +224,7 @@ void bind_opening(nb::module_& m) {
               give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));
           }, nb::arg("end"), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None"));
-    m.def("leave", [](nb::object end) {  // a receiver that does not fit the channel that it found
-              ReceiverEnd& e = receiver_end(end.ptr());
-              if (!e.receiver) return;
-              left(e);
-              e.receiver->close();
-              forget_end(&e.receiver->registry);
-              leave(e.receiver->registry);
-              e.receiver.reset();
-              e.joined = false;
-          }, nb::arg("end"));
+    m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end"));
     m.def("schema", [](nb::object end) {
               const ReceiverEnd& e = receiver_end(end.ptr());
               return e.receiver ? e.receiver->registry.file.schema() : std::string();

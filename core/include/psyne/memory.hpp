@@ -29,7 +29,8 @@ inline constexpr uint64_t kMemoryBytes = 1ull << 62;
 inline constexpr uint64_t kMemoryJoins = kMemoryBytes / (2 * kPartBytes);
 inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Beyond the life locks
 
-/// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened.
+/// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened, not while one
+/// is: each keeps the path that it found.
 inline std::string& fifo_directory() {
     static std::string path;
     return path;
@@ -40,7 +41,7 @@ class Memory final : public Storage {
 public:
     /// `any` is an open descriptor of it. `forget` takes its name out of a table; without one it lasts.
     Memory(std::string where, const sys::Fd& any, std::function<void()> forget)
-        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)) {
+        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)), fifos_(fifo_directory()) {
         if (!sys::is_sealed(fd_) || sys::size_of(fd_) != kMemoryBytes)  // nobody can cut it short under us
             fail(Errc::incompatible, address + " is not the memory of a channel; use the ends that psyne.channel() gave");
         table_ = sys::map(fd_, kSchemaOffset, false, sys::Populate::no);
@@ -50,7 +51,8 @@ public:
     static OpenedFile open_channel(const std::string& where, const sys::Fd& any, std::function<void()> forget) {
         OpenedFile o{sys::reopen(any, true), 0, where, std::make_shared<const Memory>(where, any, std::move(forget))};
         ChannelShape shape{};
-        if (sys::read_at(o.fd, &shape, sizeof shape, 0)) o.bytes = std::min(shape.file_bytes, kPartBytes);
+        // Mapping what has no pages makes them: a damaged header must not use up the machine.
+        if (sys::read_at(o.fd, &shape, sizeof shape, 0)) o.bytes = std::min(shape.file_bytes, sys::bytes_in_use(o.fd));
         return o;
     }
     static OpenedFile make_channel(const std::string& where, uint64_t bytes, std::function<void()> forget) {
@@ -79,9 +81,11 @@ public:
         if (join == 0 || join >= kMemoryJoins) return {};
         Block block = place(join, part, writable);
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
-        if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
+        if (!in_table(join)) return {};
+        const uint64_t most = sys::bytes_in_use(block.file);  // before the header is read: it may be given back now
+        if (!sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
-        if (block.bytes > kPartBytes)
+        if (block.bytes > kPartBytes || block.bytes > most)
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;
@@ -101,13 +105,14 @@ public:
     }
     bool lasting() const noexcept override { return !forget_; }
     FifoPlace fifos() const override {  // no two memories have one inode
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifos_)),
                 "memory-" + std::to_string(sys::inode_of(fd_)) + "."};
     }
 
 private:
     sys::Fd fd_;
     std::function<void()> forget_;
+    std::string fifos_;
     sys::Mapping table_;
 
     /// Where a part lies. A slab is locked from here on as in use.

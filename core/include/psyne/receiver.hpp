@@ -256,6 +256,7 @@ public:
             lane->own = lane->slab.row(stage_index_);
             for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
             lane->waits_as = next_;
+            lane->plain = !shared_ && before_.empty() && lane->slab.variants == nullptr;
             lane->next = lane->behind_all_taken();
             lanes_.push_back(std::move(lane));
             seen_any_ = true;
@@ -318,7 +319,7 @@ private:
         const uint64_t ready = word(at.lap, Ready::ready), most = std::min(limit, lane.slab.capacity - at.slot);
         bool drop = false;
         uint64_t n = 0;
-        while (n < most && lap_of(lane.own[at.slot + n].load(acquire)) < at.lap &&
+        while (n < most && (!shared_ || lap_of(lane.own[at.slot + n].load(acquire)) < at.lap) &&
                lane.slab.ready[at.slot + n].load(acquire) == ready && lane.alike(at.slot + n, at.slot) &&  // PUBLISH
                lane.let_go_before(at.slot + n, at.lap, drop) && !drop)
             ++n;
@@ -331,7 +332,7 @@ private:
         const Atomic64* published = lane.slab.ready + at.slot;
         Atomic64* own = lane.own + at.slot;
         uint64_t n = 0;
-        if (!shared_ && !at_end_ && lane.before.empty() && lane.slab.variants == nullptr) {  // the loop below without its checks
+        if (lane.plain && !at_end_) {  // the loop below without its checks
             for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
             return n;
         }

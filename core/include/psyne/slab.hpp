@@ -108,12 +108,14 @@ public:
         const SlabShape h = reinterpret_cast<const SlabHeader*>(slab.bytes_.data())->shape;
         const AcksShape a = *reinterpret_cast<const AcksShape*>(slab.acks_.data());
         uint64_t room = 0, rows = 0;
+        if (slab_block.keep && (h.magic == 0 || a.magic == 0)) return Slab();  // its lane is over, given back just now
         if (h.magic != kSlabMagic || a.magic != kAcksMagic || h.version != kLayoutVersion ||
             a.version != kLayoutVersion || h.abi != kAbi || a.abi != kAbi || h.file_bytes != bytes ||
             a.file_bytes != acks_bytes || h.join != join || a.join != join)
             corrupted(where, "foreign headers");
         if (h.capacity == 0 || h.stride < payload_bytes || h.payload_offset > bytes || h.ready_offset != kHeaderBytes ||
             h.capacity > bytes / 8 || h.payload_offset < kHeaderBytes + h.capacity * 8 ||
+            h.payload_offset % kHeaderBytes != 0 || (payload_bytes >= 64 && h.stride % 64 != 0) ||
             !side_fits(h, h.dropped_offset) || !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
             a.rows > kMaxStages || a.row_bytes < h.capacity * 8 || a.row_bytes % 8 != 0 ||
