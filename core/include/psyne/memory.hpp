@@ -30,9 +30,24 @@ inline constexpr uint64_t kMemoryJoins = kMemoryBytes / (2 * kPartBytes);
 inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Beyond the life locks
 
 /// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened.
-inline std::string& fifo_directory() {
-    static std::string path;
-    return path;
+class FifoDirectory {
+public:
+    void set(std::string path) {
+        std::lock_guard guard(lock_);
+        path_ = std::move(path);
+    }
+    std::string get() {
+        std::lock_guard guard(lock_);
+        return path_;
+    }
+
+private:
+    std::mutex lock_;
+    std::string path_;
+};
+inline FifoDirectory& fifo_directory() {
+    static FifoDirectory directory;
+    return directory;
 }
 
 /// One memory, by a description of one's own.
@@ -101,7 +116,7 @@ public:
     }
     bool lasting() const noexcept override { return !forget_; }
     FifoPlace fifos() const override {  // no two memories have one inode
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory().get())),
                 "memory-" + std::to_string(sys::inode_of(fd_)) + "."};
     }
 
@@ -184,7 +199,7 @@ public:
         return Memory::open_channel(address(name), *fd, forget(name, generation));
     }
     FifoPlace fifos(const std::string& name) const override {
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory().get())),
                 "memory-" + std::to_string(::getpid()) + "-" + name + "."};
     }
     void watch(uint64_t ns) const override {
