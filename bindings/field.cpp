@@ -1,5 +1,6 @@
 // The fields of a Struct: descriptors that read and write its bytes.
 #include "access.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -113,7 +114,7 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
     }
     if (!m->batch && f->dims.ndim == 0) {
         if (const int done = store_one(f->descr, p, value); done <= 0) return done;
-    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || PyList_CheckExact(value)) &&
+    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || (kGil && PyList_CheckExact(value))) &&
                PySequence_Fast_GET_SIZE(value) == f->dims.n[0]) {
         int done = 0;
         for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i)
@@ -142,6 +143,7 @@ PyObject* field_get(PyObject* o, PyObject* instance, PyObject*) {
     if (!instance || instance == Py_None) return Py_NewRef(o);
     MessageObject* m = self(instance);
     if (!is_message(instance)) return PyErr_Format(PyExc_TypeError, "a field belongs to a message"), nullptr;
+    const Guard guard(instance);
     if (!usable(m)) return nullptr;
     FieldObject* f = field(o);
     if (f->dims.ndim != 0) return field_view(m, f);
@@ -156,6 +158,7 @@ int field_set(PyObject* o, PyObject* instance, PyObject* value) {
         PyErr_SetString(PyExc_AttributeError, "a field of a message cannot be deleted");
         return -1;
     }
+    const Guard guard(instance, value);
     if (!usable(m)) return -1;
     if (!m->writable) {
         raise("ReadOnly", "a received message is read-only (its stage is not mutating); copy() it to change it");

@@ -95,6 +95,7 @@ PyObject* array_over(PyArray_Descr* descr, const Dims& own, bool fortran, std::b
         Py_DECREF(array);
         return nullptr;
     }
+    count_as_one(array);
     return array;
 }
 

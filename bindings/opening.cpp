@@ -9,7 +9,7 @@ namespace {
 /// A place as Python has it: the path of a directory, "" for this process, or the descriptor of an anonymous channel.
 NamesPtr names_of(nb::handle place) {
     if (!nb::isinstance<nb::str>(place) || nb::len(place) == 0)
-        fifo_directory() = nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")());
+        fifo_directory().set(nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")()));
     if (nb::isinstance<nb::int_>(place)) {
         const sys::Fd fd(::fcntl(nb::cast<int>(place), F_DUPFD_CLOEXEC, 0));
         if (!fd) sys::fail_errno("the descriptor of this channel is not open");
@@ -208,41 +208,41 @@ void bind_opening(nb::module_& m) {
     m.def("describe", describe, nb::arg("place"), nb::arg("name"),
           "Schema, pattern and stages of an open channel, or None.",
           nb::sig("def describe(place: str | int, name: str) -> dict[str, typing.Any] | None"));
-    m.def("open_sender", open_sending, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
+    m.def("open_sender", open_sending, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
           nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, "
                   "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
                   "batch_type: object) -> None"));
-    m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
+    m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
           nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.",
           nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, "
                   "follow: bool) -> bool"));
     m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
               ReceiverEnd& e = receiver_end(end.ptr());
               give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));
-          }, nb::arg("end"), nb::arg("types"), nb::arg("batch_type"),
+          }, nb::arg("end").lock(), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None"));
-    m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end"));
+    m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end").lock());
     m.def("schema", [](nb::object end) {
               const ReceiverEnd& e = receiver_end(end.ptr());
               return e.receiver ? e.receiver->registry.file.schema() : std::string();
-          }, nb::arg("end"), "The schema text of the channel that a receiver has joined.");
+          }, nb::arg("end").lock(), "The schema text of the channel that a receiver has joined.");
     m.def("watch", watch, nb::arg("place"), nb::arg("deadline"),
           nb::sig("def watch(place: str | int, deadline: int) -> bool"));
     m.def("make_channel", make_channel, nb::arg("schema"), nb::arg("payload_bytes"), nb::arg("pattern"),
           nb::arg("stages"), "Make an anonymous channel: a descriptor of its memory, for the caller to close.",
           nb::sig("def make_channel(schema: str, payload_bytes: int, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]]) -> int"));
-    m.def("prepare", prepare, nb::arg("end"), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
+    m.def("prepare", prepare, nb::arg("end").lock(), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
           nb::arg("capacity"), nb::arg("align"),
           "Name an end of an anonymous channel that has not joined yet, and give it its types.",
           nb::sig("def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, "
                   "capacity: int, align: int) -> None"));
     m.def("unread", unread, nb::arg("place"), "Messages that no receiver of an anonymous channel has taken yet.",
           nb::sig("def unread(place: int) -> int"));
-    m.def("counters", counters_of, nb::arg("end"), nb::sig("def counters(end: object) -> dict[str, int] | None"));
+    m.def("counters", counters_of, nb::arg("end").lock(), nb::sig("def counters(end: object) -> dict[str, int] | None"));
     m.def("now_ns", &sys::now_ns, "The monotonic clock of deadlines.");
 }
 

@@ -1,5 +1,6 @@
 // The receiving end: receive, batches, iteration. Decisions are the core's; this converts.
 #include "ends.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -329,6 +330,7 @@ PyObject* batches(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
 
 PyObject* iteration_next(PyObject* o) try {
     auto* it = reinterpret_cast<IterationObject*>(o);
+    const Guard guard(it->end);
     if (it->last) {
         MessageObject* last = std::exchange(it->last, nullptr);
         const bool ok = finish_message(last, last->count);
@@ -357,11 +359,11 @@ void iteration_dealloc(PyObject* o) {
 }
 
 PyMethodDef methods[] = {
-    {"receive", method(receive), METH_FASTCALL | METH_KEYWORDS, "The next message; waits for it."},
-    {"try_receive", try_receive, METH_NOARGS, "The next message, or None when there is none now."},
-    {"receive_many", method(receive_many), METH_FASTCALL | METH_KEYWORDS, "1 to n consecutive messages of one sender."},
-    {"try_receive_many", try_receive_many, METH_O, "The same, or None when there is none now."},
-    {"receive_into", method(receive_into), METH_FASTCALL | METH_KEYWORDS, "Copy up to len(out) messages of all senders."},
+    {"receive", method(guarded<receive>), METH_FASTCALL | METH_KEYWORDS, "The next message; waits for it."},
+    {"try_receive", guarded<try_receive>, METH_NOARGS, "The next message, or None when there is none now."},
+    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS, "1 to n consecutive messages of one sender."},
+    {"try_receive_many", guarded<try_receive_many>, METH_O, "The same, or None when there is none now."},
+    {"receive_into", method(guarded<receive_into>), METH_FASTCALL | METH_KEYWORDS, "Copy up to len(out) messages of all senders."},
     {"batches", method(batches), METH_FASTCALL | METH_KEYWORDS, "Iterate over batches of 1 to n messages."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_iter, reinterpret_cast<void*>(iter)}, {0, nullptr}};
@@ -382,8 +384,9 @@ void bind_receiver(nb::module_& m) {
                      e.receiver->registry.wake(e.receiver->registry.id);
                  else
                      close_now(e);
-             })
-        .def("fileno", &fileno_of,
+             },
+             nb::lock_self())
+        .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while receive() would not wait; for select(), selectors and event loops.")
         .def("_enter",
              [](nb::handle self) {
@@ -392,10 +395,10 @@ void bind_receiver(nb::module_& m) {
                  Inside<ReceiverEnd> inside{e};
                  if (!await_channel(self.ptr(), e, 0)) throw nb::python_error();
              },
-             "Join now, not at the first use.")
-        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; })
-        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; })
-        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; });
+             nb::lock_self(), "Join now, not at the first use.")
+        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; }, nb::lock_self())
+        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; }, nb::lock_self())
+        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; }, nb::lock_self());
 
     static PyType_Slot iteration_slots[] = {{Py_tp_iter, reinterpret_cast<void*>(PyObject_SelfIter)},
                                             {Py_tp_iternext, reinterpret_cast<void*>(iteration_next)},

@@ -54,7 +54,7 @@ nb::dict statistics(nb::object o) {
 }  // namespace
 
 void bind_statistics(nb::module_& m) {
-    m.def("statistics", statistics, nb::arg("end"), nb::sig("def statistics(end: object) -> dict[str, typing.Any]"));
+    m.def("statistics", statistics, nb::arg("end").lock(), nb::sig("def statistics(end: object) -> dict[str, typing.Any]"));
 }
 
 }  // namespace psyne::python

@@ -191,19 +191,19 @@ int fileno_of(nb::object o) {
 }
 
 void bind_waiting(nb::module_& m) {
-    m.def("bell", bell, nb::arg("end"), "The descriptor that is readable once an armed end was woken.");
-    m.def("arm", arm, nb::arg("end"), "From here on a wake rings the bell. Look again afterwards.");
-    m.def("disarm", disarm, nb::arg("end"), nb::arg("took"), "A wake that came and was not used goes to another member.");
-    m.def("get_up", get_up, nb::arg("end"), nb::arg("found"),
+    m.def("bell", bell, nb::arg("end").lock(), "The descriptor that is readable once an armed end was woken.");
+    m.def("arm", arm, nb::arg("end").lock(), "From here on a wake rings the bell. Look again afterwards.");
+    m.def("disarm", disarm, nb::arg("end").lock(), nb::arg("took"), "A wake that came and was not used goes to another member.");
+    m.def("get_up", get_up, nb::arg("end").lock(), nb::arg("found"),
           "Disarm. A wake that came is kept for the call that follows if something was found, else another member gets it.");
-    m.def("hush", hush, nb::arg("end"), "Take what was rung.");
-    m.def("check_room", check_room, nb::arg("end"), nb::arg("n"), "Raises LeaseLimit if waiting for room is in vain.");
-    m.def("room", room, nb::arg("end"), nb::arg("n"), "Could n consecutive slots be lent now?");
-    m.def("passed", passed, nb::arg("end"), "Has every stage passed all that was sent?");
-    m.def("ready", ready, nb::arg("end"), "Would receive() or loan() return at once?");
-    m.def("slice", slice, nb::arg("end"), "Look after the others; seconds until the next time, 0: look for messages.");
-    m.def("interrupt", interrupt, nb::arg("end"), nb::arg("on"), "End the wait of the thread inside with Empty.");
-    m.def("there", there, nb::arg("end"), nb::arg("limit"), "How many messages a batch would have now.");
+    m.def("hush", hush, nb::arg("end").lock(), "Take what was rung.");
+    m.def("check_room", check_room, nb::arg("end").lock(), nb::arg("n"), "Raises LeaseLimit if waiting for room is in vain.");
+    m.def("room", room, nb::arg("end").lock(), nb::arg("n"), "Could n consecutive slots be lent now?");
+    m.def("passed", passed, nb::arg("end").lock(), "Has every stage passed all that was sent?");
+    m.def("ready", ready, nb::arg("end").lock(), "Would receive() or loan() return at once?");
+    m.def("slice", slice, nb::arg("end").lock(), "Look after the others; seconds until the next time, 0: look for messages.");
+    m.def("interrupt", interrupt, nb::arg("end").lock(), nb::arg("on"), "End the wait of the thread inside with Empty.");
+    m.def("there", there, nb::arg("end").lock(), nb::arg("limit"), "How many messages a batch would have now.");
 }
 
 }  // namespace psyne::python

@@ -31,9 +31,24 @@ inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Be
 
 /// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened, not while one
 /// is: each keeps the path that it found.
-inline std::string& fifo_directory() {
-    static std::string path;
-    return path;
+class FifoDirectory {
+public:
+    void set(std::string path) {
+        std::lock_guard guard(lock_);
+        path_ = std::move(path);
+    }
+    std::string get() {
+        std::lock_guard guard(lock_);
+        return path_;
+    }
+
+private:
+    std::mutex lock_;
+    std::string path_;
+};
+inline FifoDirectory& fifo_directory() {
+    static FifoDirectory directory;
+    return directory;
 }
 
 /// One memory, by a description of one's own.
@@ -41,7 +56,7 @@ class Memory final : public Storage {
 public:
     /// `any` is an open descriptor of it. `forget` takes its name out of a table; without one it lasts.
     Memory(std::string where, const sys::Fd& any, std::function<void()> forget)
-        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)), fifos_(fifo_directory()) {
+        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)), fifos_(fifo_directory().get()) {
         if (!sys::is_sealed(fd_) || sys::size_of(fd_) != kMemoryBytes)  // nobody can cut it short under us
             fail(Errc::incompatible, address + " is not the memory of a channel; use the ends that psyne.channel() gave");
         table_ = sys::map(fd_, kSchemaOffset, false, sys::Populate::no);
@@ -189,7 +204,7 @@ public:
         return Memory::open_channel(address(name), *fd, forget(name, generation));
     }
     FifoPlace fifos(const std::string& name) const override {
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory().get())),
                 "memory-" + std::to_string(::getpid()) + "-" + name + "."};
     }
     void watch(uint64_t ns) const override {

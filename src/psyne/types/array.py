@@ -9,7 +9,7 @@ import numpy as np
 
 from .. import _native
 from .dtypes import dtype_from
-from .message import Message, MessageMeta
+from .message import Message, MessageMeta, made_once
 from .struct import describe
 
 if TYPE_CHECKING:
@@ -266,14 +266,13 @@ def array_type(
         raise TypeError("Array(dtype, shape) makes a message class, e.g. Array('f4', (480, 640))")
     element, dims = _checked(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
     key = (Array, element, dims, ndim, max_bytes if ndim is not None else 0)
-    made = _made.get(key)
-    if made is None:
-        name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims) + (f"_{ndim}d" if ndim is not None else "")
-        made = MessageMeta(
-            name, (Array,), {"__module__": __name__}, dtype=element, shape=dims, ndim=ndim, max_bytes=max_bytes
-        )
-        _made[key] = made
-    return made
+    name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims) + (f"_{ndim}d" if ndim is not None else "")
+    body = {"__module__": __name__}
+    return made_once(
+        _made,
+        key,
+        lambda: MessageMeta(name, (Array,), body, dtype=element, shape=dims, ndim=ndim, max_bytes=max_bytes),
+    )
 
 
 def _matrix_type(rows: int, columns: int, dtype: Any = "f8", order: Literal["C", "F"] = "C") -> MessageMeta:
@@ -281,10 +280,7 @@ def _matrix_type(rows: int, columns: int, dtype: Any = "f8", order: Literal["C",
         raise TypeError(f"order is 'C' (rows lie together) or 'F' (columns do), not {order!r}")
     element = _checked(dtype)
     key = (Matrix, element, rows, columns, order)
-    made = _made.get(key)
-    if made is None:
-        name = f"Matrix_{element.name}_{rows}_{columns}_{order}"
-        body = {"__module__": __name__}
-        made = MessageMeta(name, (Matrix,), body, dtype=element, shape=(rows, columns), order=order)
-        _made[key] = made
-    return made
+    name, body = f"Matrix_{element.name}_{rows}_{columns}_{order}", {"__module__": __name__}
+    return made_once(
+        _made, key, lambda: MessageMeta(name, (Matrix,), body, dtype=element, shape=(rows, columns), order=order)
+    )

@@ -8,7 +8,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import LayoutMismatch, PeerCorrupted
-from .message import MessageMeta
+from .message import MessageMeta, made_once
 from .text import _Sized
 
 if TYPE_CHECKING:
@@ -119,11 +119,9 @@ _made: weakref.WeakValueDictionary[tuple[str | None, int], MessageMeta] = weakre
 
 def arrow_type(schema: str | None, max_bytes: int) -> MessageMeta:
     """The class of messages for a serialised Arrow schema (base64), or for any."""
-    made = _made.get((schema, max_bytes))
-    if made is None:
-        body = {"__module__": __name__}
-        made = MessageMeta(
-            "ArrowBatch_of" if schema else "ArrowBatch_any", (ArrowBatch,), body, max_bytes=max_bytes, arrow=schema
-        )
-        _made[schema, max_bytes] = made
-    return made
+    name, body = "ArrowBatch_of" if schema else "ArrowBatch_any", {"__module__": __name__}
+    return made_once(
+        _made,
+        (schema, max_bytes),
+        lambda: MessageMeta(name, (ArrowBatch,), body, max_bytes=max_bytes, arrow=schema),
+    )

@@ -15,7 +15,7 @@ from ..errors import LayoutMismatch
 from .array import Array
 from .dtypes import dtype_from
 from .fields import Field
-from .message import Message, MessageMeta
+from .message import Message, MessageMeta, made_once
 from .struct import Struct, struct_of
 
 __all__ = ["AnyLayout", "as_type"]
@@ -60,10 +60,7 @@ def as_type(given: Any) -> MessageMeta:
     if isinstance(given, np.dtype):
         return struct_of("record", given) if given.fields is not None else Array(given)
     if isinstance(given, type):
-        made = _made.get(given)
-        if made is None:
-            made = _made[given] = _from_class(given)
-        return made
+        return made_once(_made, given, lambda: _from_class(given))
     raise LayoutMismatch(
         f"a message type is a Struct, an Array(dtype, shape), Bytes, Text, a numpy dtype, a ctypes.Structure, "
         f"a dataclass or a msgspec.Struct; got {given!r}"
