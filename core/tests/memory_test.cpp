@@ -222,15 +222,6 @@ int main() {
              if (left < kPartBytes - (1ull << 30)) CHECK_THROWS(no_space, "bytes of memory are free", c.tx(left / 64 + (1 << 20)));
              CHECK_EQ(c.bytes(), empty);
          }},
-        {"a lane whose pages are given back while somebody opens it is taken for gone",
-         [] {
-             const Nameless c;
-             auto rx = c.rx();
-             auto tx = c.tx();
-             damage(c, place(tx->registry.join(), Part::acks), +[](AcksShape& a) { a.magic = 0; });
-             CHECK(nothing(*rx) && rx->lanes().empty());
-             goodbye(tx), goodbye(rx);
-         }},
         {"the cache of files is free memory of a cgroup, what is in use is not",
          [] {
              const Home cgroup;

@@ -7,10 +7,11 @@
 //
 // A join number is never used again, so neither is its range: a mapping that outlives its lane sees zeros, which mean
 // that nothing was sent, and never another lane's words. Who maps a slab has a shared lock on a byte of its number.
-// Pages go back when no lane has that number, nobody has the lock, and still no lane has the number:
-//  - who builds a lane locks before the first byte, and lets go after the lane is in the table;
-//  - who attaches one locks before it looks into the table.
-// So whoever finds neither has looked after both were over. The kernel frees the locks of the dead.
+// Pages go back when nobody has the lock, no lane has that number, and still nobody has the lock:
+//  - who builds a lane locks before the first byte, and lets go after the lane is in the table: with the first look, a
+//    number that no lane has is over or was never finished, not one that is still built;
+//  - who attaches one locks before it looks into the table: with the second look, those that saw the lane are gone.
+// The kernel frees the locks of the dead. models/reclaim.pml shows that no look can be left out.
 #pragma once
 
 #include <algorithm>
@@ -96,11 +97,9 @@ public:
         if (join == 0 || join >= kMemoryJoins) return {};
         Block block = place(join, part, writable);
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
-        if (!in_table(join)) return {};
-        const uint64_t most = sys::bytes_in_use(block.file);  // before the header is read: it may be given back now
-        if (!sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
+        if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
-        if (block.bytes > kPartBytes || block.bytes > most)
+        if (block.bytes > kPartBytes || block.bytes > sys::bytes_in_use(block.file))
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;
@@ -111,7 +110,7 @@ public:
         for (uint64_t from = 2 * kPartBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
             const uint64_t join = from / (2 * kPartBytes);
             from = (join + 1) * 2 * kPartBytes;
-            if (!in_table(join) && !sys::byte_locked(fd_, kMemoryLocks + join) && !in_table(join))
+            if (!mapped(join) && !in_table(join) && !mapped(join))
                 sys::give_back(fd_, join * 2 * kPartBytes, 2 * kPartBytes);
         }
     }
@@ -138,6 +137,8 @@ private:
             sys::fail_errno("cannot lock a part of " + address);
         return block;
     }
+    /// Has anybody the lock of this number?
+    bool mapped(uint64_t join) const noexcept { return sys::byte_locked(fd_, kMemoryLocks + join); }
     /// Does a lane have this number?
     bool in_table(uint64_t join) const noexcept {
         const auto* lanes = reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset);

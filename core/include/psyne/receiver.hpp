@@ -122,9 +122,12 @@ public:
             while (extend(got, limit)) {
             }
             const uint64_t now = sys::now_ns();
-            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end() ||
-                got.lane->more())  // what comes next is of another type, or not for us
+            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end())
                 return true;
+            if (got.lane->more()) {  // came just now, or is of another type, or not for us
+                if (!extend(got, limit)) return true;
+                continue;
+            }
             sys::futex_wait(registry.me().wakes, registry.me().wakes.load(seq_cst), std::min(kLinger, deadline - now));
             if (registry.due()) {
                 registry.bury_dead();

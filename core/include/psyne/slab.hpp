@@ -108,7 +108,6 @@ public:
         const SlabShape h = reinterpret_cast<const SlabHeader*>(slab.bytes_.data())->shape;
         const AcksShape a = *reinterpret_cast<const AcksShape*>(slab.acks_.data());
         uint64_t room = 0, rows = 0;
-        if (slab_block.keep && (h.magic == 0 || a.magic == 0)) return Slab();  // its lane is over, given back just now
         if (h.magic != kSlabMagic || a.magic != kAcksMagic || h.version != kLayoutVersion ||
             a.version != kLayoutVersion || h.abi != kAbi || a.abi != kAbi || h.file_bytes != bytes ||
             a.file_bytes != acks_bytes || h.join != join || a.join != join)
