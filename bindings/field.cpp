@@ -114,11 +114,17 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
     }
     if (!m->batch && f->dims.ndim == 0) {
         if (const int done = store_one(f->descr, p, value); done <= 0) return done;
-    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || (kGil && PyList_CheckExact(value))) &&
+    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || PyList_CheckExact(value)) &&
                PySequence_Fast_GET_SIZE(value) == f->dims.n[0]) {
         int done = 0;
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i)
-            done = store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), PySequence_Fast_GET_ITEM(value, i));
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i) {
+            if constexpr (kGil) {
+                done = store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), PySequence_Fast_GET_ITEM(value, i));
+            } else {  // another thread may change a list meanwhile
+                nb::object item = nb::steal(PySequence_GetItem(value, i));
+                done = item.is_valid() ? store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), item.ptr()) : -1;
+            }
+        }
         if (done <= 0) return done;
     }
     if (!m->batch && PyArray_CheckExact(value)) {

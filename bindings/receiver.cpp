@@ -11,12 +11,10 @@ constexpr int kPolls = 100;  // about a microsecond with the GIL: as long as let
 /// Without a channel yet: lets Python look for it until the deadline. False with an exception set.
 bool await_channel(PyObject* self, ReceiverEnd& e, uint64_t deadline) {
     while (!e.receiver) {
-        e.busy = false;
         PyObject* done = PyObject_CallMethod(self, "_await_channel", "K", static_cast<unsigned long long>(deadline));
         if (!done) return false;
         Py_DECREF(done);
-        if (e.closed || e.busy || e.forked()) return e.refuse();
-        e.busy = true;
+        if (e.closed || e.forked()) return e.refuse();
     }
     return true;
 }

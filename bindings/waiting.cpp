@@ -125,7 +125,7 @@ bool ready(nb::object o) {
 double slice(nb::object o) {
     return with_end(o, [](auto& e) {
         auto* core = core_of(e);
-        if (e.closed || e.forked() || !core) return 0.0;
+        if (e.closed || e.busy || e.forked() || !core) return 0.0;
         const uint64_t ns = core->slice();
         if (!core->registry.burials.dead.empty() && !tell_burials(core->registry)) throw nb::python_error();
         return static_cast<double>(ns) * 1e-9;

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 
 #include <psyne/lane.hpp>
 #include <psyne/waiting.hpp>
@@ -179,6 +180,17 @@ public:
         return n;
     }
 
+    /// For any thread, also while another waits here: messages held, waiting ones, slots of all lanes.
+    struct Seen {
+        uint64_t held = 0, waiting = 0, capacity = 0;
+    };
+    Seen seen() const noexcept {
+        std::lock_guard guard(lanes_lock_);
+        Seen s{outstanding(), waiting_messages(), 0};
+        for (const auto& lane : lanes_) s.capacity += lane->slab.capacity;
+        return s;
+    }
+
     uint64_t outstanding() const noexcept {
         uint64_t n = 0;
         for (const auto& lane : lanes_) n += lane->outstanding();
@@ -238,6 +250,7 @@ public:
     void refresh() {
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
+        std::lock_guard guard(lanes_lock_);
         for (size_t i = 0; i < lanes_.size();) {
             if (!lanes_[i]->removed()) {
                 ++i;
@@ -293,6 +306,7 @@ private:
     std::vector<uint32_t> before_;
     std::vector<Atomic64*> behind_;  // idle masks of stages that wait for this one
     std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
+    mutable std::mutex lanes_lock_;  // changing them against `seen`
     WakerFence fence_;
     Spinner spinner_;
     Bed standby_;
