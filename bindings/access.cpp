@@ -130,13 +130,10 @@ FieldObject* batch_field(MessageObject* m, PyObject* key) {
         PyErr_Format(PyExc_TypeError, "a batch is indexed by a field's name or a message's number, not by %R", key);
         return nullptr;
     }
-    PyObject* f = PyObject_GetAttr(m->type, key);
-    if (f && Py_TYPE(f) == field_type) {
-        Py_DECREF(f);  // the class keeps it
-        return reinterpret_cast<FieldObject*>(f);
-    }
-    Py_XDECREF(f);
-    PyErr_Clear();
+    nb::object places = nb::steal(PyObject_GetAttrString(m->type, "__places__"));  // Structs have them
+    if (!places.is_valid()) PyErr_Clear();
+    if (PyObject* f = places.is_valid() ? PyDict_GetItemWithError(places.ptr(), key) : nullptr)
+        return reinterpret_cast<FieldObject*>(f);  // the class keeps it
     PyErr_Format(PyExc_KeyError, "%U (the messages are %s)", key, m->layout->text().c_str());
     return nullptr;
 }

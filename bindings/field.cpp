@@ -199,7 +199,7 @@ PyObject* field_new(PyTypeObject* type, PyObject* args, PyObject*) {
     f->dims.ndim = static_cast<int>(PyTuple_GET_SIZE(shape));
     for (int i = 0; i < f->dims.ndim; ++i)
         f->dims.n[i] = PyNumber_AsSsize_t(PyTuple_GET_ITEM(shape, i), PyExc_OverflowError);
-    if (!PyErr_Occurred() && !f->dims.bytes(static_cast<uint64_t>(PyDataType_ELSIZE(descr)), 1ull << 48, f->bytes))
+    if (!PyErr_Occurred() && !f->dims.bytes(static_cast<uint64_t>(PyDataType_ELSIZE(descr)), kMostBytes, f->bytes))
         PyErr_SetString(PyExc_ValueError, "a field of this shape is too large");
     if (!PyErr_Occurred() && nested && nested != Py_None) {
         PyObject* layout = PyObject_GetAttrString(nested, "__layout__");

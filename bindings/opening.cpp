@@ -20,6 +20,12 @@ NamesPtr names_of(nb::handle place) {
     return std::make_shared<const Directory>(path);
 }
 
+nb::object shared_text(const std::string& bytes) {
+    PyObject* text = text_of(bytes);
+    if (!text) throw nb::python_error();
+    return nb::steal(text);
+}
+
 constexpr uint64_t kStampsFrom = 4096;  // bytes of a message from which its sender keeps the time by itself
 
 Spinner::Mode mode_of(const std::string& wait) {
@@ -78,9 +84,9 @@ nb::object describe(nb::object place, const std::string& name) {
     nb::list stages;
     for (uint32_t i = 0; i < found->shape.stage_count; ++i) {
         const StageRecord& s = found->stage(i);
-        stages.append(nb::make_tuple(load_name(s.name), s.after, s.mutates != 0, s.redelivers != 0));
+        stages.append(nb::make_tuple(shared_text(load_name(s.name)), s.after, s.mutates != 0, s.redelivers != 0));
     }
-    d["schema"] = found->schema();
+    d["schema"] = shared_text(found->schema());
     d["pattern"] = static_cast<uint32_t>(found->shape.pattern);
     d["stages"] = stages;
     return d;
@@ -227,8 +233,9 @@ void bind_opening(nb::module_& m) {
     m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end").lock());
     m.def("schema", [](nb::object end) {
               const ReceiverEnd& e = receiver_end(end.ptr());
-              return e.receiver ? e.receiver->registry.file.schema() : std::string();
-          }, nb::arg("end").lock(), "The schema text of the channel that a receiver has joined.");
+              return shared_text(e.receiver ? e.receiver->registry.file.schema() : "");
+          }, nb::arg("end").lock(), nb::sig("def schema(end: object) -> str"),
+          "The schema text of the channel that a receiver has joined.");
     m.def("watch", watch, nb::arg("place"), nb::arg("deadline"),
           nb::sig("def watch(place: str | int, deadline: int) -> bool"));
     m.def("make_channel", make_channel, nb::arg("schema"), nb::arg("payload_bytes"), nb::arg("pattern"),

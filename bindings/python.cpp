@@ -39,8 +39,14 @@ bool caught(const char* class_name) {
     return yes;
 }
 
+PyObject* text_of(std::string_view bytes) {
+    return PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace");
+}
+
 PyObject* raise(const char* class_name, const std::string& text) {
-    if (PyObject* cls = error_class(class_name)) PyErr_SetString(cls, text.c_str());
+    PyObject *cls = error_class(class_name), *shown = cls ? text_of(text) : nullptr;
+    if (shown) PyErr_SetObject(cls, shown);
+    Py_XDECREF(shown);
     return nullptr;
 }
 

@@ -42,6 +42,9 @@ PyObject* error_class(const char* name);
 bool caught(const char* class_name);
 /// Sets a Python exception; always null, so that slots can `return raise(...)`.
 PyObject* raise(const char* class_name, const std::string& text);
+
+/// Text that another process wrote: what is no UTF-8 in it is replaced. Null with an exception set.
+PyObject* text_of(std::string_view bytes);
 /// Turns the C++ exception in flight into a Python one.
 PyObject* raise_current();
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from .dtypes import EXTENDED, dtype_from
+from .dtypes import EXTENDED, element_from
 from .message import Message, MessageMeta
 
 if TYPE_CHECKING:
@@ -31,9 +31,10 @@ class Field(Generic[V, W]):
     def __init__(
         self, dtype: Any, shape: tuple[int, ...], name: str | None = None, type: MessageMeta | None = None
     ) -> None:
-        self.dtype, self.shape, self.name, self.type = dtype_from(dtype), shape, name, type
         if any(not isinstance(n, int) or n < 1 for n in shape):
             raise TypeError(f"the shape of a field is made of positive ints; got {shape}")
+        self.dtype, self.shape = element_from(dtype, shape)
+        self.name, self.type = name, type
 
     if TYPE_CHECKING:
 

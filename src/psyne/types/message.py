@@ -19,11 +19,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import CapsuleType
 
-__all__ = ["Message", "MessageMeta", "made_once"]
+__all__ = ["Message", "MessageMeta", "is_reserved", "made_once"]
 
 K = TypeVar("K")
 
 RESERVED = frozenset({"array", "copy", "private", "release", "discard", "truncate", "info"})
+
+
+def is_reserved(name: str) -> bool:
+    """Does a message need the attribute of this name itself? Also what Python asks every object for."""
+    return name in RESERVED or (name.startswith("_") and (name.startswith("__") or hasattr(Message, name)))
 
 
 class MessageMeta(type):

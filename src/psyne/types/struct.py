@@ -10,7 +10,7 @@ import numpy as np
 from .. import _native
 from .dtypes import dtype_text
 from .fields import Field
-from .message import RESERVED, Message, MessageMeta
+from .message import Message, MessageMeta, is_reserved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -73,6 +73,7 @@ class Struct(Message):
     """
 
     __fields__: Mapping[str, Field[Any, Any]]
+    __places__: dict[str, _native.Field]  # the descriptors behind them, by the names of the fields
 
     def __init_subclass__(
         cls, layout: Literal["rows", "columns"] | None = None, dtype: np.dtype[Any] | None = None
@@ -87,7 +88,7 @@ class Struct(Message):
                 declared[value.name or key] = value
                 if value.name is not None:
                     delattr(cls, key)
-        taken = sorted(RESERVED & (declared.keys() - {f.name for f in declared.values() if f.name}))
+        taken = sorted(name for name, f in declared.items() if f.name is None and is_reserved(name))
         if taken:
             raise TypeError(
                 f"{cls.__name__}.{taken[0]}: a message has an attribute of that name; "
@@ -99,27 +100,31 @@ class Struct(Message):
             dtype = _columns(declared) if by_columns else _rows(declared)
         cls.__fields__ = declared
         places = fields_of(dtype)
-        for key, field in declared.items():
-            setattr(
-                cls,
-                key if key not in RESERVED else key + "_",
-                _native.Field(field.dtype, field.shape, places[key][1], field.type),
-            )
+        cls.__places__ = {
+            name: _native.Field(field.dtype, field.shape, places[name][1], field.type)
+            for name, field in declared.items()
+        }
+        for name, place in cls.__places__.items():
+            attribute = name.lstrip("_") + "_" if is_reserved(name) else name
+            while cls.__places__.get(attribute, place) is not place:
+                attribute += "_"
+            setattr(cls, attribute, place)
         cls.__layout__ = _native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns)
         cls.__schema__ = {"struct": cls.__name__, **describe(dtype)}
         if by_columns:
             cls.__schema__["layout"] = "columns"
 
     def __init__(self, **fields: Any) -> None:
-        for key, value in fields.items():
-            if key not in self.__fields__:
-                raise TypeError(f"{type(self).__name__} has no field {key!r}; it has {list(self.__fields__)}")
-            setattr(self, key if key not in RESERVED else key + "_", value)
+        for name, value in fields.items():
+            place = self.__places__.get(name)
+            if place is None:
+                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {list(self.__fields__)}")
+            place.__set__(self, value)
 
     def __repr__(self) -> str:
         if not self._open:  # type: ignore[attr-defined]
             return f"<{type(self).__name__}, released>"
-        shown = ", ".join(f"{k}={getattr(self, k if k not in RESERVED else k + '_')!r}" for k in self.__fields__)
+        shown = ", ".join(f"{name}={place.__get__(self)!r}" for name, place in self.__places__.items())
         return f"{type(self).__name__}({shown})"
 
     if TYPE_CHECKING:
@@ -144,8 +149,8 @@ def struct_of(
             continue
         base, shape = inner.subdtype or (inner, ())
         nested: Any = struct_of(field, base) if base.fields is not None else None
-        key = field if field not in RESERVED and field.isidentifier() else None
-        made[key or field + "_"] = Field(base, shape, None if key else field, nested)
+        named = field.isidentifier() and not is_reserved(field)  # else under a key that is no field's name
+        made[field if named else " " + field] = Field(base, shape, None if named else field, nested)
     if not made:
         raise TypeError(f"{name} has no fields; a message needs one")
     layout = "columns" if columns else "rows"
