@@ -79,8 +79,8 @@ bool End::refuse() {
 std::string End::kinds_text() const {
     std::string text;
     for (const Kind& k : kinds) {
-        const char* called = reinterpret_cast<PyTypeObject*>(k.type.ptr())->tp_name;
-        text += (text.empty() ? "" : ", ") + (kinds.size() > 1 ? std::string(called) : k.shape->text());
+        text += (text.empty() ? "" : ", ") + std::string(reinterpret_cast<PyTypeObject*>(k.type.ptr())->tp_name);
+        if (kinds.size() == 1) text += " " + k.shape->text();
     }
     return text;
 }
@@ -160,8 +160,8 @@ void close_now(SenderEnd& e) {
     if (e.bell) e.bell->forget_name();
     e.sender->close(e.close_failed);
     if (const uint64_t unread = leave(e.sender->registry); unread != 0)
-        if (!warn(std::to_string(unread) + " messages of " + e.address +
-                  " were never read: its last end closed. drain() waits until all is read"))
+        if (!warn(std::to_string(unread) + (unread == 1 ? " message of " : " messages of ") + e.address +
+                  (unread == 1 ? " was" : " were") + " never read: its last end closed. drain() waits until all is read"))
             PyErr_WriteUnraisable(nullptr);
 }
 

@@ -214,10 +214,23 @@ PyObject* field_new(PyTypeObject* type, PyObject* args, PyObject*) {
     return reinterpret_cast<PyObject*>(f);
 }
 
+/// Where a class is pickled by value (cloudpickle: of a notebook), its fields are too.
+PyObject* field_reduce(PyObject* o, PyObject*) {
+    const FieldObject* f = field(o);
+    PyObject* shape = PyTuple_New(f->dims.ndim);
+    for (int i = 0; shape && i < f->dims.ndim; ++i) PyTuple_SET_ITEM(shape, i, PyLong_FromSsize_t(f->dims.n[i]));
+    if (!shape) return nullptr;
+    return Py_BuildValue("O(ONKO)", Py_TYPE(o), f->descr, shape, static_cast<unsigned long long>(f->offset),
+                         f->type ? f->type : Py_None);
+}
+
+PyMethodDef field_methods[] = {{"__reduce__", field_reduce, METH_NOARGS, nullptr}, {nullptr, nullptr, 0, nullptr}};
+
 }  // namespace
 
 void bind_field(nb::module_& m) {
-    static PyType_Slot slots[] = {{Py_tp_new, reinterpret_cast<void*>(field_new)},
+    static PyType_Slot slots[] = {{Py_tp_methods, field_methods},
+                                  {Py_tp_new, reinterpret_cast<void*>(field_new)},
                                   {Py_tp_dealloc, reinterpret_cast<void*>(field_dealloc)},
                                   {Py_tp_descr_get, reinterpret_cast<void*>(field_get)},
                                   {Py_tp_descr_set, reinterpret_cast<void*>(field_set)},

@@ -40,8 +40,22 @@ Layout::Layout(nb::object element_type, nb::tuple shape, bool zero_loans, bool f
     }
 }
 
+std::string dtype_text(nb::handle dtype) {
+    if (dtype.attr("names").is_none()) return nb::cast<std::string>(nb::str(dtype));
+    std::string t;
+    for (nb::handle name : dtype.attr("names")) {
+        const nb::object field = dtype.attr("fields")[name][0];
+        t += (t.empty() ? "(" : ", ") + nb::cast<std::string>(name) + ": " + dtype_text(field.attr("base"));
+        std::string shape;
+        for (nb::handle n : field.attr("shape")) shape += (shape.empty() ? "[" : ", ") + std::to_string(nb::cast<npy_intp>(n));
+        if (!shape.empty()) t += shape + "]";
+    }
+    return t + ")";
+}
+
 std::string Layout::text() const {
-    std::string t = nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(dtype.ptr())));
+    std::string t = dtype_text(dtype);
+    if (dims.ndim == 0) return t;
     t += "[";
     for (int i = 0; i < dims.ndim; ++i) t += (i ? ", " : "") + (shaped ? ":" : std::to_string(dims.n[i]));
     return t + "]" + (shaped ? " of at most " + std::to_string(room) + " bytes" : "");
@@ -116,6 +130,14 @@ void bind_layout(nb::module_& m) {
                          return nb::tuple(dims);
                      },
                      nb::sig("def shape(self) -> tuple[int, ...]"))
+        .def("__reduce__",
+             [](nb::handle_t<Layout> self) {
+                 const auto& l = nb::cast<const Layout&>(self);
+                 const nb::object shape = self.attr("shape");
+                 return nb::make_tuple(self.type(), nb::make_tuple(l.dtype, shape, l.zeroed, l.fortran, l.columns,
+                                                                   l.shaped ? l.room : 0));
+             },
+             nb::sig("def __reduce__(self) -> tuple[Any, ...]"))
         .def_ro("bytes", &Layout::bytes)
         .def_ro("room", &Layout::room, "Bytes of the elements; of a shaped message at most.")
         .def_ro("alignment", &Layout::alignment)

@@ -50,6 +50,9 @@ struct Layout {
     void write_dims(std::byte* data, const Dims& d) const;
 };
 
+/// float32, or (stamp: uint64, accel: float32[3]) of a record.
+std::string dtype_text(nb::handle dtype);
+
 /// An array over foreign memory that keeps `base` alive. `count` < 0: one message, else that many, `stride` apart.
 PyObject* array_over(PyArray_Descr* descr, const Dims& dims, bool fortran, std::byte* data, Py_ssize_t count,
                      uint64_t stride, PyObject* base, bool writable);

@@ -113,7 +113,7 @@ bool first_dims(const Layout& layout, PyObject* shape, PyObject* size, Dims& out
     if (shape || size) return shape_from(shape ? shape : size, layout, out);
     if (!layout.shaped) return true;
     if (layout.dims.ndim > 1)
-        return PyErr_Format(PyExc_TypeError, "messages of this type bring their own shape of %d dimensions: loan(shape=…)",
+        return PyErr_Format(PyExc_TypeError, "messages of this type bring their own shape of %d dimensions: loan(shape=(...))",
                             layout.dims.ndim), false;
     out.ndim = layout.dims.ndim;  // as long as may be, to be truncated
     out.n[0] = static_cast<npy_intp>(layout.room / layout.element());
@@ -172,7 +172,7 @@ PyObject* loan_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
     }
     const Kind* kind = values[1] ? e.kind_named(values[1]) : any_kind(e);
     if (kind && kind->shape->shaped)
-        return PyErr_SetString(PyExc_TypeError, "messages that bring their own shapes are loaned one by one: loan(shape=…)"), nullptr;
+        return PyErr_SetString(PyExc_TypeError, "messages that bring their own shapes are loaned one by one: loan(shape=(...))"), nullptr;
     return loan_slots(self, kind, static_cast<uint64_t>(count), true, deadline, false);
 } catch (...) {
     return raise_current();

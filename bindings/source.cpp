@@ -7,14 +7,22 @@ namespace psyne::python {
 namespace {
 
 /// `as`: what numpy made of `o`, if it could.
+/// Of bytes or of a text in UTF-8; 0 for anything else.
+uint64_t bytes_in(PyObject* o) {
+    Py_ssize_t size = 0;
+    if (PyBytes_Check(o)) size = PyBytes_GET_SIZE(o);
+    if (PyUnicode_Check(o) && !PyUnicode_AsUTF8AndSize(o, &size)) PyErr_Clear();
+    return static_cast<uint64_t>(std::max<Py_ssize_t>(size, 0));
+}
+
 bool mismatch(PyObject* o, const End& end, bool many, PyObject* as = nullptr) {
     std::string got = Py_TYPE(o)->tp_name;
     if (PyArray_Check(as ? as : o)) {
         auto* a = reinterpret_cast<PyArrayObject*>(as ? as : o);
         got = as ? got + " of " : "";
-        got += nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(reinterpret_cast<PyObject*>(PyArray_DESCR(a))))) + "[";
-        for (int i = 0; i < PyArray_NDIM(a); ++i) got += (i ? ", " : "") + std::to_string(PyArray_DIM(a, i));
-        got += "]";
+        got += dtype_text(reinterpret_cast<PyObject*>(PyArray_DESCR(a)));
+        for (int i = 0; i < PyArray_NDIM(a); ++i) got += (i ? ", " : "[") + std::to_string(PyArray_DIM(a, i));
+        if (PyArray_NDIM(a)) got += "]";
     } else if (PyBytes_Check(o)) {
         got = "bytes of " + std::to_string(PyBytes_GET_SIZE(o));
     } else if (is_message(o)) {
@@ -22,6 +30,14 @@ bool mismatch(PyObject* o, const End& end, bool many, PyObject* as = nullptr) {
     } else if (PyMemoryView_Check(o)) {
         const Py_buffer* b = PyMemoryView_GET_BUFFER(o);
         got = "memoryview of " + std::to_string(b->len) + " bytes, format '" + (b->format ? b->format : "B") + "'";
+    }
+    for (const Kind& k : end.kinds) {
+        const Layout& l = *k.shape;
+        const uint64_t size = bytes_in(o);
+        if (!many && l.shaped && l.dims.ndim == 1 && l.descr()->type_num == NPY_UBYTE && size > l.room)
+            return PyErr_Format(PyExc_ValueError, "%llu bytes do not fit into a %s, which has at most max_bytes=%llu",
+                                static_cast<unsigned long long>(size), reinterpret_cast<PyTypeObject*>(k.type.ptr())->tp_name,
+                                static_cast<unsigned long long>(l.room)), false;
     }
     raise("LayoutMismatch", "this channel carries " + end.kinds_text() + (many ? ", any number along a first axis" : "") +
                                 "; got " + got + ". Convert it yourself: send() makes no silent casts");
@@ -140,9 +156,13 @@ bool Source::look(PyObject* o, bool many) {
         strided_ = o;  // a number for a channel of scalars
         return true;
     }
-    if (!PyObject_CheckBuffer(o) && !(many && PySequence_Check(o))) return false;
-    Py_XDECREF(array_);  // whatever numpy can make of it without a copy
-    array_ = PyObject_CheckBuffer(o) ? PyArray_FromAny(o, nullptr, 0, 0, 0, nullptr) : nullptr;
+    return false;
+}
+
+/// Whatever numpy can make of a buffer without a copy.
+bool Source::of_buffer(PyObject* o, bool many) {
+    if (!PyObject_CheckBuffer(o) || PyArray_Check(o) || is_message(o)) return false;  // the latter were looked at
+    Py_XSETREF(array_, PyArray_FromAny(o, nullptr, 0, 0, 0, nullptr));
     if (!array_) return PyErr_Clear(), false;
     return of_array(reinterpret_cast<PyArrayObject*>(array_), many);
 }
@@ -155,7 +175,7 @@ bool Source::of(PyObject* o, const End& end, const Kind& kind, bool many) {
     if (look(o, many)) return true;
     if (PyErr_Occurred()) return false;
     if (!many) {  // an instance of what the type was made from: a dataclass, a ctypes.Structure, a record batch
-        PyObject* made = PyObject_CallMethod(kind.type.ptr(), "_message_of", "O", o);
+        PyObject* made = PyObject_CallMethod(kind.type.ptr(), "_message_of", "(O)", o);
         if (!made) return false;
         if (made != Py_None) {
             Py_XSETREF(array_, made);
@@ -164,6 +184,8 @@ bool Source::of(PyObject* o, const End& end, const Kind& kind, bool many) {
             Py_DECREF(made);
         }
     }
+    if (of_buffer(o, many)) return true;
+    if (PyErr_Occurred()) return false;
     return mismatch(o, end, many, array_);
 }
 
@@ -235,7 +257,7 @@ const Kind* End::kind_for(PyObject* o) const {
             else if (PyArray_Check(o))
                 fits = !is_text && k.shape->fits(reinterpret_cast<PyArrayObject*>(o), false);
             else
-                fits = nb::steal(PyObject_CallMethod(k.type.ptr(), "_takes", "O", o)).is(nb::handle(Py_True));
+                fits = nb::steal(PyObject_CallMethod(k.type.ptr(), "_takes", "(O)", o)).is(nb::handle(Py_True));
             if (PyErr_Occurred()) return nullptr;
             if (fits) found = &k, ++count;
         }

@@ -32,6 +32,7 @@ private:
     PyObject* fields_ = nullptr;   // borrowed: something with a column for each field
 
     bool look(PyObject* o, bool many);
+    bool of_buffer(PyObject* o, bool many);
     bool of_message(MessageObject* m);
     bool of_array(PyArrayObject* a, bool many);
     bool of_view(const Py_buffer& b, bool many);

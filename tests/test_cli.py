@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import psyne
-from psyne import Stage, Struct, f32, u64
+from psyne import Array, ArrowBatch, Bytes, Matrix, Stage, Struct, Text, f32, u64
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
 
@@ -59,6 +59,20 @@ def test_ls_shows_address_type_pattern_and_stages_of_open_channels() -> None:
         "ipc://grid.x   Array(<f4, [480, 640])   mpsc   main",
         "ipc://imu      Imu(stamp, accel)        mpmc   calibrate → fuse",
     ]
+
+
+def test_ls_tells_every_kind_of_type_from_the_others() -> None:
+    types = {
+        "Array(<f8)": Array("f8"),
+        "Array(<f4, 2d, at most 4096)": Array("f4", ndim=2),
+        "Array(<f8, [3, 4], Fortran)": Matrix(3, 4, order="F"),
+        "Text(at most 4096)": Text,
+        "Bytes(at most 100)": Bytes(max_bytes=100),
+        "ArrowBatch(at most 9000)": ArrowBatch(max_bytes=9000),
+        "Imu(stamp, accel)": Imu,
+    }
+    with psyne.sender("ipc://all", *types.values()):
+        assert run("ls").stdout == f"ipc://all   {' | '.join(types)}   mpsc   main\n"
 
 
 def test_ls_shows_no_channel_when_there_is_none(psyne_directory: Path) -> None:

@@ -18,10 +18,10 @@ def test_the_examples_are_numbered_from_one() -> None:
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
-def test_an_example_fits_on_a_screen_and_begins_with_what_it_shows(example: Path) -> None:
+def test_an_example_is_short_and_begins_with_what_it_shows(example: Path) -> None:
     text = example.read_text(encoding="utf-8")
     assert text.startswith('"""')
-    assert len(text.splitlines()) <= 60
+    assert len(text.splitlines()) <= 90
 
 
 @pytest.mark.leaves_nothing

@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
+import sysconfig
+import venv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -63,3 +66,25 @@ def test_every_wrong_line_is_refused_and_no_other(
     found = dict(errors(copy))
     assert found.keys() == expected.keys()
     assert [(n, rule) for n, rule in found.items() if rule not in expected[n]] == []
+
+
+def test_no_type_of_the_public_interface_is_left_to_guesses(tmp_path: Path) -> None:
+    # As the checkers see an installed package: its sources in an environment of their own.
+    venv.create(tmp_path / "venv", with_pip=False)
+    python = sysconfig.get_python_version()
+    site = tmp_path / "venv" / "lib" / f"python{python}" / "site-packages"
+    shutil.copytree(ROOT / "src" / "psyne", site / "psyne")
+    (site / "others.pth").write_text("\n".join(filter(os.path.isdir, sys.path)) + "\n", encoding="utf-8")
+    path = f"{tmp_path / 'venv' / 'bin'}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        [sys.executable, "-m", "pyright", "--verifytypes", "psyne", "--ignoreexternal", "--outputjson"],
+        cwd=tmp_path,
+        env=os.environ | ENVIRONMENT | {"PATH": path, "VIRTUAL_ENV": str(tmp_path / "venv")},
+        capture_output=True,
+        text=True,
+        timeout=110,
+    )
+    symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
+    assert len(symbols) > 500
+    guessed = {s["name"] for s in symbols if not s["isTypeKnown"] or s["isTypeAmbiguous"]}
+    assert {name for name in guessed if not name.startswith("psyne.demo.")} == set()

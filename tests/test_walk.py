@@ -60,7 +60,7 @@ def python_body(source: str, symbol: str) -> str:
             child
             for node in nodes
             for child in ast.walk(node)
-            if isinstance(child, ast.FunctionDef | ast.ClassDef) and child.name == name
+            if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and child.name == name
         ]
     return "\n".join(ast.get_source_segment(source, node) or "" for node in nodes)
 

@@ -1,7 +1,6 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
-import types
 from typing import Any
 
 import numpy
@@ -20,6 +19,8 @@ class Layout:
 
     @property
     def shape(self) -> tuple[int, ...]: ...
+
+    def __reduce__(self) -> tuple[Any, ...]: ...
 
     @property
     def bytes(self) -> int: ...
@@ -102,8 +103,6 @@ class ReceiverEnd:
     """The native receiving end."""
 
     def __init__(self) -> None: ...
-
-    receive_into: types.MethodDescriptorType = ...
 
     def _close(self) -> None: ...
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
 
 from . import _native
-from .ends import Receiver, Sender, check_options
+from .ends import Receiver, Sender, check_options, known_options
 from .errors import InvalidArgument
 from .handover import Handover, Memory, Wait
 from .stage import PATTERNS, Pattern, Stage, chain
@@ -69,6 +69,7 @@ def channel(*types: AnyLayout, **options: Unpack[ChannelOptions]) -> tuple[Sende
 
     Raises InvalidArgument, LayoutMismatch; NoSpace at a sender's first use.
     """
+    known_options(options, ChannelOptions, "psyne.channel")
     handover = _handover(types, **options)
     return Sender._of(handover), Receiver._of(handover)
 

@@ -5,13 +5,21 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
 
 from . import _native
 from .address import channel_place, program_name
-from .errors import ChannelClosed, ChannelNotFound, Empty, IncompatibleChannel, InvalidArgument, LayoutMismatch
+from .errors import (
+    ChannelClosed,
+    ChannelNotFound,
+    Empty,
+    IncompatibleChannel,
+    InvalidArgument,
+    LayoutMismatch,
+    MessageReleased,
+)
 from .handover import Handover, Wait
 from .info import Info
 from .listener import Handlers, Listener
@@ -61,6 +69,12 @@ def _remember(end: object) -> None:
 
 class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
     """Consecutive messages of one sender as one array: ``batch.array`` has the shape (k, \\*shape)."""
+
+    def __repr__(self) -> str:
+        try:
+            return f"<psyne.Batch of {len(self)} {type(self[0]).__name__ if len(self) else 'messages'}>"
+        except MessageReleased:
+            return "<psyne.Batch, released>"
 
     if TYPE_CHECKING:
 
@@ -370,6 +384,15 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         def try_receive_many(self, n: int) -> Batch[R] | None:
             """1 to n messages, or None when there is none now."""
 
+        def receive_into(self, out: NDArray[Any], timeout: float | None = None, linger: float = 0.0) -> int:
+            """Copy 1 to ``len(out)`` messages of all senders into an array, and end them; how many.
+
+            For many small senders, whose batches would be short. ``out`` is C-contiguous, of shape (n, \\*shape) and of
+            the channel's dtype. After the first message waits ``linger`` seconds for more. Raises as `receive`, and
+            LayoutMismatch, ValueError.
+            """
+            ...
+
         def batches(self, n: int, linger: float = 0.0) -> Iterator[Batch[R]]:
             """Iterate over `receive_many`; each step ends the batch before it."""
             ...
@@ -428,6 +451,7 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
 
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
+    known_options(options, SenderOptions, "psyne.sender")
     return Sender(address, types, **options)
 
 
@@ -461,7 +485,14 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
 
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
+    known_options(options, ReceiverOptions, "psyne.receiver")
     return Receiver(address, types, **options)
+
+
+def known_options(options: Mapping[str, object], known: type, call: str) -> None:
+    """Raise TypeError for an option that is another end's, or none."""
+    for name in options.keys() - known.__annotations__.keys():
+        raise TypeError(f"{call}() has no option {name!r}; it has {', '.join(known.__annotations__)}")
 
 
 def check_options(

@@ -31,7 +31,7 @@ class Memory:
     __slots__ = ("fd",)
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self.fd: int = fd
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         close(self.fd)

@@ -48,6 +48,8 @@ def _library(name: str, package: str) -> ModuleType:
 
 
 def _view(message: Viewable | NDArray[np.generic], private: bool, align: int = 1) -> NDArray[np.generic]:
+    if not isinstance(message, np.ndarray) and not hasattr(message, "array"):
+        raise TypeError(f"a message, a batch or an array of one is wanted, not {type(message).__name__}")
     array = message if isinstance(message, np.ndarray) else message.array
     return _native.private_array(array, align) if private else array
 
@@ -57,7 +59,8 @@ def _address(array: NDArray[np.generic]) -> int:
 
 
 def _text(array: NDArray[np.generic]) -> str:
-    return f"{array.dtype}{list(array.shape)}"
+    kind = f"records of {', '.join(array.dtype.names)}, " if array.dtype.names else str(array.dtype)
+    return f"{kind}{list(array.shape)}"
 
 
 def _writable(array: NDArray[np.generic], library: str) -> None:

@@ -4,7 +4,7 @@ import logging
 import re
 import time
 
-logger = logging.getLogger("psyne")
+logger: logging.Logger = logging.getLogger("psyne")
 _last: dict[str, float] = {}
 
 

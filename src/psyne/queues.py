@@ -61,8 +61,9 @@ class Queue(Generic[T]):
     ) -> None:  # fmt: skip
         if not isinstance(max_bytes, int) or not 1 <= max_bytes <= 1 << 35:
             raise InvalidArgument(f"max_bytes is the size of an item, 1 to {1 << 35} bytes; got {max_bytes!r}")
-        self.max_bytes, self._pickles, self._copies = max_bytes, pickle, copy
-        self.maxsize = max(int(maxsize), 0)
+        self.max_bytes: int = max_bytes
+        self.maxsize: int = max(int(maxsize), 0)
+        self._pickles, self._copies = pickle, copy
         size = max(-(-(max_bytes + HEAD_ROOM) // 4096) * 4096, 4096)  # from a page on a ring has any number of slots
         most = min(max((32 << 20) // size, 8), 4096)
         tx, _ = channel(

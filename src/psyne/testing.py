@@ -1,6 +1,7 @@
 """For tests of programs that use psyne: a directory for channels, and proofs that nothing was copied.
 
-``pytest_plugins = ["psyne.testing"]`` in a conftest.py gives the fixture `psyne_directory`.
+``pytest_plugins = ["psyne.testing"]`` in a conftest.py gives the fixture `psyne_directory`. (PYTEST_DONT_REWRITE: so
+that a test file may import from here first without a warning.)
 """
 
 from __future__ import annotations

@@ -121,6 +121,8 @@ def ready(end: End) -> bool:
 
 
 def _descriptor(thing: HasFileno | int) -> int:
+    if not isinstance(thing, int) and not hasattr(thing, "fileno"):
+        raise InvalidArgument(f"select() takes ends, descriptors and what has fileno(), one by one; got {thing!r}")
     fd = thing if isinstance(thing, int) else thing.fileno()
     if fd < 0:
         raise InvalidArgument(f"{thing!r} has no open descriptor")

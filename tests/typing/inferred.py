@@ -166,21 +166,40 @@ def every_dtype_has_its_array_type() -> None:
     assert_type(Array("?", 1)().array, NDArray[np.bool_])
 
 
-def a_channel_of_several_types_knows_them_all() -> None:
+def a_single_number_is_one_of_python() -> None:
+    assert_type(Array("f8")(1.5).item(), float)
+    assert_type(Array("f2")(1.5).item(), float)
+    assert_type(Array("u1")(1).item(), int)
+    assert_type(Array("i8")(1).item(), int)
+    assert_type(Array("c8")(1j).item(), complex)
+    assert_type(Array("?")(True).item(), bool)
+    assert_type(Matrix(1, 1)([[1.0]]).item(), float)
+
+
+def matrices_bytes_and_text_have_their_types() -> None:
+    assert_type(psyne.sender("ipc://m", Matrix(3, 4, "f4", order="F")), Sender[Matrix[np.float32]])
+    assert_type(Matrix(3, 4)().array, NDArray[np.float64])
+    assert_type(psyne.receiver("ipc://t", Text(max_bytes=100)), Receiver[Text])
+    assert_type(Text("a").text, str)
+    assert_type(Bytes(b"a").bytes, bytes)
+    assert_type(Bytes(b"a").array, NDArray[np.uint8])
+    assert_type(Array("f4", ndim=2, max_bytes=1 << 20)().array, NDArray[np.float32])
+
+
+def a_channel_of_several_types_is_one_of_their_union(m: Imu | Sample | Text) -> None:
     out = psyne.sender("ipc://events", Imu, Sample, Text)
     assert_type(out, Sender[Imu | Sample | Text])
-    assert_type(out.loan(Text), Text)
-    assert_type(out.loan_many(3, Imu), Batch[Imu])
-    assert_type(out.try_loan(Array, shape=(3, 4)), Array[Any] | None)
-    events = psyne.receiver("ipc://events", Imu, Sample, Text)
-    assert_type(events, Receiver[Imu | Sample | Text])
-    match events.receive():
+    assert_type(out.loan(Imu), Imu)
+    assert_type(out.loan(Text, size=10), Text)
+    assert_type(out.loan(Array, shape=(2, 3)), Array[Any])
+    assert_type(out.loan_many(8, Imu), Batch[Imu])
+    match psyne.receiver("ipc://events", Imu, Sample, Text).receive():
         case Imu() as imu:
             assert_type(imu.stamp, int)
         case Sample() as sample:
             assert_type(sample.gain, float)
-        case Text() as text:
-            assert_type(text.text, str)
+        case Text() as note:
+            assert_type(note.text, str)
         case other:
             assert_never(other)
 
@@ -201,6 +220,11 @@ def types_that_bring_their_size_are_made_by_a_call_too() -> None:
     assert_type(psyne.receiver("ipc://b", Bytes).receive().bytes, bytes)
     assert_type(psyne.receiver("ipc://w", ArrowBatch(pyarrow.schema([]))).receive().batch, pyarrow.RecordBatch)
     assert_type(VariantHdr.of_word(7).ndim, int)
+
+
+def a_receiver_copies_into_an_array(imu: Receiver[Imu], out: NDArray[np.void]) -> None:
+    assert_type(imu.receive_into(out, linger=0.001), int)
+    assert_type(imu.receive_into(out, timeout=1.0), int)
 
 
 def messages_go_to_other_libraries(m: Imu, batch: Batch[Imu], pixels: Pixels) -> None:

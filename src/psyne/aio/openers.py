@@ -39,7 +39,7 @@ def sender(
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
     """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
-    return Sender(ends.Sender(address, types, **options))
+    return Sender(ends.sender(address, *types, **options))
 
 
 @overload
@@ -62,7 +62,7 @@ def receiver(
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
     """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
-    return Receiver(ends.Receiver(address, types, **options))
+    return Receiver(ends.receiver(address, *types, **options))
 
 
 @overload

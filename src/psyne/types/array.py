@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "Array", "Matrix", "array_type"]
 
-S = TypeVar("S", bound=np.generic)
+S = TypeVar("S", bound=np.generic, covariant=True)
 MAX_BYTES = 4096  # default of types whose messages differ in size
 
 
@@ -114,6 +114,16 @@ class Array(Message, Generic[S]):
             ...
 
         def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[S]: ...
+        @overload
+        def item(self: Array[np.bool_]) -> bool: ...
+        @overload
+        def item(self: Array[np.integer[Any]]) -> int: ...
+        @overload
+        def item(self: Array[np.floating[Any]]) -> float: ...
+        @overload
+        def item(self: Array[np.complexfloating[Any, Any]]) -> complex: ...
+        @overload
+        def item(self) -> Any: ...
         def item(self) -> Any:
             """The one element as a Python number. Raises ValueError for an array of another size than 1."""
 
@@ -149,15 +159,17 @@ class Array(Message, Generic[S]):
                 raise TypeError(f"an Array has a shape=, or ndim= from 1 to 8; got shape={shape} and ndim={ndim}")
             if max_bytes < element.itemsize:
                 raise TypeError(f"max_bytes={max_bytes} holds no {element} of {element.itemsize} bytes")
-            cls.__layout__ = _native.Layout(element, (0,) * ndim, max_bytes=max_bytes)
-            cls.__schema__ = {"array": describe(element), "ndim": ndim, "max_bytes": max_bytes}
+            cls._lay_out(
+                _native.Layout(element, (0,) * ndim, max_bytes=max_bytes),
+                {"array": describe(element), "ndim": ndim, "max_bytes": max_bytes},
+            )
             return
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in dims):
             raise TypeError(f"the shape of an Array is made of positive ints; got {dims}")
-        cls.__layout__ = _native.Layout(element, dims, fortran=order == "F")
-        cls.__schema__ = {"array": describe(element), "shape": [int(n) for n in dims]}
+        schema = {"array": describe(element), "shape": [int(n) for n in dims]}
         if order == "F":
-            cls.__schema__["order"] = "F"
+            schema["order"] = "F"
+        cls._lay_out(_native.Layout(element, dims, fortran=order == "F"), schema)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.array!r}>" if self._open else f"<{type(self).__name__}, released>"  # type: ignore[attr-defined]
@@ -276,7 +288,11 @@ def array_type(
     )
 
 
-def _matrix_type(rows: int, columns: int, dtype: Any = "f8", order: Literal["C", "F"] = "C") -> MessageMeta:
+def _matrix_type(
+    rows: int | None = None, columns: int | None = None, dtype: Any = "f8", order: Literal["C", "F"] = "C"
+) -> MessageMeta:
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        raise TypeError('Matrix(rows, columns) makes a message class, e.g. Matrix(3, 4, "f8", order="F")')
     if order not in ("C", "F"):
         raise TypeError(f"order is 'C' (rows lie together) or 'F' (columns do), not {order!r}")
     element, dims = _checked(dtype, (rows, columns))
@@ -284,6 +300,4 @@ def _matrix_type(rows: int, columns: int, dtype: Any = "f8", order: Literal["C",
         raise TypeError(f"the elements of a matrix are numbers, not arrays of shape {dims[2:]}")
     key = (Matrix, element, rows, columns, order)
     name, body = f"Matrix_{element.name}_{rows}_{columns}_{order}", {"__module__": __name__}
-    return made_once(
-        _made, key, lambda: MessageMeta(name, (Matrix,), body, dtype=element, shape=dims, order=order)
-    )
+    return made_once(_made, key, lambda: MessageMeta(name, (Matrix,), body, dtype=element, shape=dims, order=order))

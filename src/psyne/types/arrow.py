@@ -81,7 +81,7 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
     def __init_subclass__(cls, max_bytes: int | None = None, arrow: str | None = None) -> None:
         super().__init_subclass__(max_bytes=max_bytes)
         cls.__arrow__ = arrow
-        cls.__schema__ = {"arrow": arrow, "max_bytes": cls.__max_bytes__}
+        cls._lay_out(cls.__layout__, {"arrow": arrow, "max_bytes": cls.__max_bytes__})
 
     @classmethod
     def _takes(cls, value: Any) -> bool:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from .dtypes import EXTENDED, element_from
+from .dtypes import EXTENDED, EXTENSIONS, element_from
 from .message import Message, MessageMeta
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Field(Generic[V, W]):
         self, dtype: Any, shape: tuple[int, ...], name: str | None = None, type: MessageMeta | None = None
     ) -> None:
         if any(not isinstance(n, int) or n < 1 for n in shape):
-            raise TypeError(f"the shape of a field is made of positive ints; got {shape}")
+            raise TypeError(f"the shape of a field is made of positive ints, as in f32(480, 640); got {shape}")
         self.dtype, self.shape = element_from(dtype, shape)
         self.name, self.type = name, type
 
@@ -42,17 +42,25 @@ class Field(Generic[V, W]):
         def __set__(self, message: object, value: W) -> None: ...
 
 
-def _scalar(dtype: str) -> Any:
+def _scalar(called: str, dtype: str) -> Any:
     def declare(*shape: int, name: str | None = None) -> Field[Any, Any]:
         return Field(dtype, shape, name)
 
-    declare.__doc__ = f"A {dtype if dtype in EXTENDED else np.dtype(dtype).name} field; with a shape an array of them."
+    name = dtype if dtype in EXTENDED else np.dtype(dtype).name
+    declare.__doc__ = (
+        f"A {name} field of a Struct: {called}() is a number, {called}(3) an array of 3. ``name``: what the field is "
+        f"called in the channel, where that is no attribute."
+    )
+    declare.__name__ = declare.__qualname__ = called
+    declare.__makes_field__ = True  # type: ignore[attr-defined]
     return declare
 
 
 if TYPE_CHECKING:
 
     class _Declare(Generic[V, W, S]):
+        """A field of a Struct: a number, or an array of a shape."""
+
         @overload
         def __call__(self, *, name: str | None = None) -> Field[V, W]: ...
         @overload
@@ -79,12 +87,11 @@ if TYPE_CHECKING:
     i4: _Declare[int, SupportsIndex, np.generic]
     u4: _Declare[int, SupportsIndex, np.generic]
 else:
-    u8, u16, u32, u64 = _scalar("u1"), _scalar("u2"), _scalar("u4"), _scalar("u8")
-    i8, i16, i32, i64 = _scalar("i1"), _scalar("i2"), _scalar("i4"), _scalar("i8")
-    f16, f32, f64 = _scalar("f2"), _scalar("f4"), _scalar("f8")
-    c64, c128, bool_ = _scalar("c8"), _scalar("c16"), _scalar("?")
-    bf16, fp8_e4m3, fp8_e5m2 = _scalar("bfloat16"), _scalar("float8_e4m3fn"), _scalar("float8_e5m2")
-    i4, u4 = _scalar("int4"), _scalar("uint4")
+    u8, u16, u32, u64 = _scalar("u8", "u1"), _scalar("u16", "u2"), _scalar("u32", "u4"), _scalar("u64", "u8")
+    i8, i16, i32, i64 = _scalar("i8", "i1"), _scalar("i16", "i2"), _scalar("i32", "i4"), _scalar("i64", "i8")
+    f16, f32, f64 = _scalar("f16", "f2"), _scalar("f32", "f4"), _scalar("f64", "f8")
+    c64, c128, bool_ = _scalar("c64", "c8"), _scalar("c128", "c16"), _scalar("bool_", "?")
+    bf16, fp8_e4m3, fp8_e5m2, i4, u4 = (_scalar(short, name) for short, name in EXTENSIONS.items())
 
 
 @overload

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import sys
+import types
 import typing
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeAlias, cast
@@ -16,7 +17,7 @@ from .array import Array
 from .dtypes import dtype_from
 from .fields import Field
 from .message import Message, MessageMeta, made_once
-from .struct import Struct, struct_of
+from .struct import Struct, attribute_of, struct_of
 
 __all__ = ["AnyLayout", "as_type"]
 
@@ -40,7 +41,11 @@ else:
     AnyLayout = object
 """What describes messages: a message class, or a layout that `as_type` makes one of."""
 
-PYTHON = {int: "i8", float: "f8", bool: "?", complex: "c16"}
+PYTHON: dict[type, str] = {int: "i8", float: "f8", bool: "?", complex: "c16"}
+MEANT = {
+    "int": 'Array("i8")', "float": 'Array("f8")', "bool": 'Array("?")', "complex": 'Array("c16")', "str": "Text",
+    "bytes": "Bytes", "ndarray": "Array(dtype, shape)", "RecordBatch": "ArrowBatch(schema)",
+}  # fmt: skip
 
 _made: weakref.WeakKeyDictionary[type, MessageMeta] = weakref.WeakKeyDictionary()
 
@@ -57,13 +62,15 @@ def as_type(given: Any) -> MessageMeta:
         if not hasattr(given, "__layout__"):
             raise LayoutMismatch(f"{given.__name__} has no layout: give a subclass with fields, or Array(dtype, shape)")
         return given
+    if isinstance(given, (list, tuple, types.UnionType)):
+        raise LayoutMismatch(f"types are given one by one, as in psyne.sender(address, Imu, Alarm); got {given!r}")
     if isinstance(given, np.dtype):
         return struct_of("record", given) if given.fields is not None else Array(given)
     if isinstance(given, type):
         return made_once(_made, given, lambda: _from_class(given))
     raise LayoutMismatch(
         f"a message type is a Struct, an Array(dtype, shape), Bytes, Text, a numpy dtype, a ctypes.Structure, "
-        f"a dataclass or a msgspec.Struct; got {given!r}"
+        f"a dataclass or a msgspec.Struct; got {given!r}" + (f": say Array({given!r})" * isinstance(given, str))
     )
 
 
@@ -78,9 +85,12 @@ def _from_class(given: type) -> MessageMeta:
     elif msgspec is not None and issubclass(given, msgspec.Struct):
         names = list(getattr(given, "__struct_fields__"))  # noqa: B009
     else:
+        meant = MEANT.get(given.__name__)
         raise LayoutMismatch(
-            f"{given.__name__} says nothing of a layout; a message type is a Struct, an Array, Bytes, Text, "
-            f"a numpy dtype, a ctypes.Structure, a dataclass or a msgspec.Struct"
+            f"{given.__name__} says nothing of a layout; "
+            + (f"perhaps you mean {meant}; " if meant else "")
+            + "a message type is a Struct, an Array, Bytes, Text, a numpy dtype, a ctypes.Structure, a dataclass or a "
+            "msgspec.Struct"
         )
     hints = typing.get_type_hints(given, include_extras=True)
 
@@ -91,7 +101,7 @@ def _from_class(given: type) -> MessageMeta:
             else None
         )
 
-    body: dict[str, Any] = {name: _field(given, name, hints[name]) for name in names}
+    body: dict[str, Any] = {attribute_of(name, names): _field(given, name, hints[name]) for name in names}
     return MessageMeta(
         given.__name__, (Struct,), {**body, "__foreign__": given, "_message_of": classmethod(message_of)}
     )
@@ -113,15 +123,15 @@ def _field(owner: type, name: str, hint: Any) -> Field[Any, Any]:
         if not shape:
             raise LayoutMismatch(f"{owner.__name__}.{name}: an array needs its shape: Annotated[NDArray[…], (3,)]")
     if hint in PYTHON:
-        return Field(PYTHON[hint], shape)
+        return Field(PYTHON[hint], shape, name)
     if isinstance(hint, type) and issubclass(hint, np.generic):
-        return Field(hint, shape)
-    if isinstance(hint, (type, np.dtype)):
+        return Field(hint, shape, name)
+    if isinstance(hint, (type, np.dtype)) and hint not in (str, bytes):
         nested = as_type(hint)
         layout = nested.__layout__
         if not layout.shaped and not layout.columns:
             return Field(
-                layout.dtype, (*shape, *layout.shape), None, nested if layout.dtype.fields is not None else None
+                layout.dtype, (*shape, *layout.shape), name, nested if layout.dtype.fields is not None else None
             )
     raise LayoutMismatch(
         f"{owner.__name__}.{name}: {hint!r} has no fixed size; a field is int, float, bool, complex, "

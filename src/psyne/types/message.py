@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import numpy as np
+
 from .. import _native
 from ..info import Info
 
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Literal, Self
 
-    import numpy as np
     from _typeshed import ReadableBuffer
     from numpy.typing import NDArray
     from typing_extensions import CapsuleType
@@ -73,8 +74,14 @@ def made_once(known: MutableMapping[K, MessageMeta], key: K, make: Callable[[], 
 class Message(_native.Message, metaclass=MessageMeta):
     """What all message classes share. A message is an instance of its type, lying in its slot."""
 
-    __is_text__ = False
+    __layout__: _native.Layout
+    __schema__: dict[str, Any]
+    __is_text__: bool = False
     __foreign__: type | None = None
+
+    @classmethod
+    def _lay_out(cls, layout: _native.Layout, schema: dict[str, Any]) -> None:
+        cls.__layout__, cls.__schema__ = layout, schema
 
     @classmethod
     def _message_of(cls, value: Any) -> Message | None:
@@ -85,6 +92,19 @@ class Message(_native.Message, metaclass=MessageMeta):
     def _takes(cls, value: Any) -> bool:
         """In a channel of several types: is this the one for ``value``?"""
         return cls.__foreign__ is not None and isinstance(value, cls.__foreign__)
+
+    def _content(self) -> Any:
+        """A copy of all of it that can be pickled."""
+        return np.array(self.array)  # type: ignore[attr-defined]
+
+    def _fill(self, content: Any) -> None:
+        if self.__layout__.shaped:
+            self._reshape(content.shape)  # type: ignore[attr-defined]
+        self.array[...] = content  # type: ignore[attr-defined]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled, and as `copy` copies it, a message lies in private memory."""
+        return _restored, (type(self), self._content())
 
     if TYPE_CHECKING:
 
@@ -151,3 +171,9 @@ class Message(_native.Message, metaclass=MessageMeta):
             self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
         ) -> Literal[False]: ...
         def __buffer__(self, flags: int, /) -> memoryview: ...
+
+
+def _restored(cls: type[Message], content: Any) -> Message:
+    message = cls()
+    message._fill(content)
+    return message

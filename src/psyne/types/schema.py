@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copyreg
 import json
+import sys
 from collections.abc import Sequence
 from typing import Any, cast
 
@@ -186,7 +188,26 @@ def type_name(schema: str) -> str:
         if "struct" in d:
             names.append(f"{d['struct']}({', '.join(field['name'] for field in d['fields'])})")
         elif "array" in d:
-            names.append(f"Array({d['array'].get('dtype', 'record')}, {d.get('shape') or str(d.get('ndim')) + 'd'})")
+            element = d["array"].get("dtype", "record")
+            dims = str(d["shape"] or "") if "shape" in d else f"{d['ndim']}d, at most {d['max_bytes']}"
+            names.append(f"Array({element}{', ' if dims else ''}{dims}{', Fortran' if d.get('order') == 'F' else ''})")
+        elif "arrow" in d:
+            names.append(f"ArrowBatch(at most {d['max_bytes']})")
         else:
-            names.append(next(iter(d)).capitalize())
+            kind, most = next(iter(d.items()))
+            names.append(f"{kind.capitalize()}(at most {most})")
     return " | ".join(names)
+
+
+def _pickled(cls: MessageMeta) -> str | tuple[Any, ...]:
+    """A class by its name; one that `Array` and its like made, which has none in its module, by what made it."""
+    found: Any = sys.modules.get(cls.__module__)
+    for part in cls.__qualname__.split("."):
+        found = getattr(found, part, None)
+    if found is cls or not cls.__module__.startswith(__name__.rpartition(".")[0]):
+        return cls.__qualname__
+    foreign = cast("type[Message]", cls).__foreign__
+    return (as_type, (foreign,)) if foreign is not None else (_type_of, (cls.__schema__,))
+
+
+copyreg.pickle(MessageMeta, _pickled)

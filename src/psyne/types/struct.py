@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -15,7 +15,7 @@ from .message import Message, MessageMeta, is_reserved
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Struct", "describe", "fields_of", "struct_of"]
+__all__ = ["Struct", "attribute_of", "describe", "fields_of", "struct_of"]
 
 ZEROED = 1024  # bytes up to which a loan starts zeroed
 
@@ -74,6 +74,7 @@ class Struct(Message):
 
     __fields__: Mapping[str, Field[Any, Any]]
     __places__: dict[str, _native.Field]  # the descriptors behind them, by the names of the fields
+    __attributes__: Mapping[str, str]  # of each field: another word than its name where ``name=`` was said
 
     def __init_subclass__(
         cls, layout: Literal["rows", "columns"] | None = None, dtype: np.dtype[Any] | None = None
@@ -83,12 +84,15 @@ class Struct(Message):
             raise TypeError(f"layout is 'rows' or 'columns', not {layout!r}")
         cls.__columns__ = by_columns  # type: ignore[attr-defined]
         declared: dict[str, Field[Any, Any]] = dict(getattr(cls, "__fields__", {}))
+        attributes: dict[str, str] = dict(getattr(cls, "__attributes__", {}))
         for key, value in list(vars(cls).items()):
             if isinstance(value, Field):
-                declared[value.name or key] = value
-                if value.name is not None:
-                    delattr(cls, key)
-        taken = sorted(name for name, f in declared.items() if f.name is None and is_reserved(name))
+                name = value.name or key
+                if attributes.get(name, key) != key:
+                    raise TypeError(f"{cls.__name__} has two fields of the name {name!r}: {attributes[name]} and {key}")
+                declared[name], attributes[name] = value, key
+        _no_mere_words(cls)
+        taken = sorted(filter(is_reserved, attributes.values()))
         if taken:
             raise TypeError(
                 f"{cls.__name__}.{taken[0]}: a message has an attribute of that name; "
@@ -98,28 +102,37 @@ class Struct(Message):
             return
         if dtype is None:
             dtype = _columns(declared) if by_columns else _rows(declared)
-        cls.__fields__ = declared
+        cls.__fields__, cls.__attributes__ = declared, attributes
         places = fields_of(dtype)
         cls.__places__ = {
             name: _native.Field(field.dtype, field.shape, places[name][1], field.type)
             for name, field in declared.items()
         }
         for name, place in cls.__places__.items():
-            attribute = name.lstrip("_") + "_" if is_reserved(name) else name
-            while cls.__places__.get(attribute, place) is not place:
-                attribute += "_"
-            setattr(cls, attribute, place)
-        cls.__layout__ = _native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns)
-        cls.__schema__ = {"struct": cls.__name__, **describe(dtype)}
+            setattr(cls, attributes[name], place)
+        schema = {"struct": cls.__name__, **describe(dtype)}
         if by_columns:
-            cls.__schema__["layout"] = "columns"
+            schema["layout"] = "columns"
+        cls._lay_out(_native.Layout(dtype, (), zeroed=dtype.itemsize <= ZEROED, columns=by_columns), schema)
 
     def __init__(self, **fields: Any) -> None:
-        for name, value in fields.items():
-            place = self.__places__.get(name)
-            if place is None:
-                raise TypeError(f"{type(self).__name__} has no field {name!r}; it has {list(self.__fields__)}")
-            place.__set__(self, value)
+        for key, value in fields.items():
+            attribute = self.__attributes__.get(key, key)
+            if attribute not in self.__attributes__.values():
+                raise TypeError(f"{type(self).__name__} has no field {key!r}; it has {list(self.__fields__)}")
+            setattr(self, attribute, value)
+
+    def _content(self) -> Any:
+        if not self.__columns__:  # type: ignore[attr-defined]
+            return super()._content()
+        return {key: np.array(getattr(self, key)) for key in self.__attributes__.values()}
+
+    def _fill(self, content: Any) -> None:
+        if not self.__columns__:  # type: ignore[attr-defined]
+            super()._fill(content)
+            return
+        for key, value in content.items():
+            setattr(self, key, value)
 
     def __repr__(self) -> str:
         if not self._open:  # type: ignore[attr-defined]
@@ -138,6 +151,24 @@ class Struct(Message):
             ...
 
 
+def _no_mere_words(cls: type[Struct]) -> None:
+    """A field that is forgotten to be made would be missing without a word."""
+    for key in vars(cls).get("__annotations__", {}):
+        if key not in vars(cls) and not key.startswith("_"):
+            raise TypeError(f"{cls.__name__}.{key} is annotated only; a field is a value: {key} = u64(), or f32(3)")
+    for key, value in vars(cls).items():
+        if getattr(value, "__makes_field__", False):
+            raise TypeError(f"{cls.__name__}.{key} = {value.__name__} lacks its brackets: {key} = {value.__name__}()")
+
+
+def attribute_of(name: str, names: Collection[str]) -> str:
+    """The attribute of a field of this name: the name, with a _ behind it where a message needs that itself."""
+    attribute = name
+    while is_reserved(attribute) or (attribute != name and attribute in names):
+        attribute = attribute.strip("_") + "_" if is_reserved(attribute) else attribute + "_"
+    return attribute
+
+
 def struct_of(
     name: str, dtype: np.dtype[Any], *, bases: tuple[type, ...] = (Struct,), columns: bool = False,
     only: frozenset[str] | None = None, body: Mapping[str, Any] | None = None,
@@ -149,8 +180,7 @@ def struct_of(
             continue
         base, shape = inner.subdtype or (inner, ())
         nested: Any = struct_of(field, base) if base.fields is not None else None
-        named = field.isidentifier() and not is_reserved(field)  # else under a key that is no field's name
-        made[field if named else " " + field] = Field(base, shape, None if named else field, nested)
+        made[attribute_of(field, dtype.names or ())] = Field(base, shape, field, nested)
     if not made:
         raise TypeError(f"{name} has no fields; a message needs one")
     layout = "columns" if columns else "rows"

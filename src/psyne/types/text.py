@@ -26,17 +26,22 @@ T = TypeVar("T", bound="_Sized")
 class _Sized(Message):
     """Messages of a length of their own: an array of bytes of shape (n,)."""
 
-    __max_bytes__ = MAX_BYTES
+    __max_bytes__: int = MAX_BYTES
 
     def __init_subclass__(cls, max_bytes: int | None = None) -> None:
-        cls.__max_bytes__ = max_bytes or cls.__max_bytes__
+        cls.__max_bytes__ = cls.__max_bytes__ if max_bytes is None else max_bytes
         if not isinstance(cls.__max_bytes__, int) or cls.__max_bytes__ < 1:
             raise TypeError(f"max_bytes is a number of bytes, 1 or more; got {max_bytes!r}")
-        cls.__layout__ = _native.Layout(np.dtype("u1"), (0,), max_bytes=cls.__max_bytes__)
-        cls.__schema__ = {"text" if cls.__is_text__ else "bytes": cls.__max_bytes__}
+        layout = _native.Layout(np.dtype("u1"), (0,), max_bytes=cls.__max_bytes__)
+        cls._lay_out(layout, {"text" if cls.__is_text__ else "bytes": cls.__max_bytes__})
 
     def _put(self, data: bytes | bytearray | memoryview) -> None:
         view = memoryview(data).cast("B")
+        if len(view) > self.__max_bytes__:
+            raise ValueError(
+                f"{len(view)} bytes do not fit into a {type(self).__name__}, which has at most "
+                f"max_bytes={self.__max_bytes__}"
+            )
         self._reshape(len(view))  # type: ignore[attr-defined]
         self.array[...] = np.frombuffer(view, np.uint8)
 
@@ -73,6 +78,8 @@ class Bytes(_Sized):
             return super().__new__(cls) if max_bytes is None else _sized(cls, max_bytes)
 
         def __init__(self, value: Any = b"") -> None:
+            if isinstance(value, (str, int)):
+                raise TypeError(f"Bytes(b'…') takes bytes or a buffer, not {type(value).__name__}; Text takes a str")
             self._put(value)
 
     @property
@@ -129,6 +136,8 @@ class Text(_Sized):
 
     @text.setter
     def text(self, value: str) -> None:
+        if not isinstance(value, str):
+            raise TypeError(f"a Text takes a str, not {type(value).__name__}; Bytes takes bytes")
         self._put(value.encode())
 
     def __str__(self) -> str:
