@@ -357,12 +357,23 @@ void iteration_dealloc(PyObject* o) {
 }
 
 PyMethodDef methods[] = {
-    {"receive", method(guarded<receive>), METH_FASTCALL | METH_KEYWORDS, "The next message; waits for it."},
-    {"try_receive", guarded<try_receive>, METH_NOARGS, "The next message, or None when there is none now."},
-    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS, "1 to n consecutive messages of one sender."},
-    {"try_receive_many", guarded<try_receive_many>, METH_O, "The same, or None when there is none now."},
-    {"receive_into", method(guarded<receive_into>), METH_FASTCALL | METH_KEYWORDS, "Copy up to len(out) messages of all senders."},
-    {"batches", method(batches), METH_FASTCALL | METH_KEYWORDS, "Iterate over batches of 1 to n messages."},
+    {"receive", method(guarded<receive>), METH_FASTCALL | METH_KEYWORDS,
+     "receive($self, timeout=None)\n--\n\n"
+     "The next message; its with block, release() or the last reference gone ends it.\n\n"
+     "Raises Empty after timeout seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."},
+    {"try_receive", guarded<try_receive>, METH_NOARGS,
+     "try_receive($self)\n--\n\nThe next message, or None when there is none now."},
+    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS,
+     "receive_many($self, n, timeout=None, linger=0.0)\n--\n\n"
+     "1 to n consecutive messages of one sender as one Batch; after the first waits linger seconds for more."},
+    {"try_receive_many", guarded<try_receive_many>, METH_O,
+     "try_receive_many($self, n, /)\n--\n\n1 to n messages as one Batch, or None when there is none now."},
+    {"receive_into", method(guarded<receive_into>), METH_FASTCALL | METH_KEYWORDS,
+     "receive_into($self, out, timeout=None, linger=0.0)\n--\n\n"
+     "Copy 1 to len(out) messages of all senders into an array, and end them; how many.\n\n"
+     "out is C-contiguous, of shape (n, *shape) and of the channel's dtype."},
+    {"batches", method(batches), METH_FASTCALL | METH_KEYWORDS,
+     "batches($self, n, linger=0.0)\n--\n\nIterate over receive_many(); each step ends the batch before it."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_iter, reinterpret_cast<void*>(iter)}, {0, nullptr}};
 

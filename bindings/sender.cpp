@@ -308,13 +308,27 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
 }
 
 PyMethodDef methods[] = {
-    {"loan", method(guarded<loan>), METH_FASTCALL | METH_KEYWORDS, "A slot to write in place; the end of its with block sends it."},
-    {"try_loan", method(guarded<try_loan>), METH_FASTCALL | METH_KEYWORDS, "The same, or None when the ring is full."},
-    {"loan_many", method(guarded<loan_many>), METH_FASTCALL | METH_KEYWORDS, "Exactly n consecutive slots as one Batch."},
-    {"send", method(send), METH_FASTCALL | METH_KEYWORDS, "Copy one message in and send it; True unless it was dropped."},
-    {"send_many", method(send_many), METH_FASTCALL | METH_KEYWORDS, "Copy any number of messages in and send them."},
+    {"loan", method(guarded<loan>), METH_FASTCALL | METH_KEYWORDS,
+     "loan($self, type=None, /, *, shape=..., size=..., timeout=None)\n--\n\n"
+     "A slot to write in place. The end of its with block sends it, an exception or discard() takes it back.\n\n"
+     "type: which, in a channel of several. shape, size: of a message that brings its own. Raises Full after timeout\n"
+     "seconds, ChannelClosed, LeaseLimit, ValueError for a shape beyond max_bytes."},
+    {"try_loan", method(guarded<try_loan>), METH_FASTCALL | METH_KEYWORDS,
+     "try_loan($self, type=None, /, *, shape=..., size=...)\n--\n\nA slot as of loan(), or None when the ring is full."},
+    {"loan_many", method(guarded<loan_many>), METH_FASTCALL | METH_KEYWORDS,
+     "loan_many($self, n, type=None, /, *, timeout=None)\n--\n\n"
+     "Exactly n consecutive slots as one Batch; its truncate(k) sends only the first k. Raises ValueError for n above the\n"
+     "capacity, Full."},
+    {"send", method(send), METH_FASTCALL | METH_KEYWORDS,
+     "send($self, message, timeout=None)\n--\n\n"
+     "Copy one message, array, buffer, text or number in and send it; one's own loan is sent in place.\n\n"
+     "False: dropped (full=\"drop\"). Raises LayoutMismatch for another dtype or shape, Full."},
+    {"send_many", method(send_many), METH_FASTCALL | METH_KEYWORDS,
+     "send_many($self, array, type=None, timeout=None)\n--\n\n"
+     "Copy any number of messages, an array of shape (k, *shape), and send them; for columns also a dict of arrays."},
     {"_send_some", method(send_some), METH_FASTCALL, "Copy in what there is room for, and send it."},
-    {"drain", method(guarded<drain>), METH_FASTCALL | METH_KEYWORDS, "Wait until every stage has passed all that was sent."},
+    {"drain", method(guarded<drain>), METH_FASTCALL | METH_KEYWORDS,
+     "drain($self, timeout=None)\n--\n\nWait until every stage has passed all that was sent. Raises Full at the time-out."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
 

@@ -152,7 +152,8 @@ bool Source::look(PyObject* o, bool many) {
         const char* text = PyUnicode_AsUTF8AndSize(o, &size);
         return text && of_bytes(text, size);
     }
-    if (!many && l.dims.ndim == 0 && l.descr()->type_num != NPY_VOID && PyNumber_Check(o)) {
+    const bool whole = PyTypeNum_ISINTEGER(l.descr()->type_num);  // takes no 1.5
+    if (!many && l.dims.ndim == 0 && l.descr()->type_num != NPY_VOID && (whole ? PyIndex_Check(o) : PyNumber_Check(o))) {
         strided_ = o;  // a number for a channel of scalars
         return true;
     }

@@ -19,9 +19,8 @@ def installed(library: str) -> bool:
 
 
 def main() -> None:
-    stages = [Stage("scale", mutate=True), "show"]
     with (
-        psyne.sender("ipc://planes", Plane, stages=stages) as out,
+        psyne.sender("ipc://planes", Plane, stages=[Stage("scale", mutate=True), "show"]) as out,
         psyne.receiver("ipc://planes", Plane, stage="scale") as scale,
         psyne.receiver("ipc://planes", Plane, stage="show") as show,
     ):

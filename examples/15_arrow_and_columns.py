@@ -35,7 +35,6 @@ def columns() -> None:
 
 def record_batches() -> None:
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     trades = pa.RecordBatch.from_pydict(
         {"symbol": ["PSY", "ARW", "PSY"], "price": [101.5, 7.25, None], "size": [300, 40, 25]}
@@ -49,7 +48,9 @@ def record_batches() -> None:
             assert got.equals(trades)
             slot = m.array.ctypes.data
             assert all(slot <= b.address < slot + len(m.array) for c in got.columns for b in c.buffers() if b)
-            print(f"{got.num_rows} trades of {pc.sum(got.column('size'))} pieces, read where they were written")
+            sizes = got.column("size").to_numpy()  # and these are, too
+            print(f"{got.num_rows} trades of {sizes.sum()} pieces, read where they were written")
+            del sizes
             del got
 
 

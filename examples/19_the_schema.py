@@ -25,9 +25,13 @@ def recorder() -> None:
 
 
 def display() -> None:
-    """Knows an older class, of the same name, with two of the fields."""
-    Old = type(Scan)("Scan", (Struct,), {"angle": f32(), "ranges": f32(360)})
-    with psyne.receiver("ipc://lidar", Old, subset=True) as scans, scans.receive() as m:
+    """Wants two of the fields."""
+
+    class Scan(Struct):
+        angle = f32()
+        ranges = f32(360)
+
+    with psyne.receiver("ipc://lidar", Scan, subset=True) as scans, scans.receive() as m:
         assert m.angle == 0.5
         assert m.ranges.mean() == 2.0
         assert not hasattr(m, "stamp")
@@ -35,9 +39,14 @@ def display() -> None:
 
 def wrong() -> None:
     """Has another layout, and is told which fields differ: their dtype, shape and offset."""
-    Wrong = type(Scan)("Scan", (Struct,), {"stamp": f64(), "angle": f32(), "ranges": f32(720)})
+
+    class Scan(Struct):
+        stamp = f64()
+        angle = f32()
+        ranges = f32(720)
+
     said = []
-    for other in (Wrong, Text):
+    for other in (Scan, Text):
         try:
             psyne.receiver("ipc://lidar", other)
         except psyne.LayoutMismatch as error:

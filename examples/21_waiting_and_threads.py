@@ -1,7 +1,6 @@
 """How an end waits, what it counts, and what threads may do with it."""
 
 import threading
-import time
 
 import psyne
 from psyne import ConcurrentUse, Receiver, Struct, u64
@@ -43,22 +42,26 @@ def what_threads_may_do(rx: Receiver[Tick], tx: psyne.Sender[Tick]) -> None:
         release.start()
         release.join()
 
-        ended = []
+        ended: list[str] = []
 
         def receive() -> None:
-            try:
-                rx.receive()
-            except psyne.ChannelClosed:
-                ended.append("closed")
+            while not ended:
+                try:
+                    rx.receive()
+                except ConcurrentUse:  # the other one was first
+                    continue
+                except psyne.ChannelClosed:
+                    ended.append("closed")
 
         thread = threading.Thread(target=receive)
         thread.start()
-        while rx.statistics().blocked == 0:
-            time.sleep(0)
-        try:
-            rx.try_receive()  # a second user at the same time
-        except ConcurrentUse as error:
-            print("ConcurrentUse:", error)
+        refused = ""
+        while not refused:
+            try:
+                rx.try_receive()  # a second user at the same time
+            except ConcurrentUse as error:
+                refused = str(error)
+        print("ConcurrentUse:", refused)
         rx.close()  # any thread may close an end, which ends its waits
         thread.join()
         assert ended == ["closed"]

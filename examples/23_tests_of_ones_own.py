@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 import psyne
-from psyne import Array, Receiver, Sender
+from psyne import Array, Receiver
 from psyne.testing import assert_same_bytes, touch_test
 
 pytest_plugins = ["psyne.testing"]  # in a conftest.py, as a rule: gives the fixture psyne_directory
@@ -21,18 +22,17 @@ Image = Array("f4", (32, 32))
 
 
 # --- the program that is tested ---
-def normalised(images: Receiver[Image]) -> Iterator[np.ndarray]:  # type: ignore[valid-type]
+def normalised(images: Receiver[Array[np.float32]]) -> Iterator[NDArray[np.float32]]:
     for m in images:
         yield m.array / m.array.max()
 
 
-def halves(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def halves(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     return image[: len(image) // 2], image[len(image) // 2 :]
 
 
 # --- its tests ---
 def test_a_function_gets_a_channel_without_a_name() -> None:
-    tx: Sender[Array[np.float32]]
     tx, rx = psyne.channel(Image)  # no files, no processes
     with tx:
         tx.send(np.full((32, 32), 8, "f4"))

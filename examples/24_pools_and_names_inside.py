@@ -4,6 +4,7 @@ import importlib.util
 import multiprocessing
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from typing import Any
 
 import psyne
 from psyne import Receiver, Sender, Struct, f64, u64
@@ -46,11 +47,12 @@ def executor() -> None:
 
 
 def jobs_of_joblib() -> None:
-    from joblib import Parallel, delayed  # type: ignore[import-untyped]
+    from joblib import Parallel, delayed
 
     (out, jobs), (results, back) = psyne.channel(Job), psyne.channel(Result)
     fill(out)  # what was sent stays, although its sender has closed before anybody came
-    assert sum(Parallel(n_jobs=2)(delayed(crunch)(jobs, results) for _ in range(2))) == JOBS
+    done: Any = Parallel(n_jobs=2)(delayed(crunch)(jobs, results) for _ in range(2))
+    assert sum(done) == JOBS
     assert sum(m.root**2 for m in back) > JOBS * (JOBS - 1) // 2 - 0.001
 
 

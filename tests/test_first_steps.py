@@ -2,6 +2,7 @@
 
 import copy
 import ctypes
+import inspect
 import pickle
 import subprocess
 import sys
@@ -273,3 +274,74 @@ def test_a_test_file_may_import_from_psyne_testing_before_pytest_does(tmp_path: 
     command = [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "test_own.py"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout
+
+
+def test_help_shows_how_a_method_is_called():
+    assert (
+        str(inspect.signature(psyne.Sender.loan))
+        == "(self, type=None, /, *, shape=Ellipsis, size=Ellipsis, timeout=None)"
+    )
+    assert str(inspect.signature(psyne.Receiver.receive_many)) == "(self, /, n, timeout=None, linger=0.0)"
+    for cls in (
+        psyne.Sender,
+        psyne.Receiver,
+        psyne.aio.Sender,
+        psyne.aio.Receiver,
+        psyne.Queue,
+        psyne.Struct,
+        psyne.Batch,
+    ):
+        missing = [
+            name for name in dir(cls) if name[0] != "_" and not inspect.getdoc(inspect.getattr_static(cls, name))
+        ]
+        assert missing == [], cls
+
+
+def test_an_option_that_would_be_ignored_is_refused():
+    with pytest.raises(TypeError, match="max_bytes=5 is for an Array with ndim="):
+        Array("f4", 3, max_bytes=5)
+    with pytest.raises(TypeError, match="lies in C order"):
+
+        class Plane(Array[np.float32], dtype="f4", ndim=2, order="F"): ...
+
+    with pytest.raises(TypeError, match="shape=, or ndim="):
+        Array("f4", 3, ndim=1)
+
+
+@pytest.mark.parametrize(
+    "options", [{"timestamps": "yes"}, {"align": "64"}, {"capacity": 2.5}, {"wait": "Spin"}, {"full": "grow"}], ids=repr
+)
+def test_an_option_of_the_wrong_kind_is_an_invalid_argument(options: Any):
+    with pytest.raises(psyne.InvalidArgument, match=next(iter(options))):
+        psyne.sender("ipc://a", Imu, **options)
+
+
+@pytest.mark.parametrize("options", [{"follow": "x"}, {"subset": 2}, {"stage": 3}, {"wait": None}], ids=repr)
+def test_an_option_of_a_receiver_is_checked_too(options: Any):
+    with pytest.raises(psyne.InvalidArgument, match=next(iter(options))):
+        psyne.receiver("ipc://a", Imu, **options)
+
+
+def test_a_channel_of_whole_numbers_takes_no_others():
+    tx, rx = psyne.channel(Array("i4"))
+    with pytest.raises(psyne.LayoutMismatch, match="got float"):
+        tx.send(1.5)
+    with pytest.raises(psyne.LayoutMismatch, match=r"got numpy\.float32"):
+        tx.send(np.float32(2))
+    tx.send(np.int64(3))
+    assert rx.receive().item() == 3
+
+
+def test_who_has_fewer_fields_is_told_of_subset():
+    class Sample(Struct):
+        stamp = u64()
+        gain = f32()
+
+    Few = type(Sample)("Sample", (Struct,), {"gain": f32()})
+    Other = type(Sample)("Sample", (Struct,), {"gain": u64()})
+    with psyne.sender("ipc://samples", Sample):
+        with pytest.raises(psyne.LayoutMismatch, match="subset=True"):
+            psyne.receiver("ipc://samples", Few)
+        with pytest.raises(psyne.LayoutMismatch) as error:
+            psyne.receiver("ipc://samples", Other)
+    assert "subset" not in str(error.value)

@@ -82,7 +82,9 @@ def _handover(
     classes = [as_type(kind) for kind in types]
     if not classes:
         raise InvalidArgument("channel() needs the types of its messages: psyne.channel(Imu)")
-    check_options(pattern, full, wait, capacity, align)
+    check_options(pattern, full, wait, capacity, align, timestamps)
+    if not isinstance(follow, bool):
+        raise InvalidArgument(f"follow={follow!r}; it is one of True, False")
     if pattern is None:
         raise InvalidArgument(f"pattern=None; it is one of {', '.join(map(repr, PATTERNS))}")
     graph = chain(stages)

@@ -154,7 +154,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         self._handover: Handover | None = None
         place, name = channel_place(address)
         classes = [as_type(cls) for cls in types]
-        check_options(pattern, full, wait, capacity, align)
+        check_options(pattern, full, wait, capacity, align, timestamps)
         there = _native.describe(place, name)
         if not classes:
             if there is None:
@@ -287,6 +287,10 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         self._subset = subset
         self._stage, self._wait, self._follow = stage or "", wait, follow
         _check(wait, ("adaptive", "spin", "block"), "wait")
+        _check(follow, (True, False), "follow")
+        _check(subset, (True, False), "subset")
+        if not isinstance(self._stage, str):
+            raise InvalidArgument(f"stage={stage!r}; it is the name of one of the channel's stages")
         self._join()
         _remember(self)
 
@@ -496,7 +500,7 @@ def known_options(options: Mapping[str, object], known: type, call: str) -> None
 
 
 def check_options(
-    pattern: Pattern | None, full: str, wait: str, capacity: int | None, align: int | None
+    pattern: Pattern | None, full: str, wait: str, capacity: int | None, align: int | None, timestamps: bool | None
 ) -> None:  # fmt: skip
     """Raise InvalidArgument for an option of a sender that can never work."""
     _check(pattern, (None, *PATTERNS), "pattern")
@@ -506,7 +510,8 @@ def check_options(
         raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
     if capacity is not None and capacity >= 1 << 63:
         raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
-    if align is not None and (align < 1 or align & (align - 1) or align > 1 << 21):
+    _check(timestamps, (None, True, False), "timestamps")
+    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
         raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
 
 
@@ -523,7 +528,7 @@ def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) 
 
 def _check(value: object, allowed: tuple[object, ...], what: str) -> None:
     if value not in allowed:
-        raise InvalidArgument(f"{what}={value!r}; it is one of {', '.join(repr(a) for a in allowed if a)}")
+        raise InvalidArgument(f"{what}={value!r}; it is one of {', '.join(repr(a) for a in allowed if a is not None)}")
 
 
 def _mismatch(place: str, name: str, address: str, schema: str, pattern: str, graph: list[Any]) -> LayoutMismatch:

@@ -18,7 +18,7 @@ class Statistics:
     missed: int
     """Messages lost by ``full="drop"``: by this sender, or told to this receiver."""
     blocked: int
-    """Calls that had to wait: of a sender for room, of a receiver for a message."""
+    """Calls that had to wait: of a sender for room, of a receiver for a message. Counted when the wait is over."""
     held: int
     """Messages that this receiver has not let go; slots sent that arrays of this sender still use."""
     held_while_waiting: int

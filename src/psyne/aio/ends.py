@@ -43,14 +43,17 @@ class EventLoopEnd:
 
     @property
     def address(self) -> str:
+        """Of the channel: ``ipc://name``."""
         return str(self._end.address)
 
     @property
     def closed(self) -> bool:
+        """Whether this end was closed."""
         return bool(self._end.closed)
 
     @property
     def joined(self) -> bool:
+        """Whether there is a channel and this end is a member of it."""
         return bool(self._end.joined)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -149,6 +152,7 @@ class Sender(EventLoopEnd, Generic[M]):
 
     @property
     def capacity(self) -> int:
+        """Messages in the ring of this sender."""
         return self._tx.capacity
 
     def clone(self) -> Self:

@@ -149,7 +149,7 @@ class Array(Message, Generic[S]):
 
     def __init_subclass__(
         cls, dtype: Any = None, shape: int | tuple[int, ...] = (), ndim: int | None = None,
-        max_bytes: int = MAX_BYTES, order: Literal["C", "F"] = "C",
+        max_bytes: int | None = None, order: Literal["C", "F"] = "C",
     ) -> None:  # fmt: skip
         if dtype is None:
             return
@@ -157,6 +157,9 @@ class Array(Message, Generic[S]):
         if ndim is not None:
             if dims != () or not 1 <= ndim <= 8:
                 raise TypeError(f"an Array has a shape=, or ndim= from 1 to 8; got shape={shape} and ndim={ndim}")
+            if order != "C":
+                raise TypeError("an Array that brings its shape lies in C order; Matrix(rows, columns) has order=")
+            max_bytes = MAX_BYTES if max_bytes is None else max_bytes
             if max_bytes < element.itemsize:
                 raise TypeError(f"max_bytes={max_bytes} holds no {element} of {element.itemsize} bytes")
             cls._lay_out(
@@ -164,6 +167,8 @@ class Array(Message, Generic[S]):
                 {"array": describe(element), "ndim": ndim, "max_bytes": max_bytes},
             )
             return
+        if max_bytes is not None:
+            raise TypeError(f"max_bytes={max_bytes} is for an Array with ndim=; one with a shape= has its size by that")
         if any(not isinstance(n, (int, np.integer)) or n < 1 for n in dims):
             raise TypeError(f"the shape of an Array is made of positive ints; got {dims}")
         schema = {"array": describe(element), "shape": [int(n) for n in dims]}
@@ -272,13 +277,13 @@ def _checked(dtype: Any, shape: int | tuple[int, ...]) -> tuple[np.dtype[Any], t
 
 
 def array_type(
-    dtype: Any = None, shape: int | tuple[int, ...] = (), *, ndim: int | None = None, max_bytes: int = MAX_BYTES
+    dtype: Any = None, shape: int | tuple[int, ...] = (), *, ndim: int | None = None, max_bytes: int | None = None
 ) -> MessageMeta:
     """The class of messages that `Array` gives."""
     if dtype is None:
         raise TypeError("Array(dtype, shape) makes a message class, e.g. Array('f4', (480, 640))")
     element, dims = _checked(dtype, shape)
-    key = (Array, element, dims, ndim, max_bytes if ndim is not None else 0)
+    key = (Array, element, dims, ndim, max_bytes or MAX_BYTES if ndim is not None else max_bytes)
     name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims) + (f"_{ndim}d" if ndim is not None else "")
     body = {"__module__": __name__}
     return made_once(

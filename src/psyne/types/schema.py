@@ -102,9 +102,9 @@ def read_kinds(schema: str, asked: Sequence[Any], subset: bool, address: str) ->
             found[number] = _subset(cls, other, address)
             del made[number]
         elif other is not None:
-            raise LayoutMismatch(
-                f"{address} has another layout: {between(other, yours, '' if len(theirs) == 1 else cls.__name__ + '.')}"
-            )
+            fewer = "; subset=True reads these fields and leaves the others" if _within(yours, other) else ""
+            where = "" if len(theirs) == 1 else f"{cls.__name__}."
+            raise LayoutMismatch(f"{address} has another layout: {between(other, yours, where)}{fewer}")
         else:
             raise LayoutMismatch(
                 f"{address} has another layout: it carries {', '.join(map(short, theirs))}, and no {short(yours)}"
@@ -162,6 +162,14 @@ def _dtype_of(d: Description) -> np.dtype[Any]:
         },
         align=False,
     )
+
+
+def _within(yours: Description, theirs: Description) -> bool:
+    """Has a Struct some of the fields of another one, and no others?"""
+    if "struct" not in yours or "struct" not in theirs:
+        return False
+    mine, all_of_them = ([{**f, "offset": 0} for f in d["fields"]] for d in (yours, theirs))
+    return all(f in all_of_them for f in mine)
 
 
 def _subset(cls: type[Struct], theirs: Description, address: str) -> MessageMeta:
