@@ -272,7 +272,8 @@ public:
             lane->own = lane->slab.row(stage_index_);
             for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
             lane->waits_as = next_;
-            lane->plain = !shared_ && before_.empty() && lane->slab.variants == nullptr;
+            lane->plain = before_.empty() && lane->slab.variants == nullptr;
+            lane->alone = lane->plain && !shared_;
             lane->next = lane->behind_all_taken();
             lanes_.push_back(std::move(lane));
             seen_any_ = true;
@@ -349,7 +350,7 @@ private:
         const Atomic64* published = lane.slab.ready + at.slot;
         Atomic64* own = lane.own + at.slot;
         uint64_t n = 0;
-        if (lane.plain && !at_end_) {  // the loop below without its checks
+        if (lane.alone && !at_end_) {  // the loop below without its checks
             for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
             return n;
         }
@@ -357,9 +358,8 @@ private:
             uint64_t mine = shared_ ? own[n].load(acquire) : 0;
             if (shared_ && lap_of(mine) >= at.lap) break;  // taken by another
             if (published[n].load(acquire) != ready) break;  // PUBLISH
-            if (!lane.alike(at.slot + n, like)) break;
             bool drop = false;
-            if (!lane.let_go_before(at.slot + n, at.lap, drop) || drop) break;
+            if (!lane.plain && (!lane.alike(at.slot + n, like) || !lane.let_go_before(at.slot + n, at.lap, drop) || drop)) break;
             if (at_end_) not_at_end();
             if (!shared_)
                 own[n].store(taken, relaxed);
