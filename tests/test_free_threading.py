@@ -16,7 +16,7 @@ import pytest
 
 import psyne
 
-from .helpers.layouts import Line, Number, Sample, broken_lines, line_of, lines_of
+from .helpers.layouts import Line, Number, broken_lines, line_of, lines_of
 from .helpers.process import sleeping, until
 
 NO_GIL = bool(sysconfig.get_config_var("Py_GIL_DISABLED"))
@@ -119,102 +119,157 @@ def test_threads_end_check_and_keep_messages_while_another_receives():
         tx.loan_many(64, timeout=0).discard()  # every slot came back
 
 
-def test_a_message_that_is_read_and_ended_at_once_is_whole_or_released():
-    def read(m: Any, n: int) -> int:
-        for i in range(20):
-            match i % 5:
-                case 0:
-                    assert m.stamp == n
-                case 1:
-                    c = m.copy()
-                    assert (c.stamp, c.kind, c.values.tolist()) == (n, n % 256, [n, 1.0, 2.0])
-                case 2:
-                    view = m.values
-                    assert view.tolist() == [n, 1.0, 2.0]
-                    del view
-                case 3:
-                    assert memoryview(m).nbytes == Sample.__layout__.bytes
-                case 4:
-                    assert m.info.sequence in (0, n)
-        return 20
+def in_rounds(rounds: int, prepare: Callable[[int], None], *calls: Callable[[int], Any]) -> list[Any]:
+    """Calls, at once in each round, after `prepare` in one thread. What came of each round of each, in one list."""
+    number = itertools.count()
+    begin = threading.Barrier(len(calls), lambda: prepare(next(number)))
 
-    def end(m: Any) -> None:
+    def run(call: Callable[[int], Any]) -> list[Any]:
+        outcomes = []
+        for n in range(rounds):
+            begin.wait()
+            try:
+                outcomes.append(call(n))
+            except Exception as error:
+                outcomes.append(error)
+        return outcomes
+
+    lists = at_once(*(lambda call=call: run(call) for call in calls))
+    assert errors_in(lists) == []
+    return list(itertools.chain(*lists))
+
+
+def a_moment() -> None:
+    """Not always the same, and less than a large copy takes."""
+    for _ in range(random.randrange(20000)):
+        pass
+
+
+Large = psyne.Array("u1", 8 << 20)  # copying takes longer than threads differ in their beginning
+
+
+def send_filled(tx: psyne.Sender[Any], n: int) -> None:
+    with tx.loan() as m:
+        for part in (slice(4 << 20, None), slice(4 << 20)):  # its end first: who copies it meanwhile has both
+            m.array[part] = n % 251
+
+
+def filled(array: np.ndarray, n: int) -> bool:
+    return bool((array == n % 251).all())
+
+
+@pytest.mark.parametrize("where", ["in a slot", "in private memory"])
+def test_a_message_that_is_read_and_ended_at_once_is_whole_or_released(where: str):
+    """Its slot is written anew, and private memory is gone, as soon as it is ended."""
+    given: list[Any] = [None]
+
+    def read(n: int) -> None:
+        m = given[0]
+        assert filled(m.copy().array, n)
+        assert filled(np.asarray(m), n)
+        assert filled(m.private().array, n)
+        assert m.info.sequence in (0, n)
+
+    def end(n: int) -> None:
+        a_moment()
         while True:
             try:
-                return m.release()
+                return given[0].release()
             except BufferError:
                 pass
 
-    with psyne.sender("ipc://whole", Sample, capacity=2) as tx, psyne.receiver("ipc://whole", Sample) as rx:
-        for n in range(150):
-            tx.send(Sample(stamp=n, kind=n % 256, values=(n, 1, 2)))
-            m: Any = rx.receive() if n % 2 else Sample(stamp=n, kind=n % 256, values=(n, 1, 2))
-            if not n % 2:
-                rx.receive().release()
-            outcomes = at_once(lambda m=m, n=n: read(m, n), lambda m=m, n=n: read(m, n), lambda m=m: end(m))
-            assert errors_in(outcomes, psyne.MessageReleased) == []
-            assert outcomes[2] is None
-            del m, outcomes
+    with psyne.sender("ipc://whole", Large, capacity=1) as tx, psyne.receiver("ipc://whole", Large) as rx:
+
+        def prepare(n: int) -> None:
+            given[0] = None
+            if where == "in a slot":
+                given[0] = rx.receive()
+            else:
+                given[0] = Large()
+                given[0].array[:] = n % 251
+
+        def send(n: int) -> None:
+            if where == "in a slot":
+                send_filled(tx, n + 1)
+
+        send(-1)
+        outcomes = in_rounds(15, prepare, read, read, end, send)
+        assert errors_in(outcomes, psyne.MessageReleased) == []
+        given.clear()
         assert rx.statistics().held == 0
 
 
 def test_a_message_that_is_sent_on_and_ended_at_once_goes_whole_or_not_at_all():
-    """Its slot is written anew as soon as it is ended: half of the next message must not go with it."""
+    given: list[Any] = [None]
     with (
-        psyne.sender("ipc://from", Line, capacity=1) as source,
-        psyne.receiver("ipc://from", Line) as rx,
-        psyne.sender("ipc://to", Line, capacity=8) as tx,
-        psyne.receiver("ipc://to", Line) as sink,
+        psyne.sender("ipc://from", Large, capacity=1) as source,
+        psyne.receiver("ipc://from", Large) as rx,
+        psyne.sender("ipc://to", Large, capacity=2) as tx,
+        psyne.receiver("ipc://to", Large) as sink,
     ):
-        source.send(line_of(1, 0))
-        for n in range(1, 400):
-            m = rx.receive()
-            outcomes = at_once(
-                lambda m=m: tx.send(m), lambda m=m: m.release(), lambda n=n: source.send(line_of(1, n), timeout=60)
-            )
-            assert errors_in(outcomes, psyne.MessageReleased) == []
-            assert outcomes[1] is None
-            if outcomes[0] is True:
-                with sink.receive() as got:
-                    assert (got.array == line_of(1, n - 1)).all()
+
+        def prepare(n: int) -> None:
+            given[0] = None
+            given[0] = rx.receive()
+
+        def send_on(n: int) -> bool:
+            tx.send(given[0])
+            with sink.receive() as got:
+                return filled(got.array, n)
+
+        def end(n: int) -> None:
+            a_moment()
+            given[0].release()
+
+        def send(n: int) -> None:
+            send_filled(source, n + 1)
+
+        send(-1)
+        outcomes = in_rounds(25, prepare, send_on, end, send)
+        assert errors_in(outcomes, psyne.MessageReleased) == []
+        assert False not in outcomes
         assert sink.try_receive() is None
 
 
 def test_threads_that_share_an_end_are_told_so_and_lose_nothing():
     """ConcurrentUse is an answer, not a crash: whoever tries again sends and receives everything once."""
-    count, each = 3, 800
+    count, each = 2, 8000
 
     def send(tx: psyne.Sender[Any], number: int) -> None:
-        for n in range(each):
+        lines = lines_of(number, 0, each)
+        for line in lines:
             while True:
                 try:
-                    tx.send(line_of(number, n), timeout=0.001)
-                    break
-                except (psyne.ConcurrentUse, psyne.Full):
+                    if (loan := tx.try_loan()) is not None:
+                        loan.array[:] = line
+                        tx.send(loan)
+                        break
+                except psyne.ConcurrentUse:
                     pass
 
-    def receive(rx: psyne.Receiver[Any], left: "queue.SimpleQueue[None]") -> list[np.ndarray]:
+    def receive(rx: psyne.Receiver[Any], sending: list[int]) -> list[np.ndarray]:
         seen = []
         while True:
+            over = not sending
             try:
-                left.get_nowait()
-            except queue.Empty:
-                return seen
-            while True:
-                try:
-                    with rx.receive(timeout=0.001) as m:
+                if (m := rx.try_receive()) is not None:
+                    with m:
                         seen.append(m.array.copy())
-                    break
-                except (psyne.ConcurrentUse, psyne.Empty):
-                    pass
+                elif over:
+                    return seen
+            except psyne.ConcurrentUse:
+                pass
 
-    left: queue.SimpleQueue[None] = queue.SimpleQueue()
-    for _ in range(count * each):
-        left.put(None)
+    sending = list(range(count))
+
+    def send_all(number: int) -> None:
+        send(tx, number)
+        sending.pop()
+
     with psyne.sender("ipc://shared", Line, capacity=16) as tx, psyne.receiver("ipc://shared", Line) as rx:
         outcomes = at_once(
-            *(lambda number=number: send(tx, number) for number in range(count)),
-            *(lambda: receive(rx, left) for _ in range(count)),
+            *(lambda number=number: send_all(number) for number in range(count)),
+            *(lambda: receive(rx, sending) for _ in range(count)),
         )
         assert errors_in(outcomes) == []
         assert tx.statistics().sent == rx.statistics().received == count * each
