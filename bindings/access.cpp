@@ -1,5 +1,6 @@
 // What users reach through a message: its array, its fields, its buffer, its info.
 #include "access.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -53,14 +54,9 @@ PyObject* get_array(PyObject* o, void*) { return whole_array(self(o)); }
 
 PyObject* get_info(PyObject* o, void*) {
     MessageObject* m = self(o);
-    static PyObject* info = nullptr;
-    if (!info) {
-        PyObject* module = PyImport_ImportModule("psyne.info");
-        if (!module) return nullptr;
-        info = PyObject_GetAttrString(module, "Info");
-        Py_DECREF(module);
-        if (!info) return nullptr;
-    }
+    static std::atomic<PyObject*> cache{nullptr};
+    PyObject* info = imported(cache, "psyne.info", "Info");
+    if (!info) return nullptr;
     unsigned long long sequence = 0, sender = 0, missed = 0, stamp = 0;
     bool redelivered = false;
     m = root(m);
@@ -134,13 +130,10 @@ FieldObject* batch_field(MessageObject* m, PyObject* key) {
         PyErr_Format(PyExc_TypeError, "a batch is indexed by a field's name or a message's number, not by %R", key);
         return nullptr;
     }
-    PyObject* f = PyObject_GetAttr(m->type, key);
-    if (f && Py_TYPE(f) == field_type) {
-        Py_DECREF(f);  // the class keeps it
-        return reinterpret_cast<FieldObject*>(f);
-    }
-    Py_XDECREF(f);
-    PyErr_Clear();
+    nb::object places = nb::steal(PyObject_GetAttrString(m->type, "__places__"));  // Structs have them
+    if (!places.is_valid()) PyErr_Clear();
+    if (PyObject* f = places.is_valid() ? PyDict_GetItemWithError(places.ptr(), key) : nullptr)
+        return reinterpret_cast<FieldObject*>(f);  // the class keeps it
     PyErr_Format(PyExc_KeyError, "%U (the messages are %s)", key, m->layout->text().c_str());
     return nullptr;
 }
@@ -208,6 +201,7 @@ PyObject* batch_item(PyObject* o, PyObject* key) {
 }
 
 int batch_assign(PyObject* o, PyObject* key, PyObject* value) {
+    const Guard guard(o, value);
     MessageObject* m = self(o);
     if (!usable(m)) return -1;
     FieldObject* f = batch_field(m, key);
@@ -232,21 +226,21 @@ int message_buffer(PyObject* o, Py_buffer* view, int flags) {
 }
 
 PyGetSetDef message_properties[] = {
-    {"array", get_array, nullptr, "The whole message as a numpy array over the same memory.", nullptr},
-    {"info", get_info, nullptr, "psyne.Info: sequence, sender, missed, redelivered, timestamp.", nullptr},
-    {"_open", get_open, nullptr, nullptr, nullptr},
-    {"__array_interface__", get_interface, nullptr, "For libraries that take arrays. Asking pins the message: it "
+    {"array", guarded<get_array>, nullptr, "The whole message as a numpy array over the same memory.", nullptr},
+    {"info", guarded<get_info>, nullptr, "psyne.Info: sequence, sender, missed, redelivered, timestamp.", nullptr},
+    {"_open", guarded<get_open>, nullptr, nullptr, nullptr},
+    {"__array_interface__", guarded<get_interface>, nullptr, "For libraries that take arrays. Asking pins the message: it "
                                                     "keeps its slot until the message object is gone.", nullptr},
     {nullptr, nullptr, nullptr, nullptr, nullptr}};
 PyMethodDef message_access[] = {
-    {"copy", copy, METH_NOARGS, "The same in private memory (a batch: as one numpy array)."},
-    {"item", item, METH_NOARGS, "The one element of the message as Python has it."},
-    {"__array__", method(as_array), METH_FASTCALL | METH_KEYWORDS, "For numpy, of dtypes that a buffer cannot describe."},
-    {"__dlpack__", method(dlpack), METH_FASTCALL | METH_KEYWORDS,
+    {"copy", guarded<copy>, METH_NOARGS, "The same in private memory (a batch: as one numpy array)."},
+    {"item", guarded<item>, METH_NOARGS, "The one element of the message as Python has it."},
+    {"__array__", method(guarded<as_array>), METH_FASTCALL | METH_KEYWORDS, "For numpy, of dtypes that a buffer cannot describe."},
+    {"__dlpack__", method(guarded<dlpack>), METH_FASTCALL | METH_KEYWORDS,
      "A DLPack capsule over the same memory, on the CPU; it keeps the slot.\n\n"
      "Raises BufferError for read-only memory unless max_version >= (1, 0), and for what DLPack cannot describe."},
     {"__dlpack_device__", dlpack_device, METH_NOARGS, "(1, 0): the CPU."},
-    {"private", private_message, METH_NOARGS,
+    {"private", guarded<private_message>, METH_NOARGS,
      "The same, writable, on copy-on-write pages (a batch: as one numpy array): what is written stays here, the\n"
      "slot keeps its bytes. Pages nobody wrote to follow the slot, which is kept. Below 64 KiB, and where the\n"
      "memory is no slot, it is a copy."},

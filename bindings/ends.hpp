@@ -96,7 +96,7 @@ struct Tick {
             told = true;
             if (!warn("sender of " + registry.address() + " has waited 1 s for room: " + waiting->why_full())) return false;
         }
-        return PyErr_CheckSignals() == 0;
+        return run_pending();
     }
 };
 

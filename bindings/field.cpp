@@ -1,5 +1,6 @@
 // The fields of a Struct: descriptors that read and write its bytes.
 #include "access.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -116,8 +117,14 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
     } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || PyList_CheckExact(value)) &&
                PySequence_Fast_GET_SIZE(value) == f->dims.n[0]) {
         int done = 0;
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i)
-            done = store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), PySequence_Fast_GET_ITEM(value, i));
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i) {
+            if constexpr (kGil) {
+                done = store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), PySequence_Fast_GET_ITEM(value, i));
+            } else {  // another thread may change a list meanwhile
+                nb::object item = nb::steal(PySequence_GetItem(value, i));
+                done = item.is_valid() ? store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), item.ptr()) : -1;
+            }
+        }
         if (done <= 0) return done;
     }
     if (!m->batch && PyArray_CheckExact(value)) {
@@ -142,6 +149,7 @@ PyObject* field_get(PyObject* o, PyObject* instance, PyObject*) {
     if (!instance || instance == Py_None) return Py_NewRef(o);
     MessageObject* m = self(instance);
     if (!is_message(instance)) return PyErr_Format(PyExc_TypeError, "a field belongs to a message"), nullptr;
+    const Guard guard(instance);
     if (!usable(m)) return nullptr;
     FieldObject* f = field(o);
     if (f->dims.ndim != 0) return field_view(m, f);
@@ -156,6 +164,7 @@ int field_set(PyObject* o, PyObject* instance, PyObject* value) {
         PyErr_SetString(PyExc_AttributeError, "a field of a message cannot be deleted");
         return -1;
     }
+    const Guard guard(instance, value);
     if (!usable(m)) return -1;
     if (!m->writable) {
         raise("ReadOnly", "a received message is read-only (its stage is not mutating); copy() it to change it");
@@ -190,7 +199,7 @@ PyObject* field_new(PyTypeObject* type, PyObject* args, PyObject*) {
     f->dims.ndim = static_cast<int>(PyTuple_GET_SIZE(shape));
     for (int i = 0; i < f->dims.ndim; ++i)
         f->dims.n[i] = PyNumber_AsSsize_t(PyTuple_GET_ITEM(shape, i), PyExc_OverflowError);
-    if (!PyErr_Occurred() && !f->dims.bytes(static_cast<uint64_t>(PyDataType_ELSIZE(descr)), 1ull << 48, f->bytes))
+    if (!PyErr_Occurred() && !f->dims.bytes(static_cast<uint64_t>(PyDataType_ELSIZE(descr)), kMostBytes, f->bytes))
         PyErr_SetString(PyExc_ValueError, "a field of this shape is too large");
     if (!PyErr_Occurred() && nested && nested != Py_None) {
         PyObject* layout = PyObject_GetAttrString(nested, "__layout__");

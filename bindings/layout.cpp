@@ -3,10 +3,12 @@
 namespace psyne::python {
 
 bool Dims::bytes(uint64_t element, uint64_t most, uint64_t& total) const noexcept {
-    total = element;
-    for (int i = 0; i < ndim; ++i)
-        if (n[i] < 0 || __builtin_mul_overflow(total, static_cast<uint64_t>(n[i]), &total)) return false;
-    return total <= most;
+    uint64_t reach = total = element;  // as if no axis were empty: strides of empty arrays are numbers, too
+    for (int i = 0; i < ndim; ++i) {
+        if (n[i] < 0 || __builtin_mul_overflow(reach, std::max<uint64_t>(static_cast<uint64_t>(n[i]), 1), &reach)) return false;
+        total *= static_cast<uint64_t>(n[i]);
+    }
+    return total <= most && reach <= kMostBytes;
 }
 
 Layout::Layout(nb::object element_type, nb::tuple shape, bool zero_loans, bool fortran_order, bool by_columns,
@@ -15,14 +17,15 @@ Layout::Layout(nb::object element_type, nb::tuple shape, bool zero_loans, bool f
       shaped(max_bytes != 0) {
     if (!PyArray_DescrCheck(dtype.ptr())) throw nb::type_error("a Layout needs a numpy.dtype");
     if (PyDataType_REFCHK(descr())) throw nb::type_error("messages cannot hold Python objects; use a fixed-size dtype");
+    if (element() == 0) throw nb::type_error("elements of no bytes; give the dtype a size, e.g. 'S8'");
     const size_t most_dims = shaped ? kMaxOwnDims : kMaxDims;
     if (shape.size() > most_dims) throw nb::value_error(shaped ? "at most 8 dimensions" : "at most 32 dimensions");
     dims.ndim = static_cast<int>(shape.size());
     for (int i = 0; i < dims.ndim; ++i) dims.n[i] = shaped ? 0 : nb::cast<npy_intp>(shape[static_cast<size_t>(i)]);
     if (shaped) {
-        if (max_bytes > 1ull << 48) throw nb::value_error("max_bytes is too large");
+        if (max_bytes > kMostBytes) throw nb::value_error("max_bytes is too large");
         room = max_bytes;
-    } else if (!dims.bytes(element(), 1ull << 48, room)) {
+    } else if (!dims.bytes(element(), kMostBytes, room)) {
         throw nb::value_error("a message of this shape is too large");
     }
     alignment = static_cast<uint64_t>(PyDataType_ALIGNMENT(descr()));
@@ -109,6 +112,7 @@ PyObject* array_over(PyArray_Descr* descr, const Dims& own, bool fortran, std::b
         Py_DECREF(array);
         return nullptr;
     }
+    count_as_one(array);
     return array;
 }
 

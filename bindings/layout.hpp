@@ -11,6 +11,7 @@ namespace psyne::python {
 
 constexpr int kMaxDims = 32;
 constexpr int kMaxOwnDims = 8;  // of a shaped message
+constexpr uint64_t kMostBytes = 1ull << 48;
 
 /// Dimensions of one message.
 struct Dims {

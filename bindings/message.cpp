@@ -2,6 +2,7 @@
 #include "message.hpp"
 
 #include "ends.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -11,7 +12,7 @@ PyTypeObject* lease_type = nullptr;
 
 namespace {
 
-constexpr size_t kFree = 256;
+constexpr size_t kFree = 256;  // without a GIL none: Python's allocator has memory for each thread
 PyObject* free_messages[kFree];  // all classes of messages are alike in size
 size_t free_count = 0;
 
@@ -19,7 +20,7 @@ bool ours(uint64_t generation) { return generation == fork_generation.load(std::
 
 MessageObject* fresh(PyTypeObject* type, Layout* layout, bool batch) {
     PyObject* o;
-    if (free_count != 0) {
+    if (kGil && free_count != 0) {
         o = PyObject_Init(free_messages[--free_count], type);
     } else {
         o = type->tp_alloc(type, 0);
@@ -27,6 +28,7 @@ MessageObject* fresh(PyTypeObject* type, Layout* layout, bool batch) {
         PyObject_GC_UnTrack(o);  // a message is in no cycle
         new (&reinterpret_cast<MessageObject*>(o)->hold) Hold();
     }
+    count_as_one(o);
     auto* m = reinterpret_cast<MessageObject*>(o);
     m->layout = layout;
     m->at = Place{};
@@ -52,14 +54,22 @@ void hold_slots(SenderEnd& e, const Loan& loan, uint64_t n) {
     for (uint64_t i = 0; i < n; ++i) e.sender->hold(loan.slot + i);
 }
 
+/// References to what is counted as one. Whoever dropped others has read what it wanted to read.
+Py_ssize_t references(PyObject* o) {
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&o->ob_ref_shared, __ATOMIC_ACQUIRE) >> _Py_REF_SHARED_SHIFT;
+#else
+    return Py_REFCNT(o);
+#endif
+}
+
 /// Arrays of the user (not those that only the message knows) that still use the bytes?
 bool views_live(const MessageObject* m) {
     if (!m->lease) return false;
     const Py_ssize_t known = m->views ? PyList_GET_SIZE(m->views) : 0;
-    if (Py_REFCNT(m->lease) > 1 + known) return true;
-    for (Py_ssize_t i = 0; i < known; ++i)
-        if (Py_REFCNT(PyList_GET_ITEM(m->views, i)) > 1) return true;
-    return false;
+    for (Py_ssize_t i = 0; i < known; ++i)  // first: without any of them nobody makes other views any more
+        if (references(PyList_GET_ITEM(m->views, i)) > 1) return true;
+    return references(reinterpret_cast<PyObject*>(m->lease)) > 1 + known;
 }
 
 void close_views(MessageObject* m) {
@@ -139,6 +149,7 @@ void message_dealloc(PyObject* o) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     Py_CLEAR(m->pin);  // who needed it held the message
     if (m->open) {
+        const Guard guard(o);
         if (m->hold.kind == Hold::Kind::taken && !m->lease && (m->touched || !PyErr_Occurred())) [[likely]]
             end_message(m, 0, false);
         else
@@ -150,7 +161,7 @@ void message_dealloc(PyObject* o) {
     Py_CLEAR(m->parent);
     Py_CLEAR(m->type);
     PyTypeObject* type = Py_TYPE(o);
-    if (free_count < kFree)
+    if (kGil && free_count < kFree)
         free_messages[free_count++] = o;
     else
         PyObject_GC_Del(o);
@@ -159,8 +170,8 @@ void message_dealloc(PyObject* o) {
 
 void lease_dealloc(PyObject* o) {
     auto* lease = reinterpret_cast<LeaseObject*>(o);
-    if (ours(lease->generation)) {
-        Hold& h = lease->hold;
+    if (Hold& h = lease->hold; h.kind != Hold::Kind::nothing && ours(lease->generation)) {
+        const Guard guard(lease->end);
         if (h.kind == Hold::Kind::sent) {
             SenderEnd& e = sender_end(lease->end);
             for (uint64_t i = 0; i < h.loan.count; ++i) e.sender->unhold(h.loan.slot + i);
@@ -324,7 +335,8 @@ bool shape_from(PyObject* shape, const Layout& layout, Dims& out) {
         return false;
     }
     const bool one = PyIndex_Check(shape);
-    const nb::object dims = one ? nb::borrow(shape) : nb::steal(PySequence_Fast(shape, "shape is an int or a tuple of ints"));
+    const nb::object dims = one ? nb::borrow(shape) : nb::steal(
+        PyList_CheckExact(shape) ? PyList_AsTuple(shape) : PySequence_Fast(shape, "shape is an int or a tuple of ints"));
     if (!dims.is_valid()) return false;
     const Py_ssize_t given = one ? 1 : PySequence_Fast_GET_SIZE(dims.ptr());
     if (given != out.ndim) {
@@ -384,6 +396,7 @@ LeaseObject* new_lease(PyObject* end, uint64_t generation) {
     lease->keeps = nullptr;
     lease->generation = generation;
     new (&lease->hold) Hold();
+    count_as_one(reinterpret_cast<PyObject*>(lease));
     return lease;
 }
 
@@ -458,27 +471,27 @@ static PyTypeObject* make_type(nb::module_& m, const char* name, PyType_Spec& sp
 
 void bind_message(nb::module_& m) {
     static std::vector<PyMethodDef> methods = {
-        {"__enter__", enter, METH_NOARGS, nullptr},
-        {"__exit__", method(exit), METH_FASTCALL, nullptr},
-        {"release", release_message, METH_NOARGS,
+        {"__enter__", guarded<enter>, METH_NOARGS, nullptr},
+        {"__exit__", method(guarded<exit>), METH_FASTCALL, nullptr},
+        {"release", guarded<release_message>, METH_NOARGS,
          "End the message now and give its slot back.\n\nRaises BufferError while views on it live."},
-        {"discard", discard, METH_NOARGS, "Take the loan back: nothing is sent when its block ends."},
+        {"discard", guarded<discard>, METH_NOARGS, "Take the loan back: nothing is sent when its block ends."},
     };
     for (PyMethodDef* d = message_access; d->ml_name; ++d) methods.push_back(*d);
     static std::vector<PyMethodDef> batch_methods = methods;
-    methods.push_back({"truncate", truncate, METH_O, "Shorten the first axis of a message that brings its own shape."});
-    methods.push_back({"_reshape", reshape, METH_O, nullptr});
+    methods.push_back({"truncate", guarded<truncate>, METH_O, "Shorten the first axis of a message that brings its own shape."});
+    methods.push_back({"_reshape", guarded<reshape>, METH_O, nullptr});
     methods.push_back({"from_buffer", method(from_buffer), METH_FASTCALL | METH_KEYWORDS | METH_CLASS,
                        "A message over memory of one's own, which it keeps."});
     methods.push_back({nullptr, nullptr, 0, nullptr});
-    batch_methods.push_back({"truncate", truncate_batch, METH_O, "Send only the first n messages; the rest was never there."});
+    batch_methods.push_back({"truncate", guarded<truncate_batch>, METH_O, "Send only the first n messages; the rest was never there."});
     batch_methods.push_back({nullptr, nullptr, 0, nullptr});
 
     static PyType_Slot slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(message_dealloc)},
                                   {Py_tp_new, reinterpret_cast<void*>(message_new)},
                                   {Py_tp_methods, methods.data()},
                                   {Py_tp_getset, message_properties},
-                                  {Py_bf_getbuffer, reinterpret_cast<void*>(message_buffer)},
+                                  {Py_bf_getbuffer, reinterpret_cast<void*>(guarded<message_buffer>)},
                                   {Py_tp_doc, const_cast<char*>("A message: a view of one slot, or of private memory.")},
                                   {0, nullptr}};
     static PyType_Spec spec = {"psyne._native.Message", sizeof(MessageObject), 0,
@@ -486,12 +499,12 @@ void bind_message(nb::module_& m) {
     static PyType_Slot batch_slots[] = {{Py_tp_dealloc, reinterpret_cast<void*>(message_dealloc)},
                                         {Py_tp_methods, batch_methods.data()},
                                         {Py_tp_getset, message_properties},
-                                        {Py_mp_length, reinterpret_cast<void*>(batch_length)},
-                                        {Py_sq_item, reinterpret_cast<void*>(batch_message)},
+                                        {Py_mp_length, reinterpret_cast<void*>(guarded<batch_length>)},
+                                        {Py_sq_item, reinterpret_cast<void*>(guarded<batch_message>)},
                                         {Py_tp_iter, reinterpret_cast<void*>(PySeqIter_New)},
-                                        {Py_mp_subscript, reinterpret_cast<void*>(batch_item)},
+                                        {Py_mp_subscript, reinterpret_cast<void*>(guarded<batch_item>)},
                                         {Py_mp_ass_subscript, reinterpret_cast<void*>(batch_assign)},
-                                        {Py_bf_getbuffer, reinterpret_cast<void*>(message_buffer)},
+                                        {Py_bf_getbuffer, reinterpret_cast<void*>(guarded<message_buffer>)},
                                         {Py_tp_doc, const_cast<char*>("Consecutive messages of one sender.")},
                                         {0, nullptr}};
     static PyType_Spec batch_spec = {"psyne._native.Batch", sizeof(MessageObject), 0,

@@ -9,7 +9,7 @@ namespace {
 /// A place as Python has it: the path of a directory, "" for this process, or the descriptor of an anonymous channel.
 NamesPtr names_of(nb::handle place) {
     if (!nb::isinstance<nb::str>(place) || nb::len(place) == 0)
-        fifo_directory() = nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")());
+        fifo_directory().set(nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")()));
     if (nb::isinstance<nb::int_>(place)) {
         const sys::Fd fd(::fcntl(nb::cast<int>(place), F_DUPFD_CLOEXEC, 0));
         if (!fd) sys::fail_errno("the descriptor of this channel is not open");
@@ -18,6 +18,12 @@ NamesPtr names_of(nb::handle place) {
     const auto path = nb::cast<std::string>(place);
     if (path.empty()) return process_names();
     return std::make_shared<const Directory>(path);
+}
+
+nb::object shared_text(const std::string& bytes) {
+    PyObject* text = text_of(bytes);
+    if (!text) throw nb::python_error();
+    return nb::steal(text);
 }
 
 constexpr uint64_t kStampsFrom = 4096;  // bytes of a message from which its sender keeps the time by itself
@@ -78,9 +84,9 @@ nb::object describe(nb::object place, const std::string& name) {
     nb::list stages;
     for (uint32_t i = 0; i < found->shape.stage_count; ++i) {
         const StageRecord& s = found->stage(i);
-        stages.append(nb::make_tuple(load_name(s.name), s.after, s.mutates != 0, s.redelivers != 0));
+        stages.append(nb::make_tuple(shared_text(load_name(s.name)), s.after, s.mutates != 0, s.redelivers != 0));
     }
-    d["schema"] = found->schema();
+    d["schema"] = shared_text(found->schema());
     d["pattern"] = static_cast<uint32_t>(found->shape.pattern);
     d["stages"] = stages;
     return d;
@@ -108,6 +114,17 @@ void open_sending(nb::object self, nb::object place, const std::string& name, co
     give_types(e, e.sender->registry.file, std::move(types), std::move(batch_type));
 }
 
+/// A receiver that cannot use the channel that it has joined.
+void leave_channel(ReceiverEnd& e) {
+    if (!e.receiver) return;
+    left(e);
+    e.receiver->close();
+    forget_end(&e.receiver->registry);
+    leave(e.receiver->registry);
+    e.receiver.reset();
+    e.joined = false;
+}
+
 bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
                     const std::string& wait, const std::string& program, bool follow) {
     ReceiverEnd& e = receiver_end(self.ptr());
@@ -122,8 +139,13 @@ bool open_receiving(nb::object self, nb::object place, const std::string& name, 
     e.receiver->follow = follow;
     e.has_joined();
     remember_end(&e.receiver->registry);
-    joined(e);
-    if (!tell_burials(e.receiver->registry)) throw nb::python_error();
+    try {
+        joined(e);
+        if (!tell_burials(e.receiver->registry)) throw nb::python_error();
+    } catch (...) {  // Ctrl-C, perhaps: without its types it must not be used
+        leave_channel(e);
+        throw;
+    }
     return true;
 }
 
@@ -192,50 +214,42 @@ void bind_opening(nb::module_& m) {
     m.def("describe", describe, nb::arg("place"), nb::arg("name"),
           "Schema, pattern and stages of an open channel, or None.",
           nb::sig("def describe(place: str | int, name: str) -> dict[str, typing.Any] | None"));
-    m.def("open_sender", open_sending, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
+    m.def("open_sender", open_sending, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
           nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, "
                   "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
                   "batch_type: object) -> None"));
-    m.def("open_receiver", open_receiving, nb::arg("end"), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
+    m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
           nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.",
           nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, "
                   "follow: bool) -> bool"));
     m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
               ReceiverEnd& e = receiver_end(end.ptr());
               give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));
-          }, nb::arg("end"), nb::arg("types"), nb::arg("batch_type"),
+          }, nb::arg("end").lock(), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None"));
-    m.def("leave", [](nb::object end) {  // a receiver that does not fit the channel that it found
-              ReceiverEnd& e = receiver_end(end.ptr());
-              if (!e.receiver) return;
-              left(e);
-              e.receiver->close();
-              forget_end(&e.receiver->registry);
-              leave(e.receiver->registry);
-              e.receiver.reset();
-              e.joined = false;
-          }, nb::arg("end"));
+    m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end").lock());
     m.def("schema", [](nb::object end) {
               const ReceiverEnd& e = receiver_end(end.ptr());
-              return e.receiver ? e.receiver->registry.file.schema() : std::string();
-          }, nb::arg("end"), "The schema text of the channel that a receiver has joined.");
+              return shared_text(e.receiver ? e.receiver->registry.file.schema() : "");
+          }, nb::arg("end").lock(), nb::sig("def schema(end: object) -> str"),
+          "The schema text of the channel that a receiver has joined.");
     m.def("watch", watch, nb::arg("place"), nb::arg("deadline"),
           nb::sig("def watch(place: str | int, deadline: int) -> bool"));
     m.def("make_channel", make_channel, nb::arg("schema"), nb::arg("payload_bytes"), nb::arg("pattern"),
           nb::arg("stages"), "Make an anonymous channel: a descriptor of its memory, for the caller to close.",
           nb::sig("def make_channel(schema: str, payload_bytes: int, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]]) -> int"));
-    m.def("prepare", prepare, nb::arg("end"), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
+    m.def("prepare", prepare, nb::arg("end").lock(), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
           nb::arg("capacity"), nb::arg("align"),
           "Name an end of an anonymous channel that has not joined yet, and give it its types.",
           nb::sig("def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, "
                   "capacity: int, align: int) -> None"));
     m.def("unread", unread, nb::arg("place"), "Messages that no receiver of an anonymous channel has taken yet.",
           nb::sig("def unread(place: int) -> int"));
-    m.def("counters", counters_of, nb::arg("end"), nb::sig("def counters(end: object) -> dict[str, int] | None"));
+    m.def("counters", counters_of, nb::arg("end").lock(), nb::sig("def counters(end: object) -> dict[str, int] | None"));
     m.def("now_ns", &sys::now_ns, "The monotonic clock of deadlines.");
 }
 

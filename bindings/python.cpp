@@ -6,9 +6,18 @@ namespace psyne::python {
 
 std::atomic<uint64_t> fork_generation{0};
 
+PyObject* imported(std::atomic<PyObject*>& cache, const char* module, const char* name) {
+    if (PyObject* known = cache.load(std::memory_order_acquire)) return known;
+    nb::object found = nb::steal(PyImport_ImportModule(module));
+    if (found.is_valid() && name) found = nb::steal(PyObject_GetAttrString(found.ptr(), name));
+    if (found.is_valid()) cache.store(found.ptr(), std::memory_order_release);  // kept for good
+    return found.release().ptr();
+}
+
 PyObject* error_class(const char* name) {
-    static PyObject* module = nullptr;
-    if (!module && !(module = PyImport_ImportModule("psyne.errors"))) return nullptr;
+    static std::atomic<PyObject*> errors{nullptr};
+    PyObject* module = imported(errors, "psyne.errors");
+    if (!module) return nullptr;
     PyObject* cls = PyDict_GetItemString(PyModule_GetDict(module), name);
     if (!cls) PyErr_Format(PyExc_SystemError, "psyne.errors has no class %s", name);
     return cls;
@@ -30,8 +39,14 @@ bool caught(const char* class_name) {
     return yes;
 }
 
+PyObject* text_of(std::string_view bytes) {
+    return PyUnicode_DecodeUTF8(bytes.data(), static_cast<Py_ssize_t>(bytes.size()), "replace");
+}
+
 PyObject* raise(const char* class_name, const std::string& text) {
-    if (PyObject* cls = error_class(class_name)) PyErr_SetString(cls, text.c_str());
+    PyObject *cls = error_class(class_name), *shown = cls ? text_of(text) : nullptr;
+    if (shown) PyErr_SetObject(cls, shown);
+    Py_XDECREF(shown);
     return nullptr;
 }
 
@@ -62,6 +77,17 @@ PyObject* raise_current() {
         PyErr_SetString(PyExc_RuntimeError, e.what());
     }
     return nullptr;
+}
+
+bool run_pending() {
+    if constexpr (!kGil) {  // who drops the last reference to another thread's object leaves it to that thread's Python code
+        static std::atomic<PyObject*> look{nullptr};
+        PyObject* done = imported(look, "psyne.log", "nothing");
+        if (done) done = PyObject_CallNoArgs(done);
+        if (!done) return false;
+        Py_DECREF(done);
+    }
+    return PyErr_CheckSignals() == 0;
 }
 
 bool deadline_from(PyObject* seconds, uint64_t& deadline) {

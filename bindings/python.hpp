@@ -19,12 +19,32 @@ namespace nb = nanobind;
 
 namespace psyne::python {
 
+#ifdef Py_GIL_DISABLED
+inline constexpr bool kGil = false;
+#else
+inline constexpr bool kGil = true;
+#endif
+
+/// Of an object that nobody else has yet. Without a GIL, CPython counts the references of the thread that made an object
+/// apart, and leaves its end to that thread. These are counted as one: exactly, and whoever drops the last frees it.
+inline void count_as_one([[maybe_unused]] PyObject* o) {
+#ifdef Py_GIL_DISABLED
+    o->ob_tid = 0;
+    Py_SET_REFCNT(o, 1);
+#endif
+}
+
+/// What a module of psyne calls `name`, looked up once for each `cache`; borrowed. Null with an exception set.
+PyObject* imported(std::atomic<PyObject*>& cache, const char* module, const char* name = nullptr);
 /// An exception class of psyne.errors, by name; borrowed. Null with an exception set.
 PyObject* error_class(const char* name);
 /// Whether the exception that is set is of this class; clears it if so.
 bool caught(const char* class_name);
 /// Sets a Python exception; always null, so that slots can `return raise(...)`.
 PyObject* raise(const char* class_name, const std::string& text);
+
+/// Text that another process wrote: what is no UTF-8 in it is replaced. Null with an exception set.
+PyObject* text_of(std::string_view bytes);
 /// Turns the C++ exception in flight into a Python one.
 PyObject* raise_current();
 
@@ -58,6 +78,9 @@ struct WithGil {
     WithGil& operator=(const WithGil&) = delete;
     ~WithGil() { PyGILState_Release(state); }
 };
+
+/// Lets signal handlers run, and what other threads left for this one to do. False when a handler raised.
+bool run_pending();
 
 /// A time-out in seconds as a deadline: None waits for ever, 0 not at all. False with an exception set.
 bool deadline_from(PyObject* seconds, uint64_t& deadline);

@@ -1,5 +1,6 @@
 // The receiving end: receive, batches, iteration. Decisions are the core's; this converts.
 #include "ends.hpp"
+#include "guard.hpp"
 
 namespace psyne::python {
 
@@ -10,12 +11,10 @@ constexpr int kPolls = 100;  // about a microsecond with the GIL: as long as let
 /// Without a channel yet: lets Python look for it until the deadline. False with an exception set.
 bool await_channel(PyObject* self, ReceiverEnd& e, uint64_t deadline) {
     while (!e.receiver) {
-        e.busy = false;
         PyObject* done = PyObject_CallMethod(self, "_await_channel", "K", static_cast<unsigned long long>(deadline));
         if (!done) return false;
         Py_DECREF(done);
-        if (e.closed || e.busy || e.forked()) return e.refuse();
-        e.busy = true;
+        if (e.closed || e.forked()) return e.refuse();
     }
     return true;
 }
@@ -329,6 +328,7 @@ PyObject* batches(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
 
 PyObject* iteration_next(PyObject* o) try {
     auto* it = reinterpret_cast<IterationObject*>(o);
+    const Guard guard(it->end);
     if (it->last) {
         MessageObject* last = std::exchange(it->last, nullptr);
         const bool ok = finish_message(last, last->count);
@@ -357,18 +357,18 @@ void iteration_dealloc(PyObject* o) {
 }
 
 PyMethodDef methods[] = {
-    {"receive", method(receive), METH_FASTCALL | METH_KEYWORDS,
+    {"receive", method(guarded<receive>), METH_FASTCALL | METH_KEYWORDS,
      "receive($self, timeout=None)\n--\n\n"
      "The next message; its with block, release() or the last reference gone ends it.\n\n"
      "Raises Empty after timeout seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."},
-    {"try_receive", try_receive, METH_NOARGS,
+    {"try_receive", guarded<try_receive>, METH_NOARGS,
      "try_receive($self)\n--\n\nThe next message, or None when there is none now."},
-    {"receive_many", method(receive_many), METH_FASTCALL | METH_KEYWORDS,
+    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS,
      "receive_many($self, n, timeout=None, linger=0.0)\n--\n\n"
      "1 to n consecutive messages of one sender as one Batch; after the first waits linger seconds for more."},
-    {"try_receive_many", try_receive_many, METH_O,
+    {"try_receive_many", guarded<try_receive_many>, METH_O,
      "try_receive_many($self, n, /)\n--\n\n1 to n messages as one Batch, or None when there is none now."},
-    {"receive_into", method(receive_into), METH_FASTCALL | METH_KEYWORDS,
+    {"receive_into", method(guarded<receive_into>), METH_FASTCALL | METH_KEYWORDS,
      "receive_into($self, out, timeout=None, linger=0.0)\n--\n\n"
      "Copy 1 to len(out) messages of all senders into an array, and end them; how many.\n\n"
      "out is C-contiguous, of shape (n, *shape) and of the channel's dtype."},
@@ -393,8 +393,9 @@ void bind_receiver(nb::module_& m) {
                      e.receiver->registry.wake(e.receiver->registry.id);
                  else
                      close_now(e);
-             })
-        .def("fileno", &fileno_of,
+             },
+             nb::lock_self())
+        .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while receive() would not wait; for select(), selectors and event loops.")
         .def("_enter",
              [](nb::handle self) {
@@ -403,10 +404,10 @@ void bind_receiver(nb::module_& m) {
                  Inside<ReceiverEnd> inside{e};
                  if (!await_channel(self.ptr(), e, 0)) throw nb::python_error();
              },
-             "Join now, not at the first use.")
-        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; })
-        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; })
-        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; });
+             nb::lock_self(), "Join now, not at the first use.")
+        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; }, nb::lock_self())
+        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; }, nb::lock_self())
+        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; }, nb::lock_self());
 
     static PyType_Slot iteration_slots[] = {{Py_tp_iter, reinterpret_cast<void*>(PyObject_SelfIter)},
                                             {Py_tp_iternext, reinterpret_cast<void*>(iteration_next)},

@@ -1,4 +1,5 @@
 // The sending end: loan, send, drain. Decisions are the core's; this converts.
+#include "guard.hpp"
 #include "source.hpp"
 
 namespace psyne::python {
@@ -185,6 +186,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
             return nullptr;
     SenderEnd& e = sender_end(self);
     PyObject* what = values[0];
+    const Guard guard(self, what);
     if (is_message(what)) {
         auto* m = reinterpret_cast<MessageObject*>(what);
         const bool own = m->end == self && (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch);
@@ -227,6 +229,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
 
 /// Sends the messages of an array from `sent` on, and counts it up. `try_only`: as far as there is room.
 bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sent, uint64_t deadline, bool try_only) {
+    const Guard guard(self, messages);
     SenderEnd& e = sender_end(self);
     if (!enter_joined(self, e)) return false;
     Inside<SenderEnd> inside{e};
@@ -305,14 +308,14 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
 }
 
 PyMethodDef methods[] = {
-    {"loan", method(loan), METH_FASTCALL | METH_KEYWORDS,
+    {"loan", method(guarded<loan>), METH_FASTCALL | METH_KEYWORDS,
      "loan($self, type=None, /, *, shape=..., size=..., timeout=None)\n--\n\n"
      "A slot to write in place. The end of its with block sends it, an exception or discard() takes it back.\n\n"
      "type: which, in a channel of several. shape, size: of a message that brings its own. Raises Full after timeout\n"
      "seconds, ChannelClosed, LeaseLimit, ValueError for a shape beyond max_bytes."},
-    {"try_loan", method(try_loan), METH_FASTCALL | METH_KEYWORDS,
+    {"try_loan", method(guarded<try_loan>), METH_FASTCALL | METH_KEYWORDS,
      "try_loan($self, type=None, /, *, shape=..., size=...)\n--\n\nA slot as of loan(), or None when the ring is full."},
-    {"loan_many", method(loan_many), METH_FASTCALL | METH_KEYWORDS,
+    {"loan_many", method(guarded<loan_many>), METH_FASTCALL | METH_KEYWORDS,
      "loan_many($self, n, type=None, /, *, timeout=None)\n--\n\n"
      "Exactly n consecutive slots as one Batch; its truncate(k) sends only the first k. Raises ValueError for n above the\n"
      "capacity, Full."},
@@ -324,7 +327,7 @@ PyMethodDef methods[] = {
      "send_many($self, array, type=None, timeout=None)\n--\n\n"
      "Copy any number of messages, an array of shape (k, *shape), and send them; for columns also a dict of arrays."},
     {"_send_some", method(send_some), METH_FASTCALL, "Copy in what there is room for, and send it."},
-    {"drain", method(drain), METH_FASTCALL | METH_KEYWORDS,
+    {"drain", method(guarded<drain>), METH_FASTCALL | METH_KEYWORDS,
      "drain($self, timeout=None)\n--\n\nWait until every stage has passed all that was sent. Raises Full at the time-out."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
@@ -352,8 +355,8 @@ void bind_sender(nb::module_& m) {
                  else
                      close_now(e);
              },
-             nb::arg("failed"))
-        .def("fileno", &fileno_of,
+             nb::arg("failed"), nb::lock_self())
+        .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while loan() would not wait; for select(), selectors and event loops.")
         .def_prop_ro("_drops", [](const SenderEnd& e) { return e.drops; })
         .def("_enter",
@@ -362,11 +365,11 @@ void bind_sender(nb::module_& m) {
                  if (!enter_joined(self.ptr(), e)) throw nb::python_error();
                  Inside<SenderEnd> inside{e};
              },
-             "Join now, not at the first use.")
-        .def_prop_ro("closed", [](const SenderEnd& e) { return e.closed; })
-        .def_prop_ro("address", [](const SenderEnd& e) { return e.address; })
-        .def_prop_ro("capacity", [](const SenderEnd& e) { return e.sender ? e.sender->capacity() : e.planned; })
-        .def_prop_ro("joined", [](const SenderEnd& e) { return e.sender != nullptr; });
+             nb::lock_self(), "Join now, not at the first use.")
+        .def_prop_ro("closed", [](const SenderEnd& e) { return e.closed; }, nb::lock_self())
+        .def_prop_ro("address", [](const SenderEnd& e) { return e.address; }, nb::lock_self())
+        .def_prop_ro("capacity", [](const SenderEnd& e) { return e.sender ? e.sender->capacity() : e.planned; }, nb::lock_self())
+        .def_prop_ro("joined", [](const SenderEnd& e) { return e.sender != nullptr; }, nb::lock_self());
 }
 
 SenderEnd::~SenderEnd() {

@@ -142,7 +142,8 @@ bool Source::look(PyObject* o, bool many) {
     if (PyMemoryView_Check(o)) {
         if (reinterpret_cast<PyMemoryViewObject*>(o)->flags & _Py_MEMORYVIEW_RELEASED)
             return PyErr_SetString(PyExc_ValueError, "operation forbidden on released memoryview object"), false;
-        if (of_view(*PyMemoryView_GET_BUFFER(o), many)) return true;
+        // Without a GIL another thread may release it meanwhile: there numpy holds its buffer, below.
+        if (kGil && of_view(*PyMemoryView_GET_BUFFER(o), many)) return true;
     }
     if (PyArray_Check(o)) return of_array(reinterpret_cast<PyArrayObject*>(o), many);
     if (!many && PyBytes_Check(o)) return of_bytes(PyBytes_AS_STRING(o), PyBytes_GET_SIZE(o));

@@ -40,21 +40,19 @@ nb::dict statistics(nb::object o) {
     }
     const ReceiverEnd& e = receiver_end(o.ptr());
     nb::dict d = common(e, e.receiver ? &e.receiver->registry : nullptr);
-    uint64_t capacity = 0;
-    if (e.receiver)
-        for (const auto& lane : e.receiver->lanes()) capacity += lane->slab.capacity;
+    const Receiver::Seen seen = e.receiver ? e.receiver->seen() : Receiver::Seen{};
     d["sent"] = 0;
     d["received"] = e.counts.messages;
-    d["held"] = e.receiver ? e.receiver->outstanding() : 0;
-    d["occupancy"] = e.receiver && !e.closed ? e.receiver->waiting_messages() : 0;
-    d["capacity"] = capacity;
+    d["held"] = seen.held;
+    d["occupancy"] = e.closed ? 0 : seen.waiting;
+    d["capacity"] = seen.capacity;
     return d;
 }
 
 }  // namespace
 
 void bind_statistics(nb::module_& m) {
-    m.def("statistics", statistics, nb::arg("end"), nb::sig("def statistics(end: object) -> dict[str, typing.Any]"));
+    m.def("statistics", statistics, nb::arg("end").lock(), nb::sig("def statistics(end: object) -> dict[str, typing.Any]"));
 }
 
 }  // namespace psyne::python

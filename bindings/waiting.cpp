@@ -31,8 +31,9 @@ void check_free(End& e) {
 /// The bell of an end, made when it is first asked for. It has the name of one who waits until its end has joined.
 template <class E>
 Bell& bell_of(E& e) {
-    if (e.bell) return *e.bell;
+    if (e.bell && e.bell->ours()) return *e.bell;
     check_free(e);
+    e.bell.reset();  // made before a fork: its FIFO is the parent's
     auto* core = core_of(e);
     const FifoPlace place = core ? core->registry.file.storage().fifos() : e.names->fifos(e.channel);
     e.bell = std::make_unique<Bell>(place.directory, core ? bell_name(place.prefix, core->registry.join())
@@ -76,11 +77,11 @@ void disarm(nb::object o, bool took) {
     });
 }
 
-void get_up(nb::object o) {
-    with_end(o, [](auto& e) {
+void get_up(nb::object o, bool found) {
+    with_end(o, [found](auto& e) {
         e.armed = 0;
         if (e.closed || e.forked()) return;
-        if (auto* core = core_of(e)) core->disarm(true);
+        if (auto* core = core_of(e)) core->disarm(found);
         keep_level(e);
     });
 }
@@ -124,7 +125,7 @@ bool ready(nb::object o) {
 double slice(nb::object o) {
     return with_end(o, [](auto& e) {
         auto* core = core_of(e);
-        if (e.closed || e.forked() || !core) return 0.0;
+        if (e.closed || e.busy || e.forked() || !core) return 0.0;
         const uint64_t ns = core->slice();
         if (!core->registry.burials.dead.empty() && !tell_burials(core->registry)) throw nb::python_error();
         return static_cast<double>(ns) * 1e-9;
@@ -154,7 +155,7 @@ bool may_join(const SenderEnd&) { return false; }
 
 template <class E>
 void level_of(E& e) {
-    if (!e.level || e.closed || e.forked()) return;
+    if (!e.level || e.closed || e.forked() || !e.bell || !e.bell->ours()) return;
     try {
         if (auto* core = core_of(e)) return psyne::keep_level(*core, *e.bell);
         e.bell->hush();
@@ -171,10 +172,10 @@ void keep_level(SenderEnd& e) { level_of(e); }
 void keep_level(ReceiverEnd& e) { level_of(e); }
 
 void joined(ReceiverEnd& e) {
-    if (e.bell) e.bell->rename(bell_name(e.receiver->registry.file.storage().fifos().prefix, e.receiver->registry.join()));
+    if (e.bell && e.bell->ours()) e.bell->rename(bell_name(e.receiver->registry.file.storage().fifos().prefix, e.receiver->registry.join()));
 }
 void left(ReceiverEnd& e) {
-    if (e.bell) e.bell->rename(waiting_bell_name(e.names->fifos(e.channel).prefix));
+    if (e.bell && e.bell->ours()) e.bell->rename(waiting_bell_name(e.names->fifos(e.channel).prefix));
 }
 
 int fileno_of(nb::object o) {
@@ -190,18 +191,19 @@ int fileno_of(nb::object o) {
 }
 
 void bind_waiting(nb::module_& m) {
-    m.def("bell", bell, nb::arg("end"), "The descriptor that is readable once an armed end was woken.");
-    m.def("arm", arm, nb::arg("end"), "From here on a wake rings the bell. Look again afterwards.");
-    m.def("disarm", disarm, nb::arg("end"), nb::arg("took"), "A wake that came and was not used goes to another member.");
-    m.def("get_up", get_up, nb::arg("end"), "Disarm; a wake that came is kept for the call that follows.");
-    m.def("hush", hush, nb::arg("end"), "Take what was rung.");
-    m.def("check_room", check_room, nb::arg("end"), nb::arg("n"), "Raises LeaseLimit if waiting for room is in vain.");
-    m.def("room", room, nb::arg("end"), nb::arg("n"), "Could n consecutive slots be lent now?");
-    m.def("passed", passed, nb::arg("end"), "Has every stage passed all that was sent?");
-    m.def("ready", ready, nb::arg("end"), "Would receive() or loan() return at once?");
-    m.def("slice", slice, nb::arg("end"), "Look after the others; seconds until the next time, 0: look for messages.");
-    m.def("interrupt", interrupt, nb::arg("end"), nb::arg("on"), "End the wait of the thread inside with Empty.");
-    m.def("there", there, nb::arg("end"), nb::arg("limit"), "How many messages a batch would have now.");
+    m.def("bell", bell, nb::arg("end").lock(), "The descriptor that is readable once an armed end was woken.");
+    m.def("arm", arm, nb::arg("end").lock(), "From here on a wake rings the bell. Look again afterwards.");
+    m.def("disarm", disarm, nb::arg("end").lock(), nb::arg("took"), "A wake that came and was not used goes to another member.");
+    m.def("get_up", get_up, nb::arg("end").lock(), nb::arg("found"),
+          "Disarm. A wake that came is kept for the call that follows if something was found, else another member gets it.");
+    m.def("hush", hush, nb::arg("end").lock(), "Take what was rung.");
+    m.def("check_room", check_room, nb::arg("end").lock(), nb::arg("n"), "Raises LeaseLimit if waiting for room is in vain.");
+    m.def("room", room, nb::arg("end").lock(), nb::arg("n"), "Could n consecutive slots be lent now?");
+    m.def("passed", passed, nb::arg("end").lock(), "Has every stage passed all that was sent?");
+    m.def("ready", ready, nb::arg("end").lock(), "Would receive() or loan() return at once?");
+    m.def("slice", slice, nb::arg("end").lock(), "Look after the others; seconds until the next time, 0: look for messages.");
+    m.def("interrupt", interrupt, nb::arg("end").lock(), nb::arg("on"), "End the wait of the thread inside with Empty.");
+    m.def("there", there, nb::arg("end").lock(), nb::arg("limit"), "How many messages a batch would have now.");
 }
 
 }  // namespace psyne::python

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import pickle
 import random
 import threading
 from collections.abc import Awaitable, Callable
@@ -455,6 +456,38 @@ def test_a_blocking_end_is_taken_over() -> None:
             assert rx.fileno() >= 0
 
     asyncio.run(main())
+
+
+def test_the_ends_of_an_anonymous_channel_join_at_their_first_use_and_have_clones(run: Callable[..., Any]) -> None:
+    async def main() -> None:
+        tx, rx = aio.channel(Number, capacity=8)
+        assert (tx.joined, rx.joined, tx.capacity) == (False, False, 8)
+        async with anyio.create_task_group() as group:
+            first, second = rx.clone(), rx.clone()
+            seen: list[int] = []
+
+            async def receive(end: aio.Receiver[Number]) -> None:
+                async for m in end:
+                    seen.append(m.n)
+
+            group.start_soon(receive, first)
+            group.start_soon(receive, second)
+            async with tx, tx.clone() as other:
+                assert tx.joined
+                for n in range(50):
+                    await (tx if n % 2 else other).send(Number(n=n))
+                await tx.drain()
+        assert sorted(seen) == list(range(50))
+        assert not rx.joined
+        for end in (first, second, rx):
+            end.close()
+
+    run(main)
+
+
+def test_an_end_with_an_address_stays_in_its_process() -> None:
+    with psyne.sender("ipc://n", Number) as tx, pytest.raises(TypeError, match="open ipc://n there"):
+        pickle.dumps(aio.Sender(tx))
 
 
 def test_an_end_that_was_dropped_leaves_its_channel_and_no_descriptor() -> None:

@@ -200,3 +200,25 @@ def test_an_end_that_is_dropped_closes_its_descriptor() -> None:
     tx.close()
     del tx
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_forked_child_that_joins_first_leaves_its_parent_the_descriptor() -> None:
+    with Child() as parent:
+        parent.run("rx = psyne.receiver('ipc://later', Number); fd = rx.fileno()")
+        assert parent.run(
+            """
+def join():
+    with psyne.sender('ipc://later', Number) as tx:
+        tx.send(Number(n=1))
+        got = rx.receive().n
+        rx.close()
+        return got
+forked(join)"""
+        )
+        parent.run("import select; select.select([fd], [], [], 0); rx.try_receive()")
+        assert parent.run("select.select([fd], [], [], 0)[0]") == []
+        tx = psyne.sender("ipc://later", Number)
+        assert parent.run("select.select([fd], [], [], 0)[0] == [fd]")
+        tx.send(Number(n=2))
+        assert parent.run("rx.receive().n") == 2
+        tx.close()

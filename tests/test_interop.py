@@ -401,7 +401,7 @@ def test_a_batch_in_columns_is_a_record_batch_over_the_same_bytes():
 def test_a_message_that_is_an_arrow_batch_is_just_that():
     import pyarrow
 
-    m = psyne.ArrowBatch(pyarrow.record_batch({"x": pyarrow.array([1, 2, 3])}))
+    m = psyne.ArrowBatch(batch=pyarrow.record_batch({"x": pyarrow.array([1, 2, 3])}))
     assert interop.arrow(m).to_pydict() == {"x": [1, 2, 3]}
     assert interop.arrow(m, private=True).to_pydict() == {"x": [1, 2, 3]}
 

@@ -133,7 +133,7 @@ class TestAsWithFiles:
     def test_the_last_one_out_says_what_nobody_read(self, scheme: str, caplog: pytest.LogCaptureFixture):
         with psyne.sender(f"{scheme}://unread{scheme}", Number) as tx:
             tx.send(Number(n=1))
-        assert f"1 messages of {scheme}://unread{scheme} were never read" in caplog.text
+        assert f"1 message of {scheme}://unread{scheme} was never read" in caplog.text
         with pytest.raises(psyne.ChannelNotFound):
             psyne.sender(f"{scheme}://unread{scheme}")
 

@@ -1,5 +1,6 @@
 """Ends of anonymous channels reach other processes by every way that Python has of starting them."""
 
+import asyncio
 import gc
 import multiprocessing
 import os
@@ -286,3 +287,19 @@ def test_another_layout_of_the_same_class_is_told(number: Any):
     reference = TypeReference("layouts", "Number", reference.schema.replace('"n"', '"m"'))
     with pytest.raises(psyne.LayoutMismatch, match=r"layouts\.Number has another layout.*theirs"):
         reference.find()
+
+
+def test_an_end_of_an_event_loop_goes_to_a_pool_while_the_loop_runs(workers: Any, number: Any):
+    async def main() -> None:
+        jobs, taken = psyne.aio.channel(number)
+        answers, back = psyne.aio.channel(number)
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            worker = asyncio.get_running_loop().run_in_executor(pool, workers.answer, taken, answers)
+            async with jobs:
+                for n in range(3):
+                    await jobs.send(number(n=n))
+            assert [m.n async for m in back] == [100, 101, 102]
+            assert await worker == 3
+        back.close()
+
+    asyncio.run(main())

@@ -494,3 +494,24 @@ class TestStandardLibrary:
         assert result.testsRun == 1
         assert not result.skipped, result.skipped
         assert result.wasSuccessful(), result.errors + result.failures
+
+
+try:
+    from test import test_queue as standard_thread_tests
+except ImportError:
+    standard_thread_tests = None
+
+
+@pytest.mark.skipif(standard_thread_tests is None, reason="this Python came without the test package")
+@pytest.mark.parametrize("name", ["test_basic", "test_nowait"])
+def test_it_passes_what_the_standard_library_asks_of_queues_between_threads(name: str):
+    class Case(standard_thread_tests.BaseQueueTestMixin, unittest.TestCase):
+        queue = standard
+
+        def type2test(self, maxsize: int) -> psyne.Queue[Any]:
+            return psyne.Queue(maxsize, pickle=True, max_bytes=4096)
+
+    result = unittest.TestResult()
+    Case(name).run(result)
+    assert result.testsRun == 1
+    assert result.wasSuccessful(), result.errors + result.failures

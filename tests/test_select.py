@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import psyne
+from psyne.waiting import Waiting, end_of
 
 from .helpers.layouts import Number
 from .helpers.process import Child, sleeping, until
@@ -178,6 +179,23 @@ def test_select_takes_no_wake_away_from_other_members() -> None:
             child.begin_waiting("rx.receive().n")
             tx.send(Number(n=n))
             assert child.result() == n
+    assert psyne._native.counters(tx)["late_wakes"] == 0
+    rx.close()
+    tx.close()
+
+
+def test_a_select_whose_time_is_over_hands_on_a_wake_that_came_after_its_last_look() -> None:
+    tx = psyne.sender("ipc://a", Number, pattern="spmc")
+    rx = psyne.receiver("ipc://a", Number)
+    with Child() as child:
+        child.run("rx = psyne.receiver('ipc://a', Number, wait='block')")
+        child.begin_waiting("rx.receive().n")
+        waiting = Waiting([rx], end_of)
+        with waiting:
+            assert waiting.look() == []
+            tx.send(Number(n=7))  # wakes the one with the lower number, which does not look any more
+        waiting.close()
+        assert child.result() == 7
     assert psyne._native.counters(tx)["late_wakes"] == 0
     rx.close()
     tx.close()

@@ -37,7 +37,7 @@ PYTHON: Rows = [
     ["handover", "listener"],
     ["ends", "testing"],
     ["anonymous", "interop", "items"],
-    ["queues", "waiting", "loops"],
+    ["queues", "waiting"],
     ["aio"],
     ["__init__"],
     ["demo"],

@@ -1,6 +1,8 @@
 #include "sleepers.hpp"
 
 #include <poll.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 using namespace psyne;
 using namespace psyne::test;
@@ -100,6 +102,23 @@ int main() {
              keep_level(*rx, *bell);
              CHECK(readable(*bell) && rx->ended());
          }},
+        {"who rings late, when its wake was seen already, does not leave the level up",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             auto bell = bell_of(*rx);
+             keep_level(*rx, *bell);
+             idle(rx->registry).fetch_and(~1ull);  // claimed by one who is preempted before it rings
+             keep_level(*rx, *bell);
+             CHECK(rx->standby().asleep());
+             bell->ring();
+             CHECK(readable(*bell));
+             keep_level(*rx, *bell);
+             CHECK(!readable(*bell) && rx->standby().asleep());
+             put(*tx, 1);
+             CHECK(readable(*bell));
+         }},
         {"members whose level is kept do not wake each other for ever at the end",
          [] {
              Home home;
@@ -198,6 +217,38 @@ int main() {
              rx->registry.me().bell.store(1);
              rx->registry.wake(rx->registry.id);
              CHECK_EQ(std::filesystem::file_size(path), 0u);
+         }},
+        {"a socket under the name of a bell is left alone",
+         [] {
+             Home home;
+             sockaddr_un at{};
+             at.sun_family = AF_UNIX;
+             const std::string path = home.path + "/other.wake";
+             std::memcpy(at.sun_path, path.c_str(), path.size());
+             const sys::Fd fd(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+             CHECK_EQ(::bind(fd.get(), reinterpret_cast<sockaddr*>(&at), sizeof at), 0);
+             const Bell mine(home.directory->fd, waiting_bell_name("mine."));
+             CHECK_EQ(bells(home), 2u);
+         }},
+        {"a bell is not made of a file that lies under its name",
+         [] {
+             Home home;
+             std::ofstream(home.path + "/mine.wake.wake.new") << "mine";
+             CHECK_THROWS(incompatible, "not a FIFO", Bell(home.directory->fd, "mine.wake"));
+         }},
+        {"a bell whose name was removed can be renamed: it is rung no more, and no harm to anyone",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             Bell bell(home.directory->fd, waiting_bell_name("test."));
+             for (const auto& name : home.files())
+                 if (name.find(".wake") != std::string::npos) std::filesystem::remove(home.path + "/" + name);
+             bell.rename(name_of(*rx));
+             rx->arm(bell, true);
+             put(*tx, 1);  // rings nobody
+             CHECK(rx->ready());
+             rx->disarm(true);
          }},
         {"the FIFO of a killed member goes with its burial",
          [] {

@@ -7,12 +7,14 @@ namespace {
 
 constexpr uint64_t kRounds = kSanitized ? 5000 : 20000;
 
+constexpr uint64_t kLongest = 5'000'000'000;  // ns: where others need the processors each round may cost a time slice
+
 void pause_or_yield(uint64_t spins) {
     if (spins % 4096 == 0) ::sched_yield();
     else cpu_pause();
 }
 
-/// A message forth and an answer back: each one finds the other asleep.
+/// A message forth and an answer back: each one finds the other asleep. Up to `n` times.
 void ping_pong(uint64_t n) {
     Home home;
     auto out = sender(home, spec(Pattern::spsc), {.name = "forth"});
@@ -20,17 +22,19 @@ void ping_pong(uint64_t n) {
     auto in = receiver(home, "", {.name = "forth"});
     auto answers = receiver(home, "", {.name = "back"});
     std::thread other = in_thread([&] {
-        for (uint64_t i = 0; i < n; ++i) send_value(*back, receive_value(*in));
+        for (uint64_t v = 0; v != kForever;) send_value(*back, v = receive_value(*in));
     });
-    for (uint64_t i = 0; i < n; ++i) {
+    const uint64_t start = sys::now_ns();
+    for (uint64_t i = 0; i < n && sys::now_ns() - start < kLongest; ++i) {
         send_value(*out, i);
         CHECK_EQ(receive_value(*answers), i);
     }
+    send_value(*out, kForever);
     other.join();
     CHECK_EQ(late_wakes(out->registry) + late_wakes(back->registry), 0u);
 }
 
-/// Both halves of the wake pair at the same moment, again and again: one of them must see the other.
+/// Both halves of the wake pair at the same moment, again and again: one of them must see the other. Up to `n` times.
 void wake_pair(uint64_t n, bool fences) {
     Home home;
     auto tx = sender(home);
@@ -47,7 +51,8 @@ void wake_pair(uint64_t n, bool fences) {
     std::thread waker = in_thread([&] {
         std::minstd_rand random(1);
         for (uint64_t i = 1; i <= n; ++i) {
-            for (uint64_t k = 1; round.load(acquire) != i; ++k) pause_or_yield(k);
+            for (uint64_t k = 1; round.load(acquire) < i; ++k) pause_or_yield(k);
+            if (round.load(acquire) != i) return;  // no time left
             dawdle(random);
             published.store(i, release);
             fence();
@@ -56,7 +61,8 @@ void wake_pair(uint64_t n, bool fences) {
     });
     std::minstd_rand random(2);
     Bed bed(rx->registry, mask, 0);
-    for (uint64_t i = 1; i <= n; ++i) {
+    const uint64_t start = sys::now_ns();
+    for (uint64_t i = 1; i <= n && sys::now_ns() - start < kLongest; ++i) {
         round.store(i, release);
         dawdle(random);
         bed.lie_down();
@@ -65,6 +71,7 @@ void wake_pair(uint64_t n, bool fences) {
         if (!seen && !(seen_by_waker.load(acquire) & 1)) check::fail("a lost wake in round " + std::to_string(i));
         bed.rise(true);
     }
+    round.store(n + 1, release);
     waker.join();
 }
 

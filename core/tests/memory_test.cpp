@@ -222,6 +222,19 @@ int main() {
              if (left < kPartBytes - (1ull << 30)) CHECK_THROWS(no_space, "bytes of memory are free", c.tx(left / 64 + (1 << 20)));
              CHECK_EQ(c.bytes(), empty);
          }},
+        {"the cache of files is free memory of a cgroup, what is in use is not",
+         [] {
+             const Home cgroup;
+             const auto says = [&](const char* file, const char* text) { std::ofstream(cgroup.path + "/" + file) << text; };
+             const uint64_t whole = sys::memory_left(cgroup.path);
+             CHECK(whole > 10'000);
+             says("memory.max", "10000\n"), says("memory.current", "9000\n");
+             CHECK_EQ(sys::memory_left(cgroup.path), 1000u);
+             says("memory.stat", "anon 4000\nfile 5000\nshmem 1000\ninactive_file 3000\nactive_file 500\n");
+             CHECK_EQ(sys::memory_left(cgroup.path), 4500u);
+             says("memory.max", "max\n");
+             CHECK(sys::memory_left(cgroup.path) > 10'000);
+         }},
         {"a memory without places left says so",
          [] {
              const Nameless c;
@@ -232,6 +245,7 @@ int main() {
          [] {
              const std::initializer_list<void (*)(SlabHeader&)> changes = {
                  [](SlabHeader& h) { h.shape.file_bytes = kPartBytes + 1; }, [](SlabHeader& h) { h.shape.file_bytes = 1; },
+                 [](SlabHeader& h) { h.shape.file_bytes = 1ull << 30; },  // more than the memory has
                  [](SlabHeader& h) { h.shape.join += 1; },                   [](SlabHeader& h) { h.shape.magic += 1; },
                  [](SlabHeader& h) { h.shape.capacity = 1ull << 40; },       [](SlabHeader& h) { h.shape.payload_offset = ~0ull; }};
              for (const auto change : changes) {
@@ -241,7 +255,7 @@ int main() {
                  CHECK_THROWS(incompatible, "anonymous://1", c.rx());
                  goodbye(tx);
              }
-             for (const auto change : {+[](ChannelShape& s) { s.file_bytes = ~0ull; }, +[](ChannelShape& s) { s.file_bytes = 0; },
+             for (const auto change : {+[](ChannelShape& s) { s.file_bytes = ~0ull; }, +[](ChannelShape& s) { s.file_bytes = 0; }, +[](ChannelShape& s) { s.file_bytes = 1ull << 30; },
                                        +[](ChannelShape& s) { s.magic = 0; }, +[](ChannelShape& s) { s.schema_bytes = ~0ull; }}) {
                  const Nameless c;
                  damage(c, 0, change);

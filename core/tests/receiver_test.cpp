@@ -88,7 +88,7 @@ int main() {
         {"members that take at the same moment never take the same message",
          [] {
              Home home;
-             constexpr uint64_t n = 1 << 16;
+             constexpr uint64_t n = kSanitized ? 1 << 12 : 1 << 16;
              auto tx = sender(home, spec(kShared), {.capacity = n});
              auto a = receiver(home), b = receiver(home);
              for (int round = 0; round < 30; ++round) {
@@ -298,6 +298,31 @@ int main() {
              for (uint64_t i = 0; i < 4; ++i) CHECK_EQ(value_of(t, i), i);
              CHECK_EQ(take_value(*rx), 4u);
          }},
+        {"lingering takes what comes at the very moment when it looks",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(), {.capacity = 4});
+             auto rx = receiver(home);
+             const int rounds = kSanitized ? 300 : 2000;
+             std::atomic<int> round{0};
+             std::thread other([&] {
+                 check::guarded([&] {
+                     for (int i = 1; i <= rounds; ++i) {
+                         while (round.load() != i) ::sched_yield();
+                         for (int k = 0; k < 3; ++k) put(*tx, 0);
+                     }
+                 });
+             });
+             for (int i = 1; i <= rounds; ++i) {
+                 put(*tx, 0);
+                 Taken t = take(*rx, 1);
+                 round.store(i);
+                 CHECK(rx->linger(t, 4, kForever, keep_going));
+                 CHECK_EQ(t.count, 4u);
+                 rx->end(t, false);
+             }
+             other.join();
+         }},
         {"lingering ends at its time, at the end of the lap and at the end of the lane",
          [] {
              Home home;
@@ -362,6 +387,16 @@ int main() {
              leave(a->registry);
              auto c = receiver(home);
              CHECK_EQ(c->registry.id, 0u);
+         }},
+        {"a single member that looks at a damaged word finds what a take would give",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             put(*tx, 7);
+             tx->slab().row(0)[0].store(word(9, Ack::done), seq_cst);  // of a lap to come
+             CHECK_EQ(rx->there(8), 1u);
+             CHECK_EQ(take_value(*rx), 7u);
          }},
         {"a damaged word in shared memory harms nobody",
          [] {

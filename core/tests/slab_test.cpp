@@ -149,7 +149,9 @@ int main() {
                   [](SlabHeader& h) { h.shape.dropped_offset = ~7ull; },
                   [](SlabHeader& h) { h.shape.payload_offset = 0; },
                   [](SlabHeader& h) { h.shape.payload_offset = ~0ull; },
-                  [](SlabHeader& h) { h.shape.payload_offset = 1 << 16; }});
+                  [](SlabHeader& h) { h.shape.payload_offset = 1 << 16; },
+                  [](SlabHeader& h) { h.shape.payload_offset += 8; },  // payloads would not be aligned
+                  [](SlabHeader& h) { h.shape.stride += 8, h.shape.capacity /= 2; }});
              rejected<AcksShape>("acks", "sizes",
                                  {[](AcksShape& a) { a.rows = kMaxStages + 1; }, [](AcksShape& a) { a.rows = 32; },
                                   [](AcksShape& a) { a.row_bytes = 0; }, [](AcksShape& a) { a.row_bytes = 4097; },

@@ -173,8 +173,10 @@ def arm(end: object) -> None:
 def disarm(end: object, took: bool) -> None:
     """A wake that came and was not used goes to another member."""
 
-def get_up(end: object) -> None:
-    """Disarm; a wake that came is kept for the call that follows."""
+def get_up(end: object, found: bool) -> None:
+    """
+    Disarm. A wake that came is kept for the call that follows if something was found, else another member gets it.
+    """
 
 def hush(end: object) -> None:
     """Take what was rung."""

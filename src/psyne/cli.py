@@ -72,9 +72,10 @@ def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:
     for name in sorted({found[1] for file in files if (found := CHANNEL_FILE.fullmatch(file))}):
         try:
             there = _native.describe(directory, name)
+            types = type_name(there["schema"]) if there else ""
         except PsyneError as error:
             yield f"ipc://{name}", f"({error})", "", ""
             continue
         if there:
             stages = " → ".join(stage[0] for stage in there["stages"])
-            yield f"ipc://{name}", type_name(there["schema"]), PATTERNS[there["pattern"]], stages
+            yield f"ipc://{name}", types, PATTERNS[there["pattern"]], stages

@@ -8,6 +8,10 @@ logger: logging.Logger = logging.getLogger("psyne")
 _last: dict[str, float] = {}
 
 
+def nothing() -> None:
+    """Python code, for threads that wait in the native module: what others left for them to free is freed here."""
+
+
 def warn(text: str) -> None:
     """Log a warning unless the same cause (the text without its numbers) was logged within the last second."""
     cause, now = re.sub(r"\d+", "#", text), time.monotonic()

@@ -62,12 +62,12 @@ class Queue(Generic[T]):
         if not isinstance(max_bytes, int) or not 1 <= max_bytes <= 1 << 35:
             raise InvalidArgument(f"max_bytes is the size of an item, 1 to {1 << 35} bytes; got {max_bytes!r}")
         self.max_bytes: int = max_bytes
+        self.maxsize: int = max(int(maxsize), 0)
         self._pickles, self._copies = pickle, copy
-        self._maxsize = max(int(maxsize), 0)
         size = max(-(-(max_bytes + HEAD_ROOM) // 4096) * 4096, 4096)  # from a page on a ring has any number of slots
         most = min(max((32 << 20) // size, 8), 4096)
         tx, _ = channel(
-            Array("u1", size), capacity=min(self._maxsize or most, most), wait=wait, follow=True, timestamps=False
+            Array("u1", size), capacity=min(self.maxsize or most, most), wait=wait, follow=True, timestamps=False
         )
         assert tx._handover is not None
         self._start(tx._handover)
@@ -89,10 +89,10 @@ class Queue(Generic[T]):
 
     def __getstate__(self) -> tuple[Any, ...]:
         self._check()
-        return self._handover, self.max_bytes, self._pickles, self._copies, self._maxsize
+        return self._handover, self.max_bytes, self._pickles, self._copies, self.maxsize
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
-        handover, self.max_bytes, self._pickles, self._copies, self._maxsize = state
+        handover, self.max_bytes, self._pickles, self._copies, self.maxsize = state
         self._start(handover)
 
     def __repr__(self) -> str:
@@ -120,7 +120,7 @@ class Queue(Generic[T]):
             while not self._put(encoded, deadline):
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
-                    raise Full(f"{self!r} is full ({self._maxsize} items of this process wait in it)")
+                    raise Full(f"{self!r} is full ({self.maxsize} items of this process wait in it)")
                 self._put_lock.wait(left if self._feeder else 0)  # lets others in: close(), and who puts
         finally:
             self._put_lock.release()
@@ -133,7 +133,7 @@ class Queue(Generic[T]):
         """With the lock: into a slot, or into the backlog; False when there is no room."""
         self._check()
         if not self._backlog:
-            bounded = 0 < self._maxsize <= self._tx.capacity
+            bounded = 0 < self.maxsize <= self._tx.capacity
             left = _left(deadline)
             try:
                 slot = (
@@ -151,7 +151,7 @@ class Queue(Generic[T]):
                     raise
                 self._tx.send(slot)
                 return True
-        if self._maxsize and len(self._backlog) >= self._maxsize - self._tx.capacity:
+        if self.maxsize and len(self._backlog) >= self.maxsize - self._tx.capacity:
             return False
         kept = np.empty(item.bytes, np.uint8)
         item.write(kept)
@@ -223,7 +223,7 @@ class Queue(Generic[T]):
 
     def full(self) -> bool:
         """Whether ``maxsize`` items waited just now."""
-        return 0 < self._maxsize <= self.qsize()
+        return 0 < self.maxsize <= self.qsize()
 
     def close(self) -> None:
         """Use it no more in this process. What was put is still delivered; other processes go on."""

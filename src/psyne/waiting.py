@@ -42,6 +42,7 @@ class Waiting(Generic[T]):
         self._fds = [-1 if end else _descriptor(thing) for thing, end in zip(self._things, self._ends, strict=True)]
         self._bells: dict[int, End] = {}
         self._files: set[int] = set()
+        self._found: set[End] = set()
         self._selector: selectors.DefaultSelector | None = None
         self._pause = SLICE
         self._looked_after = time.monotonic()
@@ -54,11 +55,13 @@ class Waiting(Generic[T]):
         for fd in rung & self._bells.keys():
             if not self._bells[fd].closed:
                 _native.arm(self._bells[fd])  # before it is looked at again
-        return [
-            thing
+        found = [
+            (thing, end)
             for thing, end, fd in zip(self._things, self._ends, self._fds, strict=True)
             if (ready(end) if end else fd in rung)
         ]
+        self._found = {end for _, end in found if end}
+        return [thing for thing, _ in found]
 
     def look_after_others(self) -> float:
         """Once a slice, what every wait does for the dead; seconds until the next time."""
@@ -99,7 +102,7 @@ class Waiting(Generic[T]):
 
     def __exit__(self, *_: object) -> None:
         for end in self._bells.values():
-            _native.get_up(end)
+            _native.get_up(end, end in self._found)
 
     def close(self) -> None:
         if self._selector is not None:

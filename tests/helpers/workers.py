@@ -1,5 +1,6 @@
 """What started processes run; importable by name, as every way of starting them wants."""
 
+import asyncio
 import os
 import time
 from typing import Any
@@ -7,7 +8,8 @@ from typing import Any
 from layouts import Number
 
 __all__ = [
-    "die_holding", "double", "echo_type", "forward", "get_and_die", "keep", "put_numbers", "send_numbers", "square",
+    "answer", "die_holding", "double", "echo_type", "forward", "get_and_die", "keep", "put_numbers", "send_numbers",
+    "square",
 ]  # fmt: skip
 
 
@@ -23,6 +25,20 @@ def forward(rx: Any, tx: Any) -> int:
     with rx.receive() as m:
         tx.send(Number(n=m.n + 100))
         return os.getpid()
+
+
+def answer(jobs: Any, answers: Any) -> int:
+    """Adds 100 to each number, in an event loop of its own."""
+
+    async def main() -> int:
+        done = 0
+        async with answers:
+            async for m in jobs:
+                await answers.send(Number(n=m.n + 100))
+                done += 1
+        return done
+
+    return asyncio.run(main())
 
 
 def send_numbers(tx: Any, start: int, n: int) -> None:

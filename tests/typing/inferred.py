@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 import psyne
 from psyne import (
     Array,
+    ArrowBatch,
     Batch,
     Bytes,
     Info,
@@ -23,6 +24,7 @@ from psyne import (
     Stage,
     Struct,
     Text,
+    VariantHdr,
     aio,
     bool_,
     c64,
@@ -30,7 +32,7 @@ from psyne import (
     f64,
     u8,
     u64,
-)  # fmt: skip
+)
 from psyne.testing import assert_same_bytes, touch_test
 
 
@@ -202,6 +204,24 @@ def a_channel_of_several_types_is_one_of_their_union(m: Imu | Sample | Text) -> 
             assert_never(other)
 
 
+def message_stands_for_all_other_types() -> None:
+    match psyne.receiver("ipc://events", Imu, psyne.Message).receive():
+        case Imu() as imu:
+            assert_type(imu.accel, NDArray[np.float32])
+        case other:
+            assert_type(other, psyne.Message)
+
+
+def types_that_bring_their_size_are_made_by_a_call_too() -> None:
+    assert_type(psyne.sender("ipc://m", Matrix(3, 4)), Sender[Matrix[np.float64]])
+    assert_type(psyne.receiver("ipc://m", Matrix(3, 4, "f4", order="F")).receive().array, NDArray[np.float32])
+    assert_type(psyne.sender("ipc://a", Array("f4", ndim=2, max_bytes=1 << 20)).loan(shape=(3, 4)), Array[np.float32])
+    assert_type(psyne.receiver("ipc://t", Text(max_bytes=100)).receive().text, str)
+    assert_type(psyne.receiver("ipc://b", Bytes).receive().bytes, bytes)
+    assert_type(psyne.receiver("ipc://w", ArrowBatch(pyarrow.schema([]))).receive().batch, pyarrow.RecordBatch)
+    assert_type(VariantHdr.of_word(7).ndim, int)
+
+
 def a_receiver_copies_into_an_array(imu: Receiver[Imu], out: NDArray[np.void]) -> None:
     assert_type(imu.receive_into(out, linger=0.001), int)
     assert_type(imu.receive_into(out, timeout=1.0), int)
@@ -274,6 +294,8 @@ async def the_ends_for_event_loops_have_the_same_types() -> None:
     assert_type(aio.receiver("ipc://both", Imu, Pixels), aio.Receiver[Imu | Pixels])
     assert_type(aio.receiver("ipc://imu"), aio.Receiver[Any])
     assert_type(aio.Receiver(psyne.receiver("ipc://imu", Imu)), aio.Receiver[Imu])
+    assert_type(aio.channel(Imu), tuple[aio.Sender[Imu], aio.Receiver[Imu]])
+    assert_type(aio.channel(Imu, Sample, stages=["a", "b"])[1].clone("a"), aio.Receiver[Imu | Sample])
 
 
 def an_anonymous_channel_knows_its_messages() -> None:

@@ -2,6 +2,7 @@
 """What type checkers must refuse. Each comment names the error of mypy, then that of pyright, on its line."""
 
 from collections.abc import Sequence
+from typing import assert_never
 
 import numpy as np
 
@@ -73,3 +74,11 @@ def a_handler_takes_the_messages_of_its_receiver(imu: Receiver[Imu]) -> None:
     def handle(number: int) -> None: ...
 
     imu.listen(handle)  # refused: arg-type, reportArgumentType
+
+
+def a_type_without_a_case_is_noticed(events: Receiver[Imu | Array[np.uint8]]) -> None:
+    match events.receive():
+        case Imu():
+            pass
+        case other:
+            assert_never(other)  # refused: arg-type, reportArgumentType

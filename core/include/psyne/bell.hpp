@@ -64,14 +64,17 @@ public:
     Bell& operator=(const Bell&) = delete;
 
     int fd() const noexcept { return fd_.get(); }
-    /// Another channel, or at last one: the descriptor stays.
+    /// Not so in a forked child: a FIFO there has two readers.
+    bool ours() const noexcept { return owner_ == ::getpid(); }
+    /// Another channel, or at last one: the descriptor stays. Where somebody removed the name nobody rings any more,
+    /// and its owner finds out once a slice.
     void rename(const std::string& name) {
-        if (!sys::rename_file(*directory_, name_, name)) fail(Errc::system, "somebody removed the FIFO " + name_);
+        sys::rename_file(*directory_, name_, name);
         name_ = name;
     }
     /// Nobody finds it any more; the descriptor stays. Not in a forked child: it is the parent's.
     void forget_name() noexcept {
-        if (!name_.empty() && owner_ == ::getpid()) sys::unlink_file(*directory_, name_);
+        if (!name_.empty() && ours()) sys::unlink_file(*directory_, name_);
         name_.clear();
     }
     /// Any thread; all else is the owner's.
@@ -85,8 +88,13 @@ public:
     void listen() noexcept { listens_ = true; }
     /// Not readable; what has rung has rung.
     void hush() noexcept {
-        if (rings_ || listens_) sys::drain_fifo(fd_);
-        rings_ = listens_ = false;
+        if (rings_ || listens_) drain();
+        listens_ = false;
+    }
+    /// The same for who goes on listening.
+    void drain() noexcept {
+        sys::drain_fifo(fd_);
+        rings_ = false;
     }
 
 private:

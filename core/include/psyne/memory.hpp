@@ -7,10 +7,11 @@
 //
 // A join number is never used again, so neither is its range: a mapping that outlives its lane sees zeros, which mean
 // that nothing was sent, and never another lane's words. Who maps a slab has a shared lock on a byte of its number.
-// Pages go back when no lane has that number, nobody has the lock, and still no lane has the number:
-//  - who builds a lane locks before the first byte, and lets go after the lane is in the table;
-//  - who attaches one locks before it looks into the table.
-// So whoever finds neither has looked after both were over. The kernel frees the locks of the dead.
+// Pages go back when nobody has the lock, no lane has that number, and still nobody has the lock:
+//  - who builds a lane locks before the first byte, and lets go after the lane is in the table: with the first look, a
+//    number that no lane has is over or was never finished, not one that is still built;
+//  - who attaches one locks before it looks into the table: with the second look, those that saw the lane are gone.
+// The kernel frees the locks of the dead. models/reclaim.pml shows that no look can be left out.
 #pragma once
 
 #include <algorithm>
@@ -29,10 +30,26 @@ inline constexpr uint64_t kMemoryBytes = 1ull << 62;
 inline constexpr uint64_t kMemoryJoins = kMemoryBytes / (2 * kPartBytes);
 inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Beyond the life locks
 
-/// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened.
-inline std::string& fifo_directory() {
-    static std::string path;
-    return path;
+/// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened, not while one
+/// is: each keeps the path that it found.
+class FifoDirectory {
+public:
+    void set(std::string path) {
+        std::lock_guard guard(lock_);
+        path_ = std::move(path);
+    }
+    std::string get() {
+        std::lock_guard guard(lock_);
+        return path_;
+    }
+
+private:
+    std::mutex lock_;
+    std::string path_;
+};
+inline FifoDirectory& fifo_directory() {
+    static FifoDirectory directory;
+    return directory;
 }
 
 /// One memory, by a description of one's own.
@@ -40,7 +57,7 @@ class Memory final : public Storage {
 public:
     /// `any` is an open descriptor of it. `forget` takes its name out of a table; without one it lasts.
     Memory(std::string where, const sys::Fd& any, std::function<void()> forget)
-        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)) {
+        : Storage(std::move(where)), fd_(sys::reopen(any, true)), forget_(std::move(forget)), fifos_(fifo_directory().get()) {
         if (!sys::is_sealed(fd_) || sys::size_of(fd_) != kMemoryBytes)  // nobody can cut it short under us
             fail(Errc::incompatible, address + " is not the memory of a channel; use the ends that psyne.channel() gave");
         table_ = sys::map(fd_, kSchemaOffset, false, sys::Populate::no);
@@ -50,7 +67,8 @@ public:
     static OpenedFile open_channel(const std::string& where, const sys::Fd& any, std::function<void()> forget) {
         OpenedFile o{sys::reopen(any, true), 0, where, std::make_shared<const Memory>(where, any, std::move(forget))};
         ChannelShape shape{};
-        if (sys::read_at(o.fd, &shape, sizeof shape, 0)) o.bytes = std::min(shape.file_bytes, kPartBytes);
+        // Mapping what has no pages makes them: a damaged header must not use up the machine.
+        if (sys::read_at(o.fd, &shape, sizeof shape, 0)) o.bytes = std::min(shape.file_bytes, sys::bytes_in_use(o.fd));
         return o;
     }
     static OpenedFile make_channel(const std::string& where, uint64_t bytes, std::function<void()> forget) {
@@ -81,7 +99,7 @@ public:
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
         if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
-        if (block.bytes > kPartBytes)
+        if (block.bytes > kPartBytes || block.bytes > sys::bytes_in_use(block.file))
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;
@@ -92,7 +110,7 @@ public:
         for (uint64_t from = 2 * kPartBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
             const uint64_t join = from / (2 * kPartBytes);
             from = (join + 1) * 2 * kPartBytes;
-            if (!in_table(join) && !sys::byte_locked(fd_, kMemoryLocks + join) && !in_table(join))
+            if (!mapped(join) && !in_table(join) && !mapped(join))
                 sys::give_back(fd_, join * 2 * kPartBytes, 2 * kPartBytes);
         }
     }
@@ -101,13 +119,14 @@ public:
     }
     bool lasting() const noexcept override { return !forget_; }
     FifoPlace fifos() const override {  // no two memories have one inode
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifos_)),
                 "memory-" + std::to_string(sys::inode_of(fd_)) + "."};
     }
 
 private:
     sys::Fd fd_;
     std::function<void()> forget_;
+    std::string fifos_;
     sys::Mapping table_;
 
     /// Where a part lies. A slab is locked from here on as in use.
@@ -118,6 +137,8 @@ private:
             sys::fail_errno("cannot lock a part of " + address);
         return block;
     }
+    /// Has anybody the lock of this number?
+    bool mapped(uint64_t join) const noexcept { return sys::byte_locked(fd_, kMemoryLocks + join); }
     /// Does a lane have this number?
     bool in_table(uint64_t join) const noexcept {
         const auto* lanes = reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset);
@@ -184,7 +205,7 @@ public:
         return Memory::open_channel(address(name), *fd, forget(name, generation));
     }
     FifoPlace fifos(const std::string& name) const override {
-        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory())),
+        return {std::make_shared<const sys::Fd>(sys::open_directory(fifo_directory().get())),
                 "memory-" + std::to_string(::getpid()) + "-" + name + "."};
     }
     void watch(uint64_t ns) const override {

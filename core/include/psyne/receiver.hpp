@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <mutex>
 
 #include <psyne/lane.hpp>
 #include <psyne/waiting.hpp>
@@ -122,9 +123,12 @@ public:
             while (extend(got, limit)) {
             }
             const uint64_t now = sys::now_ns();
-            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end() ||
-                got.lane->more())  // what comes next is of another type, or not for us
+            if (got.count >= limit || !may_extend(got) || now >= deadline || stopping.load(relaxed) || got.lane->at_end())
                 return true;
+            if (got.lane->more()) {  // came just now, or is of another type, or not for us
+                if (!extend(got, limit)) return true;
+                continue;
+            }
             sys::futex_wait(registry.me().wakes, registry.me().wakes.load(seq_cst), std::min(kLinger, deadline - now));
             if (registry.due()) {
                 registry.bury_dead();
@@ -174,6 +178,17 @@ public:
                      lap_of(lane->own[c.slot].load(relaxed)) < c.lap;
         }
         return n;
+    }
+
+    /// For any thread, also while another waits here: messages held, waiting ones, slots of all lanes.
+    struct Seen {
+        uint64_t held = 0, waiting = 0, capacity = 0;
+    };
+    Seen seen() const noexcept {
+        std::lock_guard guard(lanes_lock_);
+        Seen s{outstanding(), waiting_messages(), 0};
+        for (const auto& lane : lanes_) s.capacity += lane->slab.capacity;
+        return s;
     }
 
     uint64_t outstanding() const noexcept {
@@ -235,6 +250,7 @@ public:
     void refresh() {
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
+        std::lock_guard guard(lanes_lock_);
         for (size_t i = 0; i < lanes_.size();) {
             if (!lanes_[i]->removed()) {
                 ++i;
@@ -256,6 +272,8 @@ public:
             lane->own = lane->slab.row(stage_index_);
             for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
             lane->waits_as = next_;
+            lane->plain = before_.empty() && lane->slab.variants == nullptr;
+            lane->alone = lane->plain && !shared_;
             lane->next = lane->behind_all_taken();
             lanes_.push_back(std::move(lane));
             seen_any_ = true;
@@ -289,6 +307,7 @@ private:
     std::vector<uint32_t> before_;
     std::vector<Atomic64*> behind_;  // idle masks of stages that wait for this one
     std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
+    mutable std::mutex lanes_lock_;  // changing them against `seen`
     WakerFence fence_;
     Spinner spinner_;
     Bed standby_;
@@ -318,7 +337,7 @@ private:
         const uint64_t ready = word(at.lap, Ready::ready), most = std::min(limit, lane.slab.capacity - at.slot);
         bool drop = false;
         uint64_t n = 0;
-        while (n < most && lap_of(lane.own[at.slot + n].load(acquire)) < at.lap &&
+        while (n < most && (!shared_ || lap_of(lane.own[at.slot + n].load(acquire)) < at.lap) &&
                lane.slab.ready[at.slot + n].load(acquire) == ready && lane.alike(at.slot + n, at.slot) &&  // PUBLISH
                lane.let_go_before(at.slot + n, at.lap, drop) && !drop)
             ++n;
@@ -331,7 +350,7 @@ private:
         const Atomic64* published = lane.slab.ready + at.slot;
         Atomic64* own = lane.own + at.slot;
         uint64_t n = 0;
-        if (!shared_ && !at_end_ && lane.before.empty() && lane.slab.variants == nullptr) {  // the loop below without its checks
+        if (lane.alone && !at_end_) {  // the loop below without its checks
             for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
             return n;
         }
@@ -339,9 +358,8 @@ private:
             uint64_t mine = shared_ ? own[n].load(acquire) : 0;
             if (shared_ && lap_of(mine) >= at.lap) break;  // taken by another
             if (published[n].load(acquire) != ready) break;  // PUBLISH
-            if (!lane.alike(at.slot + n, like)) break;
             bool drop = false;
-            if (!lane.let_go_before(at.slot + n, at.lap, drop) || drop) break;
+            if (!lane.plain && (!lane.alike(at.slot + n, like) || !lane.let_go_before(at.slot + n, at.lap, drop) || drop)) break;
             if (at_end_) not_at_end();
             if (!shared_)
                 own[n].store(taken, relaxed);

@@ -33,6 +33,7 @@ public:
           standby_(registry, registry.file.header().senders_idle, kMaxReceivers, true) {
         ChannelFile& c = registry.file;
         const uint64_t join = registry.join();
+        side_columns_ = slab_.dropped || slab_.variants || slab_.stamps;
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
         window_ = std::clamp<uint64_t>(slab_.capacity / 8, 1, 64);
         for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
@@ -77,16 +78,8 @@ public:
     /// another thread is in loan().
     void commit(const Loan& loan, uint64_t n, bool pinned = false) noexcept {
         const uint64_t published = word(loan.lap, Ready::ready);
-        if (slab_.dropped != nullptr && n != 0) {
-            for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
-            dropped_ = 0;
-        }
-        if (slab_.variants != nullptr)
-            for (uint64_t i = 0; i < n; ++i) slab_.variants[loan.slot + i].store(loan.variant, relaxed);
-        if (slab_.stamps != nullptr && n != 0) {
-            const uint64_t now = sys::now_ns();
-            for (uint64_t i = 0; i < n; ++i) slab_.stamps[loan.slot + i].store(now, relaxed);
-        }
+        if (side_columns_ && n != 0) [[unlikely]]
+            write_side_columns(loan, n);
         for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
         if (n < loan.count) give_back(loan, n, pinned);
         wake_receivers();
@@ -263,6 +256,7 @@ private:
     uint64_t free_until_ = 0;  // positions below are let go by all, and claimed
     uint64_t window_ = 1;      // how far to claim ahead
     uint64_t dropped_ = 0;     // since the last message that was sent
+    bool side_columns_ = false;  // there is one
     std::vector<Atomic64*> rows_;
     std::vector<Atomic64*> first_stages_;  // idle masks of stages right behind the sender
     std::unique_ptr<std::atomic<uint8_t>[]> held_;
@@ -272,6 +266,20 @@ private:
     Bed standby_;
 
     uint64_t lane_index() const noexcept { return registry.id - kMaxReceivers; }
+
+    /// Of the first `n` slots of a loan, n > 0; READY publishes them too.
+    void write_side_columns(const Loan& loan, uint64_t n) noexcept {
+        if (slab_.dropped != nullptr) {
+            for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
+            dropped_ = 0;
+        }
+        if (slab_.variants != nullptr)
+            for (uint64_t i = 0; i < n; ++i) slab_.variants[loan.slot + i].store(loan.variant, relaxed);
+        if (slab_.stamps != nullptr) {
+            const uint64_t now = sys::now_ns();
+            for (uint64_t i = 0; i < n; ++i) slab_.stamps[loan.slot + i].store(now, relaxed);
+        }
+    }
 
     /// Makes sure that `n` slots from next_ on may be written, and claims them.
     bool look_ahead(uint64_t n) {

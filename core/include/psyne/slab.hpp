@@ -114,6 +114,7 @@ public:
             corrupted(where, "foreign headers");
         if (h.capacity == 0 || h.stride < payload_bytes || h.payload_offset > bytes || h.ready_offset != kHeaderBytes ||
             h.capacity > bytes / 8 || h.payload_offset < kHeaderBytes + h.capacity * 8 ||
+            h.payload_offset % kHeaderBytes != 0 || (payload_bytes >= 64 && h.stride % 64 != 0) ||
             !side_fits(h, h.dropped_offset) || !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
             a.rows > kMaxStages || a.row_bytes < h.capacity * 8 || a.row_bytes % 8 != 0 ||

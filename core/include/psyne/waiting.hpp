@@ -59,6 +59,7 @@ private:
 template <class End>
 void keep_level(End& end, Bell& bell) {
     bool ready = end.ready();
+    if (!ready) bell.drain();  // whoever claimed our bit rings later: what has rung before this look is seen by it
     if (!ready && !end.standby().asleep()) {
         end.arm(bell, false);
         ready = end.ready();

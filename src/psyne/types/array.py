@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 import numpy as np
 
 from .. import _native
-from .dtypes import dtype_from
-from .message import Message, MessageMeta
+from .dtypes import element_from
+from .message import Message, MessageMeta, made_once
 from .struct import describe
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ class Array(Message, Generic[S]):
     ) -> None:  # fmt: skip
         if dtype is None:
             return
-        element, dims = dtype_from(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
+        element, dims = _checked(dtype, shape)
         if ndim is not None:
             if dims != () or not 1 <= ndim <= 8:
                 raise TypeError(f"an Array has a shape=, or ndim= from 1 to 8; got shape={shape} and ndim={ndim}")
@@ -268,11 +268,12 @@ class Matrix(Array[S]):
 _made: weakref.WeakValueDictionary[tuple[Any, ...], MessageMeta] = weakref.WeakValueDictionary()
 
 
-def _checked(dtype: Any) -> np.dtype[Any]:
-    element = dtype_from(dtype)
-    if element.hasobject:
-        raise TypeError(f"{element} holds Python objects; messages need a fixed-size dtype")
-    return element
+def _checked(dtype: Any, shape: int | tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    element, dims = element_from(dtype, (shape,) if isinstance(shape, int) else tuple(shape))
+    if element.hasobject or element.itemsize == 0:
+        what = "holds Python objects" if element.hasobject else "has no bytes"
+        raise TypeError(f"{element!r} {what}; messages need a fixed-size dtype")
+    return element, dims
 
 
 def array_type(
@@ -281,16 +282,15 @@ def array_type(
     """The class of messages that `Array` gives."""
     if dtype is None:
         raise TypeError("Array(dtype, shape) makes a message class, e.g. Array('f4', (480, 640))")
-    element, dims = _checked(dtype), (shape,) if isinstance(shape, int) else tuple(shape)
+    element, dims = _checked(dtype, shape)
     key = (Array, element, dims, ndim, max_bytes or MAX_BYTES if ndim is not None else max_bytes)
-    made = _made.get(key)
-    if made is None:
-        name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims) + (f"_{ndim}d" if ndim is not None else "")
-        made = MessageMeta(
-            name, (Array,), {"__module__": __name__}, dtype=element, shape=dims, ndim=ndim, max_bytes=max_bytes
-        )
-        _made[key] = made
-    return made
+    name = f"Array_{element.name}" + "".join(f"_{n}" for n in dims) + (f"_{ndim}d" if ndim is not None else "")
+    body = {"__module__": __name__}
+    return made_once(
+        _made,
+        key,
+        lambda: MessageMeta(name, (Array,), body, dtype=element, shape=dims, ndim=ndim, max_bytes=max_bytes),
+    )
 
 
 def _matrix_type(
@@ -300,12 +300,9 @@ def _matrix_type(
         raise TypeError('Matrix(rows, columns) makes a message class, e.g. Matrix(3, 4, "f8", order="F")')
     if order not in ("C", "F"):
         raise TypeError(f"order is 'C' (rows lie together) or 'F' (columns do), not {order!r}")
-    element = _checked(dtype)
+    element, dims = _checked(dtype, (rows, columns))
+    if len(dims) != 2:
+        raise TypeError(f"the elements of a matrix are numbers, not arrays of shape {dims[2:]}")
     key = (Matrix, element, rows, columns, order)
-    made = _made.get(key)
-    if made is None:
-        name = f"Matrix_{element.name}_{rows}_{columns}_{order}"
-        body = {"__module__": __name__}
-        made = MessageMeta(name, (Matrix,), body, dtype=element, shape=(rows, columns), order=order)
-        _made[key] = made
-    return made
+    name, body = f"Matrix_{element.name}_{rows}_{columns}_{order}", {"__module__": __name__}
+    return made_once(_made, key, lambda: MessageMeta(name, (Matrix,), body, dtype=element, shape=dims, order=order))

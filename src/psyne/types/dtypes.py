@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["dtype_code", "dtype_from", "dtype_text"]
+__all__ = ["dtype_code", "dtype_from", "dtype_text", "element_from"]
 
 # Short names as Psyne's fields have them, and the names that ml_dtypes gives to them.
 EXTENSIONS = {
@@ -41,6 +41,15 @@ def dtype_from(given: Any) -> np.dtype[Any]:
             given = getattr(ml_dtypes, name)
     dtype: np.dtype[Any] = np.dtype(given)
     return dtype
+
+
+def element_from(given: Any, shape: tuple[int, ...]) -> tuple[np.dtype[Any], tuple[int, ...]]:
+    """The same for an array of ``shape``: a dtype that has a shape itself, ``np.dtype(("f4", (3,)))``, adds it."""
+    dtype = dtype_from(given)
+    if dtype.subdtype is None:
+        return dtype, shape
+    element, inner = dtype.subdtype
+    return element, (*shape, *inner)
 
 
 def dtype_text(dtype: np.dtype[Any]) -> str:

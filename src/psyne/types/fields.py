@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import numpy as np
 
-from .dtypes import EXTENDED, EXTENSIONS, dtype_from
+from .dtypes import EXTENDED, EXTENSIONS, element_from
 from .message import Message, MessageMeta
 
 if TYPE_CHECKING:
@@ -31,12 +31,10 @@ class Field(Generic[V, W]):
     def __init__(
         self, dtype: Any, shape: tuple[int, ...], name: str | None = None, type: MessageMeta | None = None
     ) -> None:
-        self.dtype: np.dtype[Any] = dtype_from(dtype)
-        self.shape: tuple[int, ...] = shape
-        self.name: str | None = name
-        self.type: MessageMeta | None = type
         if any(not isinstance(n, int) or n < 1 for n in shape):
             raise TypeError(f"the shape of a field is made of positive ints, as in f32(480, 640); got {shape}")
+        self.dtype, self.shape = element_from(dtype, shape)
+        self.name, self.type = name, type
 
     if TYPE_CHECKING:
 

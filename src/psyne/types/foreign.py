@@ -16,8 +16,8 @@ from ..errors import LayoutMismatch
 from .array import Array
 from .dtypes import dtype_from
 from .fields import Field
-from .message import RESERVED, Message, MessageMeta
-from .struct import Struct, struct_of
+from .message import Message, MessageMeta, made_once
+from .struct import Struct, attribute_of, struct_of
 
 __all__ = ["AnyLayout", "as_type"]
 
@@ -67,10 +67,7 @@ def as_type(given: Any) -> MessageMeta:
     if isinstance(given, np.dtype):
         return struct_of("record", given) if given.fields is not None else Array(given)
     if isinstance(given, type):
-        made = _made.get(given)
-        if made is None:
-            made = _made[given] = _from_class(given)
-        return made
+        return made_once(_made, given, lambda: _from_class(given))
     raise LayoutMismatch(
         f"a message type is a Struct, an Array(dtype, shape), Bytes, Text, a numpy dtype, a ctypes.Structure, "
         f"a dataclass or a msgspec.Struct; got {given!r}" + (f": say Array({given!r})" * isinstance(given, str))
@@ -104,9 +101,7 @@ def _from_class(given: type) -> MessageMeta:
             else None
         )
 
-    body: dict[str, Any] = {}
-    for name in names:
-        body[name + "_" if name in RESERVED else name] = _field(given, name, hints[name])
+    body: dict[str, Any] = {attribute_of(name, names): _field(given, name, hints[name]) for name in names}
     return MessageMeta(
         given.__name__, (Struct,), {**body, "__foreign__": given, "_message_of": classmethod(message_of)}
     )
@@ -127,17 +122,16 @@ def _field(owner: type, name: str, hint: Any) -> Field[Any, Any]:
         hint = typing.get_args(arguments[1])[0] if len(arguments) > 1 and typing.get_args(arguments[1]) else None
         if not shape:
             raise LayoutMismatch(f"{owner.__name__}.{name}: an array needs its shape: Annotated[NDArray[…], (3,)]")
-    called = name if name in RESERVED else None  # its attribute has a _ behind it
     if hint in PYTHON:
-        return Field(PYTHON[hint], shape, called)
+        return Field(PYTHON[hint], shape, name)
     if isinstance(hint, type) and issubclass(hint, np.generic):
-        return Field(hint, shape, called)
+        return Field(hint, shape, name)
     if isinstance(hint, (type, np.dtype)) and hint not in (str, bytes):
         nested = as_type(hint)
         layout = nested.__layout__
         if not layout.shaped and not layout.columns:
             return Field(
-                layout.dtype, (*shape, *layout.shape), called, nested if layout.dtype.fields is not None else None
+                layout.dtype, (*shape, *layout.shape), name, nested if layout.dtype.fields is not None else None
             )
     raise LayoutMismatch(
         f"{owner.__name__}.{name}: {hint!r} has no fixed size; a field is int, float, bool, complex, "

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import os
+import threading
+from collections.abc import Callable, MutableMapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -17,9 +20,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import CapsuleType
 
-__all__ = ["Message", "MessageMeta"]
+__all__ = ["Message", "MessageMeta", "is_reserved", "made_once"]
+
+K = TypeVar("K")
 
 RESERVED = frozenset({"array", "copy", "private", "release", "discard", "truncate", "info"})
+
+
+def is_reserved(name: str) -> bool:
+    """Does a message need the attribute of this name itself? Also what Python asks every object for."""
+    return name in RESERVED or (name.startswith("_") and (name.startswith("__") or hasattr(Message, name)))
 
 
 class MessageMeta(type):
@@ -37,6 +47,28 @@ class MessageMeta(type):
 
     def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **kwargs: Any) -> None:
         super().__init__(name, bases, body)
+
+
+_making = threading.RLock()
+
+
+def _after_fork() -> None:
+    global _making
+    _making = threading.RLock()  # a thread that is not here may have had the other
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def made_once(known: MutableMapping[K, MessageMeta], key: K, make: Callable[[], MessageMeta]) -> MessageMeta:
+    """The class that is known for a key; made if there is none, and only once if several threads ask."""
+    made = known.get(key)
+    if made is None:
+        with _making:
+            made = known.get(key)
+            if made is None:
+                made = known[key] = make()
+    return made
 
 
 class Message(_native.Message, metaclass=MessageMeta):

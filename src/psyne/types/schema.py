@@ -14,6 +14,7 @@ from .. import _native
 from ..errors import InvalidArgument, LayoutMismatch
 from .array import Matrix, array_type
 from .arrow import arrow_type
+from .difference import Description, between, between_types, counterpart, short, subset_lacks
 from .dtypes import dtype_from
 from .foreign import as_type
 from .message import Message, MessageMeta
@@ -24,7 +25,6 @@ from .variant import VariantHdr
 __all__ = ["Kinds", "difference", "in_order_of", "kinds_of", "read_kinds", "schema_of", "type_name", "types_in"]
 
 Kinds = list[tuple[type, _native.Layout, int]]
-Description = dict[str, Any]
 MAX_TYPES = 1024
 
 
@@ -35,7 +35,7 @@ def schema_of(types: Sequence[MessageMeta]) -> str:
     described = [cls.__schema__ for cls in types]
     for i, cls in enumerate(types):
         if described[i] in described[:i]:
-            raise InvalidArgument(f"two of the types are alike: {cls.__name__} is {_short(described[i])}")
+            raise InvalidArgument(f"two of the types are alike: {cls.__name__} is {short(described[i])}")
         if len(types) > 1 and cls.__layout__.columns:
             raise InvalidArgument(f"{cls.__name__} lies in columns, which only a channel of one type can have")
     return json.dumps(described[0] if len(types) == 1 else {"types": described}, separators=(",", ":"))
@@ -48,18 +48,31 @@ def kinds_of(types: Sequence[MessageMeta]) -> Kinds:
 
 def in_order_of(schema: str, types: list[MessageMeta]) -> list[MessageMeta]:
     """The same types as a channel names them, if they are the same: their order is the channel's."""
-    theirs = _described(schema)
+    try:
+        theirs = _described(schema)
+    except LayoutMismatch:  # whoever opens the channel is told, unless it can be replaced
+        return types
     if len(theirs) != len(types) or any(cls.__schema__ not in theirs for cls in types):
         return types
     return sorted(types, key=lambda cls: theirs.index(cls.__schema__))
 
 
 def _described(schema: str) -> list[Description]:
+    """The descriptions in a schema text, which may be damaged: only what `_type_of` makes a type of is a type."""
     try:
         d = json.loads(schema)
-        return list(d["types"]) if "types" in d else [d]
-    except (ValueError, KeyError, TypeError) as error:
-        raise LayoutMismatch(f"the channel describes itself in a way that this psyne does not know: {error}") from error
+        described = d.get("types", [d])
+        if not all(isinstance(one, dict) for one in described) or not 1 <= len(described) <= MAX_TYPES:
+            raise TypeError(f"a channel has 1 to {MAX_TYPES} types")
+        return list(described)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise _unknown(error) from error
+
+
+def _unknown(error: Exception) -> LayoutMismatch:
+    return LayoutMismatch(
+        f"the channel describes itself in a way that this psyne does not know, or its file is damaged: {error}"
+    )
 
 
 def types_in(schema: str) -> list[MessageMeta]:
@@ -76,32 +89,40 @@ def read_kinds(schema: str, asked: Sequence[Any], subset: bool, address: str) ->
     theirs = _described(schema)
     others = not asked or any(cls is Message for cls in asked)
     classes = [as_type(cls) for cls in asked if cls is not Message]
-    found: dict[int, MessageMeta] = {}
+    found = {theirs.index(cls.__schema__): cls for cls in classes if cls.__schema__ in theirs}
+    # What is no description of a type of ours is checked before anything is said of it.
+    made = {i: _type_of(d) for i, d in enumerate(theirs) if i not in found}
     for cls in classes:
-        numbers = [i for i, d in enumerate(theirs) if d == cls.__schema__]
-        if not numbers and subset and issubclass(cls, Struct):
-            numbers = [i for i, d in enumerate(theirs) if d.get("struct") == cls.__name__ or len(theirs) == 1]
-            if numbers:
-                cls = _subset(cls, theirs[numbers[0]], address)
-        if not numbers:
-            fewer = not subset and any(_within(cls.__schema__, d) for d in theirs)
-            hint = "; subset=True reads these fields and leaves the others" if fewer else ""
-            raise LayoutMismatch(f"{address} has another layout: {_nearest(theirs, cls)}{hint}")
-        found[numbers[0]] = cls
-    missing = [d for i, d in enumerate(theirs) if i not in found]
-    if missing and not others:
+        if cls.__schema__ in theirs:
+            continue
+        rest = [theirs[i] for i in made]
+        yours, other = cls.__schema__, counterpart(rest, cls.__schema__) or (rest[0] if len(theirs) == 1 else None)
+        if subset and issubclass(cls, Struct) and other is not None:
+            number = theirs.index(other)
+            found[number] = _subset(cls, other, address)
+            del made[number]
+        elif other is not None:
+            fewer = "; subset=True reads these fields and leaves the others" if _within(yours, other) else ""
+            where = "" if len(theirs) == 1 else f"{cls.__name__}."
+            raise LayoutMismatch(f"{address} has another layout: {between(other, yours, where)}{fewer}")
+        else:
+            raise LayoutMismatch(
+                f"{address} has another layout: it carries {', '.join(map(short, theirs))}, and no {short(yours)}"
+            )
+    if made and not others:
         raise LayoutMismatch(
-            f"{address} also carries {', '.join(_short(d) for d in missing)}; "
+            f"{address} also carries {', '.join(short(theirs[i]) for i in made)}; "
             f"name these types too, or psyne.Message for all others"
         )
-    return kinds_of([found.get(i) or _type_of(d) for i, d in enumerate(theirs)])
+    return kinds_of([found.get(i) or made[i] for i in range(len(theirs))])
 
 
 def _type_of(d: Description) -> MessageMeta:
+    """The class that a description is of. Raises LayoutMismatch for whatever is none: it may be damaged or hostile."""
     try:
         made = _made_of(d)
-    except (ValueError, KeyError, TypeError) as error:
-        raise LayoutMismatch(f"the channel describes itself in a way that this psyne does not know: {error}") from error
+    except Exception as error:
+        raise _unknown(error) from error
     if made.__schema__ != d:
         raise LayoutMismatch(f"the channel's layout cannot be had from its description here: {d}")
     return made
@@ -113,6 +134,8 @@ def _made_of(d: Description) -> MessageMeta:
     if "bytes" in d and "struct" not in d:
         return Bytes if d["bytes"] == Bytes.__max_bytes__ else cast("MessageMeta", Bytes(max_bytes=d["bytes"]))
     if "arrow" in d:
+        if not isinstance(d["arrow"], str | None):
+            raise TypeError(f"{d['arrow']!r} is no Arrow schema")
         return arrow_type(d["arrow"], d["max_bytes"])
     if "ndim" in d:
         return array_type(_dtype_of(d["array"]), ndim=d["ndim"], max_bytes=d["max_bytes"])
@@ -126,6 +149,8 @@ def _made_of(d: Description) -> MessageMeta:
 
 def _dtype_of(d: Description) -> np.dtype[Any]:
     if "dtype" in d:
+        if not isinstance(d["dtype"], str):
+            raise TypeError(f"{d['dtype']!r} is no name of a dtype")
         return dtype_from(d["dtype"])
     fields = d["fields"]
     return np.dtype(
@@ -149,59 +174,24 @@ def _within(yours: Description, theirs: Description) -> bool:
 
 def _subset(cls: type[Struct], theirs: Description, address: str) -> MessageMeta:
     """The class with the offsets of a layout that has more fields."""
-    if "fields" not in theirs:
-        raise LayoutMismatch(f"{address} carries {_short(theirs)}, which has no fields to be a subset of")
-    have = {f["name"]: {k: v for k, v in f.items() if k != "offset"} for f in theirs["fields"]}
-    for f in cls.__schema__["fields"]:
-        if have.get(f["name"]) != {k: v for k, v in f.items() if k != "offset"}:
-            raise LayoutMismatch(f"{address} has another layout: {_difference(theirs, cls.__schema__)}")
+    if "struct" not in theirs:
+        raise LayoutMismatch(f"{address} carries {short(theirs)}, which has no fields to be a subset of")
+    if lacking := subset_lacks(theirs, cls.__schema__):
+        raise LayoutMismatch(f"{address} does not have these fields of {cls.__name__}: {lacking}")
     dtype, layout = _dtype_of(theirs), "columns" if theirs.get("layout") == "columns" else "rows"
     return MessageMeta(cls.__name__, (cls,), {}, layout=layout, dtype=dtype)
 
 
 def difference(theirs: str, yours: str) -> str:
     """What differs between two schemas, field by field."""
-    a, b = _described(theirs), _described(yours)
-    if len(a) == len(b) == 1:
-        return _difference(a[0], b[0])
-    lines = []
-    for d in b:
-        if d not in a:
-            lines.append(f"yours has {_short(d)}")
-    for d in a:
-        if d not in b:
-            lines.append(f"theirs has {_short(d)}")
-    return "; ".join(lines) or "only the order of the types"
-
-
-def _nearest(theirs: list[Description], cls: MessageMeta) -> str:
-    yours = cls.__schema__
-    for d in theirs:
-        if len(theirs) == 1 or ("struct" in d and d["struct"] == yours.get("struct")):
-            return _difference(d, yours)
-    return f"it carries {', '.join(_short(d) for d in theirs)}, and no {_short(yours)}"
-
-
-def _difference(a: Description, b: Description) -> str:
-    if "struct" not in a or "struct" not in b:
-        return f"theirs: {_short(a)}; yours: {_short(b)}"
-    lines = []
-    left, right = ({f["name"]: f for f in d["fields"]} for d in (a, b))
-    for name in dict.fromkeys([*left, *right]):
-        if left.get(name) != right.get(name):
-            lines.append(f"{name}: theirs {_short(left.get(name))}, yours {_short(right.get(name))}")
-    if a["struct"] != b["struct"]:
-        lines.append(f"name: theirs {a['struct']}, yours {b['struct']}")
-    if a.get("layout") != b.get("layout"):
-        lines.append(f"layout: theirs {a.get('layout', 'rows')}, yours {b.get('layout', 'rows')}")
-    if a["bytes"] != b["bytes"]:
-        lines.append(f"bytes: theirs {a['bytes']}, yours {b['bytes']}")
-    return "; ".join(lines) or "only the order of the fields"
+    types_in(theirs)  # raises for what is no description
+    return between_types(_described(theirs), _described(yours))
 
 
 def type_name(schema: str) -> str:
     """Imu(stamp, accel) | Array(<f4, [480, 640]): the types of a channel in one line."""
     names = []
+    types_in(schema)  # raises for what is no description
     for d in _described(schema):
         if "struct" in d:
             names.append(f"{d['struct']}({', '.join(field['name'] for field in d['fields'])})")
@@ -215,23 +205,6 @@ def type_name(schema: str) -> str:
             kind, most = next(iter(d.items()))
             names.append(f"{kind.capitalize()}(at most {most})")
     return " | ".join(names)
-
-
-def _short(d: Description | None) -> str:
-    if d is None:
-        return "(none)"
-    if "array" in d:
-        dims = d["shape"] if "shape" in d else f"[{', '.join(':' * d['ndim'])}] of at most {d['max_bytes']} bytes"
-        return f"Array {_short(d['array'])}{dims}" + (" in Fortran order" if d.get("order") == "F" else "")
-    if "struct" in d:
-        return f"Struct {d['struct']} ({', '.join(f['name'] for f in d['fields'])})"
-    for sized in ("text", "bytes"):
-        if sized in d and "fields" not in d:
-            return f"{sized.capitalize()} of at most {d[sized]} bytes"
-    if "arrow" in d:
-        return f"ArrowBatch of at most {d['max_bytes']} bytes"
-    shown: str = d.get("dtype", "struct") + (str(d["shape"]) if d.get("shape") else "")
-    return shown + (f" at byte {d['offset']}" if "offset" in d else "")
 
 
 def _pickled(cls: MessageMeta) -> str | tuple[Any, ...]:

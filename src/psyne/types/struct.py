@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 import numpy as np
@@ -10,12 +10,12 @@ import numpy as np
 from .. import _native
 from .dtypes import dtype_text
 from .fields import Field
-from .message import RESERVED, Message, MessageMeta
+from .message import Message, MessageMeta, is_reserved
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Struct", "describe", "fields_of", "struct_of"]
+__all__ = ["Struct", "attribute_of", "describe", "fields_of", "struct_of"]
 
 ZEROED = 1024  # bytes up to which a loan starts zeroed
 
@@ -73,6 +73,7 @@ class Struct(Message):
     """
 
     __fields__: Mapping[str, Field[Any, Any]]
+    __places__: dict[str, _native.Field]  # the descriptors behind them, by the names of the fields
     __attributes__: Mapping[str, str]  # of each field: another word than its name where ``name=`` was said
 
     def __init_subclass__(
@@ -91,7 +92,7 @@ class Struct(Message):
                     raise TypeError(f"{cls.__name__} has two fields of the name {name!r}: {attributes[name]} and {key}")
                 declared[name], attributes[name] = value, key
         _no_mere_words(cls)
-        taken = sorted(RESERVED & set(attributes.values()))
+        taken = sorted(filter(is_reserved, attributes.values()))
         if taken:
             raise TypeError(
                 f"{cls.__name__}.{taken[0]}: a message has an attribute of that name; "
@@ -103,8 +104,12 @@ class Struct(Message):
             dtype = _columns(declared) if by_columns else _rows(declared)
         cls.__fields__, cls.__attributes__ = declared, attributes
         places = fields_of(dtype)
-        for key, field in declared.items():
-            setattr(cls, attributes[key], _native.Field(field.dtype, field.shape, places[key][1], field.type))
+        cls.__places__ = {
+            name: _native.Field(field.dtype, field.shape, places[name][1], field.type)
+            for name, field in declared.items()
+        }
+        for name, place in cls.__places__.items():
+            setattr(cls, attributes[name], place)
         schema = {"struct": cls.__name__, **describe(dtype)}
         if by_columns:
             schema["layout"] = "columns"
@@ -132,7 +137,7 @@ class Struct(Message):
     def __repr__(self) -> str:
         if not self._open:  # type: ignore[attr-defined]
             return f"<{type(self).__name__}, released>"
-        shown = ", ".join(f"{name}={getattr(self, key)!r}" for name, key in self.__attributes__.items())
+        shown = ", ".join(f"{name}={place.__get__(self)!r}" for name, place in self.__places__.items())
         return f"{type(self).__name__}({shown})"
 
     if TYPE_CHECKING:
@@ -156,6 +161,14 @@ def _no_mere_words(cls: type[Struct]) -> None:
             raise TypeError(f"{cls.__name__}.{key} = {value.__name__} lacks its brackets: {key} = {value.__name__}()")
 
 
+def attribute_of(name: str, names: Collection[str]) -> str:
+    """The attribute of a field of this name: the name, with a _ behind it where a message needs that itself."""
+    attribute = name
+    while is_reserved(attribute) or (attribute != name and attribute in names):
+        attribute = attribute.strip("_") + "_" if is_reserved(attribute) else attribute + "_"
+    return attribute
+
+
 def struct_of(
     name: str, dtype: np.dtype[Any], *, bases: tuple[type, ...] = (Struct,), columns: bool = False,
     only: frozenset[str] | None = None, body: Mapping[str, Any] | None = None,
@@ -167,8 +180,7 @@ def struct_of(
             continue
         base, shape = inner.subdtype or (inner, ())
         nested: Any = struct_of(field, base) if base.fields is not None else None
-        key = field if field not in RESERVED and field.isidentifier() else None
-        made[key or field + "_"] = Field(base, shape, None if key else field, nested)
+        made[attribute_of(field, dtype.names or ())] = Field(base, shape, field, nested)
     if not made:
         raise TypeError(f"{name} has no fields; a message needs one")
     layout = "columns" if columns else "rows"

@@ -11,7 +11,7 @@ import numpy as np
 from .. import _native
 from ..errors import PeerCorrupted
 from .array import MAX_BYTES
-from .message import Message, MessageMeta
+from .message import Message, MessageMeta, made_once
 
 if TYPE_CHECKING:
     from typing import Self
@@ -151,9 +151,5 @@ _made: weakref.WeakValueDictionary[tuple[type, int], MessageMeta] = weakref.Weak
 
 
 def _sized(cls: type[_Sized], max_bytes: int) -> MessageMeta:
-    made = _made.get((cls, max_bytes))
-    if made is None:
-        body = {"__module__": __name__}
-        made = MessageMeta(f"{cls.__name__}_{max_bytes}", (cls,), body, max_bytes=max_bytes)
-        _made[cls, max_bytes] = made
-    return made
+    name, body = f"{cls.__name__}_{max_bytes}", {"__module__": __name__}
+    return made_once(_made, (cls, max_bytes), lambda: MessageMeta(name, (cls,), body, max_bytes=max_bytes))

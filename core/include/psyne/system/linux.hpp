@@ -108,10 +108,10 @@ inline bool share_byte(const Fd& fd, uint64_t byte) noexcept {
 
 /// Bytes that may still be had: free memory and swap, within the limit of the cgroup. A memory without a file system
 /// has no limit of its own, and the kernel kills processes rather than say no.
-inline uint64_t memory_left() noexcept {
-    const auto number = [](const char* path, const char* key) -> uint64_t {
+inline uint64_t memory_left(const std::string& cgroup = "/sys/fs/cgroup") {
+    const auto number = [](const std::string& path, const char* key) -> uint64_t {
         char text[4096];
-        const Fd fd(::open(path, O_RDONLY | O_CLOEXEC));
+        const Fd fd(::open(path.c_str(), O_RDONLY | O_CLOEXEC));
         const ssize_t n = fd ? ::read(fd.get(), text, sizeof text - 1) : -1;
         if (n <= 0) return ~0ull;
         text[n] = 0;
@@ -121,10 +121,13 @@ inline uint64_t memory_left() noexcept {
         return p && end != p + std::strlen(key) ? value : ~0ull;  // "max" is no number
     };
     const uint64_t available = number("/proc/meminfo", "MemAvailable:"), swap = number("/proc/meminfo", "SwapFree:");
-    const uint64_t most = number("/sys/fs/cgroup/memory.max", ""), used = number("/sys/fs/cgroup/memory.current", "");
     uint64_t left = available == ~0ull ? ~0ull : (available + (swap == ~0ull ? 0 : swap)) * 1024;
-    if (most != ~0ull && used != ~0ull) left = std::min(left, most > used ? most - used : 0);
-    return left;
+    const uint64_t most = number(cgroup + "/memory.max", "");
+    uint64_t used = number(cgroup + "/memory.current", "");
+    if (most == ~0ull || used == ~0ull) return left;
+    for (const char* cache : {"\nactive_file ", "\ninactive_file "})  // of files: goes when the memory is needed
+        if (const uint64_t bytes = number(cgroup + "/memory.stat", cache); bytes != ~0ull) used -= std::min(used, bytes);
+    return std::min(left, most > used ? most - used : 0);
 }
 
 /// A sparse memory without a name that nobody can make shorter or longer.

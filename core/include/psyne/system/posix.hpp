@@ -166,13 +166,18 @@ inline Fd make_fifo(const Fd& directory, const std::string& name) {
     if (::mkfifoat(directory.get(), name.c_str(), 0600) != 0 && errno != EEXIST) fail_errno("cannot make the FIFO " + name);
     Fd fd(::openat(directory.get(), name.c_str(), O_RDWR | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
     if (!fd && errno != ENOENT) fail_errno("cannot open the FIFO " + name);
+    struct stat st{};
+    if (fd && (::fstat(fd.get(), &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_uid != ::geteuid()))
+        fail(Errc::incompatible, name + " is not a FIFO of uid " + std::to_string(::geteuid()) +
+                                     "; something else lies under its name: remove it");
     return fd;
 }
 /// A FIFO of ours for writing; empty when it is not there. `deserted`: nobody has it open for reading.
 inline Fd open_fifo(const Fd& directory, const std::string& name, bool& deserted) noexcept {
     Fd fd(::openat(directory.get(), name.c_str(), O_WRONLY | O_NONBLOCK | O_NOFOLLOW | O_CLOEXEC));
-    deserted = !fd && errno == ENXIO;
     struct stat st{};
+    deserted = !fd && errno == ENXIO && ::fstatat(directory.get(), name.c_str(), &st, AT_SYMLINK_NOFOLLOW) == 0 &&
+               S_ISFIFO(st.st_mode);  // a socket has no reader either
     if (fd && (::fstat(fd.get(), &st) != 0 || !S_ISFIFO(st.st_mode) || st.st_uid != ::geteuid())) fd.reset();
     if (fd) no_sigpipe(fd);
     return fd;
@@ -209,6 +214,11 @@ inline uint64_t inode_of(const Fd& fd) noexcept {
 inline uint64_t size_of(const Fd& fd) noexcept {
     struct stat st{};
     return ::fstat(fd.get(), &st) == 0 ? static_cast<uint64_t>(st.st_size) : 0;
+}
+/// Of the pages that a file has; a sparse one is longer.
+inline uint64_t bytes_in_use(const Fd& fd) noexcept {
+    struct stat st{};
+    return ::fstat(fd.get(), &st) == 0 ? static_cast<uint64_t>(st.st_blocks) * 512 : 0;
 }
 
 /// Reads exactly `bytes` at an offset; reading makes no pages, unlike touching a mapping.

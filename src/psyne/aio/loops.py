@@ -9,7 +9,7 @@ import weakref
 from collections.abc import Awaitable
 from types import ModuleType
 
-from . import _native
+from .. import _native
 
 __all__ = ["Doorbell", "readable", "sleep", "trio"]
 

@@ -1,8 +1,4 @@
-"""The ends for asyncio, uvloop and trio (so under anyio): the same names as the blocking ones, every wait a coroutine.
-
-There is no ``timeout=``: cancelling is the time-out, and loses nothing. A message that is there is returned without
-going through the loop, which still gets a turn every 64 messages or millisecond.
-"""
+"""The two ends, every wait a coroutine."""
 
 from __future__ import annotations
 
@@ -10,39 +6,33 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from . import _native, ends
-from .ends import Batch, ReceiverOptions, SenderOptions
-from .errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
-from .loops import Doorbell, readable, sleep
-from .statistics import Statistics, statistics_of
-from .types import AnyLayout, Message
-from .waiting import End, HasFileno, Waiting, end_of, ready
+from .. import _native, ends
+from ..ends import Batch
+from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
+from ..statistics import Statistics, statistics_of
+from ..types import Message
+from ..waiting import ready
+from .loops import Doorbell, sleep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Receiver", "Sender", "receiver", "select", "sender"]
+__all__ = ["Loan", "Receiver", "Sender"]
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message, covariant=True)
 K = TypeVar("K", bound=Message)
-A = TypeVar("A", bound=Message)
-B = TypeVar("B", bound=Message)
-C = TypeVar("C", bound=Message)
-D = TypeVar("D", bound=Message)
-E = TypeVar("E", bound=Message)
 L = TypeVar("L", bound="Message | Batch[Any]")
 T = TypeVar("T")
-W = TypeVar("W", bound="HasFileno | int")
 
 MOST = 64  # calls in a row that did not go through the loop
 LONGEST = 1_000_000  # ns of them
 LINGER = 0.001  # seconds between looks for more
 
 
-class _End:
+class EventLoopEnd:
     """What both ends share: waiting, turns of the loop, closing."""
 
     def __init__(self, end: ends.Sender[Any] | ends.Receiver[Any]) -> None:
@@ -60,6 +50,14 @@ class _End:
     def closed(self) -> bool:
         """Whether this end was closed."""
         return bool(self._end.closed)
+
+    @property
+    def joined(self) -> bool:
+        """Whether there is a channel and this end is a member of it."""
+        return bool(self._end.joined)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._end,)  # of `psyne.aio.channel`; other ends say that they stay here
 
     def statistics(self) -> Statistics:
         """What this end has done and sees, as numbers. Tasks count as blocked while they wait."""
@@ -145,7 +143,7 @@ class Loan(Coroutine[Any, Any, L]):
         return False
 
 
-class Sender(_End, Generic[M]):
+class Sender(EventLoopEnd, Generic[M]):
     """The sending end; `psyne.aio.sender` opens one, ``aio.Sender(tx)`` takes over a blocking one."""
 
     def __init__(self, end: ends.Sender[M]) -> None:
@@ -160,6 +158,10 @@ class Sender(_End, Generic[M]):
     def capacity(self) -> int:
         """Messages in the ring of this sender."""
         return self._tx.capacity
+
+    def clone(self) -> Self:
+        """Another end of the same kind, not joined yet; only of `psyne.aio.channel`."""
+        return type(self)(self._tx.clone())
 
     @overload
     def loan(self, *, shape: int | tuple[int, ...] = ..., size: int = ...) -> Loan[M]: ...
@@ -233,6 +235,7 @@ class Sender(_End, Generic[M]):
         return await self._until(look)
 
     async def __aenter__(self) -> Self:
+        self._tx.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -243,7 +246,7 @@ class Sender(_End, Generic[M]):
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
 
 
-class Receiver(_End, Generic[R]):
+class Receiver(EventLoopEnd, Generic[R]):
     """The receiving end; `psyne.aio.receiver` opens one, ``aio.Receiver(rx)`` takes over a blocking one."""
 
     def __init__(self, end: ends.Receiver[R]) -> None:
@@ -254,10 +257,9 @@ class Receiver(_End, Generic[R]):
         super().__init__(end)
         self._rx = end
 
-    @property
-    def joined(self) -> bool:
-        """Whether there is a channel and this end is a member of it."""
-        return self._rx.joined
+    def clone(self, stage: str | None = None) -> Self:
+        """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
+        return type(self)(self._rx.clone(stage))
 
     async def receive(self) -> R:
         """The next message. Raises EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."""
@@ -304,6 +306,7 @@ class Receiver(_End, Generic[R]):
         return _Steps(self.receive)
 
     async def __aenter__(self) -> Self:
+        self._rx.__enter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -330,77 +333,3 @@ class _Steps(AsyncIterator[L]):
         except (EndOfChannel, ChannelClosed):
             raise StopAsyncIteration from None
         return got
-
-
-@overload
-def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
-@overload
-def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C | D]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C | D | E]: ...
-@overload
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
-    """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
-    return Sender(ends.sender(address, *types, **options))
-
-
-@overload
-def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
-@overload
-def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C | D]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C | D | E]: ...
-@overload
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
-    """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
-    return Receiver(ends.receiver(address, *types, **options))
-
-
-@overload
-async def select(*receivers: Receiver[M]) -> list[Receiver[M]]: ...
-@overload
-async def select(*senders: Sender[M]) -> list[Sender[M]]: ...
-@overload
-async def select(*ends_or_fds: W) -> list[W]: ...
-async def select(*ends_or_fds: W) -> list[W]:
-    """Wait until one of several ends (also blocking ones) or descriptors has something; those that have.
-
-    As `psyne.select`, without its time-out.
-    """
-    waiting = Waiting(ends_or_fds, _end_of)
-    try:
-        if found := waiting.look():
-            await sleep(0)
-            return found
-        with waiting:
-            while not (found := waiting.look()):
-                await readable(waiting.fileno(), waiting.look_after_others())
-            return found
-    finally:
-        waiting.close()
-
-
-def _end_of(thing: object) -> End | None:
-    return end_of(thing._end if isinstance(thing, _End) else thing)

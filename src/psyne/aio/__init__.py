@@ -1,0 +1,11 @@
+"""The ends for asyncio, uvloop and trio (so under anyio): the same names as the blocking ones, every wait a coroutine.
+
+There is no ``timeout=``: cancelling is the time-out, and loses nothing. A message that is there is returned without
+going through the loop, which still gets a turn every 64 messages or millisecond.
+"""
+
+from .ends import Loan, Receiver, Sender
+from .openers import channel, receiver, sender
+from .waiting import select
+
+__all__ = ["Loan", "Receiver", "Sender", "channel", "receiver", "select", "sender"]

@@ -1,0 +1,89 @@
+"""Opening the ends for event loops."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, Unpack, overload
+
+from .. import anonymous, ends
+from ..anonymous import ChannelOptions
+from ..ends import ReceiverOptions, SenderOptions
+from ..types import AnyLayout, Message
+from .ends import Receiver, Sender
+
+__all__ = ["channel", "receiver", "sender"]
+
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+C = TypeVar("C", bound=Message)
+D = TypeVar("D", bound=Message)
+E = TypeVar("E", bound=Message)
+
+
+@overload
+def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
+@overload
+def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D | E]: ...
+@overload
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
+    """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
+    return Sender(ends.sender(address, *types, **options))
+
+
+@overload
+def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
+@overload
+def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D | E]: ...
+@overload
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
+    """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
+    return Receiver(ends.receiver(address, *types, **options))
+
+
+@overload
+def channel(a: type[A], /, **options: Unpack[ChannelOptions]) -> tuple[Sender[A], Receiver[A]]: ...
+@overload
+def channel(a: type[A], b: type[B], /, **options: Unpack[ChannelOptions]) -> tuple[Sender[A | B], Receiver[A | B]]: ...
+@overload
+def channel(
+    a: type[A], b: type[B], c: type[C], /, **options: Unpack[ChannelOptions]
+) -> tuple[Sender[A | B | C], Receiver[A | B | C]]: ...
+@overload
+def channel(
+    a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ChannelOptions]
+) -> tuple[Sender[A | B | C | D], Receiver[A | B | C | D]]: ...
+@overload
+def channel(
+    a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ChannelOptions]
+) -> tuple[Sender[A | B | C | D | E], Receiver[A | B | C | D | E]]: ...
+@overload
+def channel(*types: AnyLayout, **options: Unpack[ChannelOptions]) -> tuple[Sender[Any], Receiver[Any]]: ...
+def channel(*types: AnyLayout, **options: Unpack[ChannelOptions]) -> tuple[Sender[Any], Receiver[Any]]:
+    """Make a channel without a name, as `psyne.channel` does: its ends pickle, have clones, join at their first use."""
+    tx, rx = anonymous.channel(*types, **options)
+    return Sender(tx), Receiver(rx)
