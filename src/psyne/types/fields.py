@@ -33,8 +33,11 @@ class Field(Generic[V, W]):
     ) -> None:
         if any(not isinstance(n, int) or n < 1 for n in shape):
             raise TypeError(f"the shape of a field is made of positive ints, as in f32(480, 640); got {shape}")
-        self.dtype, self.shape = element_from(dtype, shape)
-        self.name, self.type = name, type
+        element, dims = element_from(dtype, shape)
+        self.dtype: np.dtype[Any] = element
+        self.shape: tuple[int, ...] = dims
+        self.name: str | None = name
+        self.type: MessageMeta | None = type
 
     if TYPE_CHECKING:
 
