@@ -105,7 +105,7 @@ class Struct(Message):
             for name, field in declared.items()
         }
         for name, place in cls.__places__.items():
-            attribute = name.lstrip("_") + "_" if is_reserved(name) else name
+            attribute = name.strip("_") + "_" if is_reserved(name) else name
             while cls.__places__.get(attribute, place) is not place:
                 attribute += "_"
             setattr(cls, attribute, place)
