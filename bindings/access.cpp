@@ -52,6 +52,17 @@ bool no_array(MessageObject* m) {
 
 PyObject* get_array(PyObject* o, void*) { return whole_array(self(o)); }
 
+/// Which message of a batch this is, or is a part of.
+uint64_t place_in_batch(const MessageObject* m) {
+    for (; m->parent; m = reinterpret_cast<MessageObject*>(m->parent)) {
+        const auto* whole = reinterpret_cast<MessageObject*>(m->parent);
+        if (!whole->batch) continue;
+        if (whole->layout->columns) return m->at.slot - whole->at.slot;
+        return static_cast<uint64_t>(m->at.data - whole->at.data) / whole->at.stride;
+    }
+    return 0;
+}
+
 PyObject* get_info(PyObject* o, void*) {
     MessageObject* m = self(o);
     static std::atomic<PyObject*> cache{nullptr};
@@ -59,16 +70,18 @@ PyObject* get_info(PyObject* o, void*) {
     if (!info) return nullptr;
     unsigned long long sequence = 0, sender = 0, missed = 0, stamp = 0;
     bool redelivered = false;
+    const uint64_t i = place_in_batch(m);
     m = root(m);
     if (m->hold.kind == Hold::Kind::taken && usable(m)) {
-        const Taken& t = m->hold.taken;
+        Taken t = m->hold.taken;
+        t.slot += i;
         sequence = t.position();
         sender = t.lane->join;
         missed = Receiver::missed(t);
         redelivered = t.deaths != 0;
         stamp = t.stamp();
     } else if (m->hold.kind == Hold::Kind::loan) {
-        sequence = m->hold.loan.position;
+        sequence = m->hold.loan.position + i;
         sender = sender_end(m->end).sender->registry.join();
     } else if (!m->open) {
         usable(m);

@@ -88,11 +88,11 @@ PyObject* scalar(PyArray_Descr* descr, const std::byte* p) {
             default: break;
         }
     PyObject* boxed = PyArray_Scalar(const_cast<std::byte*>(p), descr, nullptr);
-    if (!boxed || PyDataType_ISEXTENDED(descr)) return boxed;
-    // As Python has it: float, complex, int; dtypes of extensions have no item().
-    PyObject* plain = PyTypeNum_ISUSERDEF(descr->type_num)
-                          ? (PyIndex_Check(boxed) ? PyNumber_Long(boxed) : PyNumber_Float(boxed))
-                          : PyObject_CallMethod(boxed, "item", nullptr);
+    if (!boxed || PyDataType_HASFIELDS(descr)) return boxed;
+    // As Python has it: float, complex, int, bytes; dtypes of extensions have no item().
+    PyObject* plain = !PyTypeNum_ISUSERDEF(descr->type_num)            ? PyObject_CallMethod(boxed, "item", nullptr)
+                      : std::strstr(Py_TYPE(boxed)->tp_name, "int") ? PyNumber_Long(boxed)
+                                                                    : PyNumber_Float(boxed);
     Py_DECREF(boxed);
     return plain;
 }

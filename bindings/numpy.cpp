@@ -3,12 +3,21 @@
 
 namespace psyne::python {
 
+/// Can the buffer protocol say what this array holds? If not, its interface cannot either: of records it has no
+/// datetimes, no padding, no types of ml_dtypes.
+static bool has_a_format(PyObject* array) {
+    Py_buffer view;
+    if (PyObject_GetBuffer(array, &view, PyBUF_FULL_RO) < 0) return PyErr_Clear(), false;
+    PyBuffer_Release(&view);
+    return true;
+}
+
 PyObject* get_interface(PyObject* o, void*) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     nb::object array = nb::steal(whole_array(m));
     if (!array.is_valid()) return nullptr;
     PyArray_Descr* d = PyArray_DESCR(reinterpret_cast<PyArrayObject*>(array.ptr()));
-    if (PyTypeNum_ISUSERDEF(d->type_num))  // then numpy asks for __array__
+    if (PyTypeNum_ISUSERDEF(d->type_num) || (PyDataType_HASFIELDS(d) && !has_a_format(array.ptr())))  // numpy asks for __array__
         return PyErr_Format(PyExc_AttributeError, "__array_interface__ cannot describe %S; use m.array", d), nullptr;
     PyObject* interface = PyObject_GetAttrString(array.ptr(), "__array_interface__");
     if (interface && !m->pin) m->pin = array.release().ptr();

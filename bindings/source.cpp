@@ -106,7 +106,8 @@ bool Source::of_view(const Py_buffer& b, bool many) {
 bool Source::of_message(MessageObject* m) {
     if (m->layout != layout_ && !(*m->layout == *layout_)) return false;
     message_ = m;
-    return true;
+    bytes_ = layout_->room;
+    return !layout_->shaped || (m->layout->read_dims(m->at.data, dims_) && dims_.bytes(layout_->element(), layout_->room, bytes_));
 }
 
 /// A dict, a batch, a structured array: something with an array for each field.

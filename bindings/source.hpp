@@ -19,7 +19,7 @@ public:
     /// Copies `n` messages from the `first`-th on.
     bool copy_to(const Place& to, uint64_t n, uint64_t first) const;
     /// Of one message.
-    uint64_t bytes() const noexcept { return layout_->shaped && !message_ ? bytes_ : layout_->room; }
+    uint64_t bytes() const noexcept { return layout_->shaped ? bytes_ : layout_->room; }
 
 private:
     const Layout* layout_ = nullptr;

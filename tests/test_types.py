@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 import psyne
-from psyne import Array, Matrix, Struct, f32, f64, field, u8, u64
+from psyne import Array, Matrix, Struct, bf16, f32, f64, field, u8, u64
 
 
 class Pose(Struct):
@@ -131,3 +131,87 @@ def test_a_shape_beyond_the_room_is_refused_with_the_numbers():
             tx.loan(shape=4)
         with pytest.raises(psyne.LayoutMismatch):
             tx.send(np.zeros((5, 4), "f4"))
+
+
+class Timed(Struct):
+    when = field("M8[ns]")
+    gain = bf16()
+    flag = u8()
+    tag = field("S3")
+
+
+def test_records_that_no_buffer_can_describe_are_arrays_of_their_very_dtype():
+    m = Timed(when=np.datetime64("2020-01-01", "ns"), gain=1.5, flag=1, tag=b"abc")
+    assert np.asarray(m).dtype == m.array.dtype == Timed.__layout__.dtype
+    assert np.shares_memory(np.asarray(m), m.array)
+    with pytest.raises(AttributeError, match="cannot describe"):
+        m.__array_interface__  # noqa: B018
+
+
+def test_a_field_without_a_shape_is_what_python_has():
+    m = Timed(when=np.datetime64("2020-01-01", "us"), gain=1.5, flag=1, tag=b"abc")
+    assert [type(value) for value in (m.gain, m.flag, m.tag)] == [float, int, bytes]
+    assert type(Array("int4")(-3).item()) is int
+    assert type(Array("U3")("ab").item()) is str
+
+
+@pytest.mark.parametrize("dtype", ["S", "U", "V0", "S0"])
+def test_elements_of_no_bytes_are_refused(dtype: str):
+    for call in (
+        lambda: Array(dtype, 3),
+        lambda: Array(dtype, ndim=1),
+        lambda: type(Struct)("A", (Struct,), {"a": field(dtype)}),
+    ):
+        with pytest.raises(TypeError, match="no bytes"):
+            call()
+
+
+def test_a_dtype_that_has_a_shape_adds_its_axes():
+    triple = np.dtype(("f4", (3,)))
+
+    class Pair(Struct):
+        one = field(triple)
+        two = field(triple, 2)
+
+    m = Pair(one=(1, 2, 3))
+    assert (m.one.tolist(), m.two.shape) == ([1, 2, 3], (2, 3))
+    assert Array(triple, 2)().array.shape == (2, 3)
+    with pytest.raises(TypeError, match="not arrays"):
+        Matrix(2, 3, triple)
+
+
+def test_a_field_of_a_reserved_name_is_found_in_a_batch_by_its_name():
+    class Odd(Struct):
+        info_ = u64(name="info")
+
+    with psyne.sender("ipc://o", Odd, capacity=2) as tx, psyne.receiver("ipc://o", Odd) as rx:
+        with tx.loan_many(2) as batch:
+            batch["info"] = [3, 4]
+        with rx.receive_many(2) as batch:
+            assert batch["info"].tolist() == [3, 4]
+            with pytest.raises(KeyError, match="other"):
+                batch["other"]
+
+
+def test_a_packed_ctypes_structure_in_another_lies_where_ctypes_has_it():
+    class Inner(ctypes.Structure):
+        _pack_ = 2
+        _fields_ = [("a", ctypes.c_uint8), ("b", ctypes.c_uint32)]
+
+    class Outer(ctypes.Structure):
+        _fields_ = [("flag", ctypes.c_uint8), ("inner", Inner * 2), ("last", ctypes.c_uint16)]
+
+    value = Outer(1, (Inner * 2)(Inner(2, 3), Inner(4, 5)), 6)
+    with psyne.sender("ipc://c", Outer, capacity=2) as tx, psyne.receiver("ipc://c") as rx:
+        tx.send(value)
+        with rx.receive() as m:
+            assert (m.flag, m.inner["b"].tolist(), m.last) == (1, [3, 5], 6)
+            assert bytes(m.array.tobytes()) == bytes(value)
+
+
+def test_bits_of_a_ctypes_structure_are_refused():
+    class Bits(ctypes.Structure):
+        _fields_ = [("a", ctypes.c_uint8, 3), ("b", ctypes.c_uint8, 5)]
+
+    with pytest.raises(psyne.LayoutMismatch, match="bits"):
+        psyne.types.as_type(Bits)

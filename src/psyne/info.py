@@ -8,7 +8,7 @@ __all__ = ["Info"]
 
 
 class Info(NamedTuple):
-    """About one message, or the first of a batch."""
+    """About one message, or the first of a batch; of a message in private memory all is 0."""
 
     sequence: int
     """Position in its sender's lane. Grows; a gap may be a loan that was taken back."""

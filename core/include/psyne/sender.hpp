@@ -168,17 +168,16 @@ public:
         return true;
     }
 
-    /// Slots that somebody still has to read, or holds.
+    /// Slots that somebody still has to read, or holds; own views count.
     uint64_t occupied() const noexcept {
         const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
         uint64_t left = 0;
         for (Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity); c.position < next_.position;
-             c.advance(slab_.capacity))
-            for (const Atomic64* row : rows_)
-                if (!let_go(row[c.slot].load(relaxed), c.lap, Next::writes)) {
-                    ++left;
-                    break;
-                }
+             c.advance(slab_.capacity)) {
+            bool used = held_[c.slot].load(relaxed) != 0;
+            for (const Atomic64* row : rows_) used = used || !let_go(row[c.slot].load(relaxed), c.lap, Next::writes);
+            left += used;
+        }
         return left;
     }
     /// Sent slots that own views still use.

@@ -46,7 +46,7 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
     ``m.batch = record_batch`` writes the batch straight into the slot, in Arrow's IPC stream format; ``m.batch`` is a
     record batch whose buffers are the slot's bytes, which it keeps. Without a schema a channel carries batches of any.
     ``ArrowBatch(batch=…)`` is a message in private memory. Raises LayoutMismatch for a batch of another schema,
-    ValueError for one beyond ``max_bytes``.
+    ValueError for one beyond ``max_bytes`` or that is not valid.
     """
 
     __arrow__: str | None = None
@@ -118,6 +118,7 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
             schema = _schema_of(self.__arrow__)
             if not value.schema.equals(schema):
                 raise LayoutMismatch(f"this channel carries record batches of\n{schema}\ngot one of\n{value.schema}")
+        value.validate(full=True)  # readers will
         self._reshape(self.__max_bytes__)  # type: ignore[attr-defined]
         sink = pa.FixedSizeBufferWriter(pa.py_buffer(memoryview(self)))
         try:

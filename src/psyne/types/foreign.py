@@ -139,9 +139,31 @@ def _field(owner: type, name: str, hint: Any) -> Field[Any, Any]:
     )
 
 
+def _ctypes_dtype(given: Any) -> np.dtype[Any]:
+    """The dtype with the very offsets of ctypes: numpy puts a packed structure elsewhere when it is in another one."""
+    if issubclass(given, ctypes.Array):
+        return np.dtype((_ctypes_dtype(given._type_), (given._length_,)))
+    make: Any = np.dtype
+    if not issubclass(given, (ctypes.Structure, ctypes.Union)):
+        return cast("np.dtype[Any]", make(given))
+    fields = [field for cls in reversed(given.__mro__) for field in vars(cls).get("_fields_", ())]
+    if any(len(field) > 2 for field in fields):
+        raise TypeError("bits of a field are not a field of their own")
+    spec: dict[str, Any] = {
+        "names": [name for name, *_ in fields],
+        "formats": [_ctypes_dtype(kind) for _, kind in fields],
+        "offsets": [getattr(given, name).offset for name, *_ in fields],
+        "itemsize": ctypes.sizeof(given),
+    }
+    try:
+        return cast("np.dtype[Any]", make(spec, align=True))
+    except ValueError:  # packed
+        return cast("np.dtype[Any]", make(spec))
+
+
 def _from_ctypes(given: type) -> MessageMeta:
     try:
-        dtype = np.dtype(given)
+        dtype = _ctypes_dtype(given)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise LayoutMismatch(f"{given.__name__} cannot be a message: {error}") from error
 

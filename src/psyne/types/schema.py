@@ -26,6 +26,7 @@ __all__ = ["Kinds", "difference", "in_order_of", "kinds_of", "read_kinds", "sche
 
 Kinds = list[tuple[type, _native.Layout, int]]
 MAX_TYPES = 1024
+MAX_DEPTH = 32  # of records in records that a description may have
 
 
 def schema_of(types: Sequence[MessageMeta]) -> str:
@@ -147,7 +148,9 @@ def _made_of(d: Description) -> MessageMeta:
     return struct_of(d["struct"], _dtype_of(d), columns=d.get("layout") == "columns")
 
 
-def _dtype_of(d: Description) -> np.dtype[Any]:
+def _dtype_of(d: Description, depth: int = 0) -> np.dtype[Any]:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"records in records, more than {MAX_DEPTH} levels")
     if "dtype" in d:
         if not isinstance(d["dtype"], str):
             raise TypeError(f"{d['dtype']!r} is no name of a dtype")
@@ -156,7 +159,7 @@ def _dtype_of(d: Description) -> np.dtype[Any]:
     return np.dtype(
         {
             "names": [f["name"] for f in fields],
-            "formats": [(_dtype_of(f), tuple(f["shape"])) if f["shape"] else _dtype_of(f) for f in fields],
+            "formats": [(_dtype_of(f, depth + 1), tuple(f["shape"])) for f in fields],
             "offsets": [f["offset"] for f in fields],
             "itemsize": d["bytes"],
         },
