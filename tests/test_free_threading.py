@@ -233,7 +233,7 @@ def test_a_message_that_is_sent_on_and_ended_at_once_goes_whole_or_not_at_all():
 
 def test_threads_that_share_an_end_are_told_so_and_lose_nothing():
     """ConcurrentUse is an answer, not a crash: whoever tries again sends and receives everything once."""
-    count, each = 2, 8000
+    count, each = 2, 4000
 
     def send(tx: psyne.Sender[Any], number: int) -> None:
         lines = lines_of(number, 0, each)
