@@ -135,8 +135,9 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
             return 0;
         }
     }
+    // numpy lets other threads run meanwhile: one that ends the message must not take private memory away.
     PyObject* view = array_over(f->descr, f->dims, false, p, m->batch ? static_cast<Py_ssize_t>(m->count) : -1,
-                                m->at.step(*m->layout, f->bytes), nullptr, true);
+                                m->at.step(*m->layout, f->bytes), reinterpret_cast<PyObject*>(root(m)->lease), true);
     if (!view) return -1;
     const int result = PyArray_CopyObject(reinterpret_cast<PyArrayObject*>(view), value);
     Py_DECREF(view);

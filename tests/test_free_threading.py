@@ -199,6 +199,27 @@ def test_a_message_that_is_read_and_ended_at_once_is_whole_or_released(where: st
         assert rx.statistics().held == 0
 
 
+class Wide(psyne.Struct):
+    body = psyne.u8(8 << 20)
+
+
+def test_private_memory_stays_while_a_thread_writes_into_it():
+    given: list[Any] = [None]
+    values = np.ones(8 << 20, "u2")  # of another dtype: numpy copies, and lets others run meanwhile
+
+    def prepare(n: int) -> None:
+        given[0] = Wide()
+
+    def write(n: int) -> None:
+        given[0].body = values
+
+    def end(n: int) -> None:
+        a_moment()
+        given[0].release()
+
+    assert errors_in(in_rounds(40, prepare, write, end), psyne.MessageReleased, BufferError) == []
+
+
 def test_a_message_that_is_sent_on_and_ended_at_once_goes_whole_or_not_at_all():
     given: list[Any] = [None]
     with (
@@ -233,7 +254,7 @@ def test_a_message_that_is_sent_on_and_ended_at_once_goes_whole_or_not_at_all():
 
 def test_threads_that_share_an_end_are_told_so_and_lose_nothing():
     """ConcurrentUse is an answer, not a crash: whoever tries again sends and receives everything once."""
-    count, each = 2, 8000
+    count, each = 2, 4000
 
     def send(tx: psyne.Sender[Any], number: int) -> None:
         lines = lines_of(number, 0, each)

@@ -187,7 +187,7 @@ def arrow_bytes() -> bytes:
             "r": pa.array([{"x": 1, "y": "z"}, None, {"x": None, "y": ""}]),
         }
     )
-    return bytes(memoryview(ArrowBatch(max_bytes=1 << 14)(batch)))
+    return bytes(memoryview(ArrowBatch(max_bytes=1 << 14)(batch=batch)))
 
 
 def corrupted(chance: random.Random, whole: bytes) -> bytes:
@@ -246,7 +246,7 @@ def test_offsets_that_lead_out_of_an_arrow_column_are_peer_corrupted():
     pa = pytest.importorskip("pyarrow")
     kind: Any = ArrowBatch(max_bytes=1 << 12)
     for column in (pa.array(["one", "two"]), pa.array([[1], [2, 3]])):
-        m = kind(pa.record_batch({"c": column}))
+        m = kind(batch=pa.record_batch({"c": column}))
         offsets = m.batch["c"].buffers()[1]
         place = offsets.address - m.array.ctypes.data
         for wrong in (1 << 30, -1):
@@ -258,7 +258,7 @@ def test_offsets_that_lead_out_of_an_arrow_column_are_peer_corrupted():
 def test_a_record_batch_of_another_schema_than_the_channels_is_peer_corrupted():
     pa = pytest.importorskip("pyarrow")
     declared: Any = ArrowBatch(pa.schema([("n", pa.int64())]), max_bytes=1 << 12)
-    other = bytes(memoryview(ArrowBatch(max_bytes=1 << 12)(pa.record_batch({"n": pa.array([1.5])}))))
+    other = bytes(memoryview(ArrowBatch(max_bytes=1 << 12)(batch=pa.record_batch({"n": pa.array([1.5])}))))
     m = declared()
     m._reshape(len(other))
     m.array[...] = np.frombuffer(other, "u1")

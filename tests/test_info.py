@@ -182,7 +182,7 @@ def test_the_time_is_of_the_end_of_a_loan_and_the_same_in_another_process():
 
 def arrow_message() -> Any:
     pa = pytest.importorskip("pyarrow")
-    return ArrowBatch(max_bytes=1 << 12)(pa.record_batch({"s": ["a", None, "ccc"]}))
+    return ArrowBatch(max_bytes=1 << 12)(batch=pa.record_batch({"s": ["a", None, "ccc"]}))
 
 
 MESSAGES: dict[str, Any] = {
