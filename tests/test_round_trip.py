@@ -279,7 +279,7 @@ def test_an_arrow_record_batch(other: Child, data: Any, way: str, declared: bool
                 with tx.loan() as m:
                     m.batch = batch
             else:
-                tx.send(batch if how == 1 else kind(batch))
+                tx.send(batch if how == 1 else kind(batch=batch))
 
     expected = (batch.schema.to_string(), batch.to_pylist())
     there_and_back(other, kind, send, [expected] * 2, way)
