@@ -6,7 +6,8 @@ from importlib.metadata import version as _version
 
 from . import interop
 from .anonymous import channel
-from .ends import Batch, Receiver, Sender, receiver, sender
+from .batch import Batch
+from .ends import Receiver, Sender
 from .errors import (
     CannotShare,
     ChannelBusy,
@@ -33,6 +34,7 @@ from .errors import (
 )
 from .info import Info
 from .listener import Listener
+from .openers import receiver, sender
 from .queues import Queue
 from .stage import Stage
 from .statistics import Statistics

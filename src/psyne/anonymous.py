@@ -1,12 +1,13 @@
 """Channels without a name: two ends to hand on."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import Any, Literal, TypeVar, Unpack, overload
 
 from . import _native
-from .ends import Receiver, Sender, check_options, known_options
+from .ends import Receiver, Sender
 from .errors import InvalidArgument
-from .handover import Handover, Memory, Wait
+from .handover import Handover, Memory
+from .options import ChannelOptions, Wait, check_sender_options, known_options
 from .stage import PATTERNS, Pattern, Stage, chain
 from .types import AnyLayout, Message, as_type
 from .types.schema import schema_of
@@ -18,19 +19,6 @@ B = TypeVar("B", bound=Message)
 C = TypeVar("C", bound=Message)
 D = TypeVar("D", bound=Message)
 E = TypeVar("E", bound=Message)
-
-
-class ChannelOptions(TypedDict, total=False):
-    """What `channel` takes by keyword."""
-
-    pattern: Pattern
-    stages: Sequence[Stage | str]
-    capacity: int | None
-    full: Literal["block", "drop"]
-    align: int | None
-    timestamps: bool | None
-    wait: Wait
-    follow: bool
 
 
 # As for `psyne.sender`: exact for up to five types.
@@ -82,7 +70,7 @@ def _handover(
     classes = [as_type(kind) for kind in types]
     if not classes:
         raise InvalidArgument("channel() needs the types of its messages: psyne.channel(Imu)")
-    check_options(pattern, full, wait, capacity, align, timestamps)
+    check_sender_options(pattern, full, wait, capacity, align, timestamps)
     if not isinstance(follow, bool):
         raise InvalidArgument(f"follow={follow!r}; it is one of True, False")
     if pattern is None:

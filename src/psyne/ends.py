@@ -5,12 +5,13 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from . import _native
 from .address import channel_place, program_name
+from .batch import Batch
 from .errors import (
     ChannelClosed,
     ChannelNotFound,
@@ -18,34 +19,25 @@ from .errors import (
     IncompatibleChannel,
     InvalidArgument,
     LayoutMismatch,
-    MessageReleased,
 )
-from .handover import Handover, Wait
-from .info import Info
+from .handover import Handover
 from .listener import Handlers, Listener
+from .options import Wait, check_receiver_options, check_sender_options
 from .stage import PATTERNS, Pattern, Stage, chain
 from .statistics import Statistics, statistics_of
-from .types import AnyLayout, Message, MessageMeta, as_type
+from .types import Message, MessageMeta, as_type
 from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
 
 if TYPE_CHECKING:
-    from types import TracebackType
     from typing import Self
 
-    from numpy.typing import ArrayLike, NDArray
-    from typing_extensions import CapsuleType
+    from numpy.typing import NDArray
 
-__all__ = ["Batch", "Receiver", "Sender", "receiver", "sender"]
+__all__ = ["Receiver", "Sender"]
 
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", bound=Message)
 R = TypeVar("R", bound=Message, covariant=True)  # a Receiver of Imu is one of Messages
-T = TypeVar("T")
-A = TypeVar("A", bound=Message)
-B = TypeVar("B", bound=Message)
-C = TypeVar("C", bound=Message)
-D = TypeVar("D", bound=Message)
-E = TypeVar("E", bound=Message)
 
 _open_ends: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered_in = 0
@@ -67,80 +59,6 @@ def _remember(end: object) -> None:
         Finalize(None, _close_all, exitpriority=-100)
 
 
-class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
-    """Consecutive messages of one sender as one array: ``batch.array`` has the shape (k, \\*shape)."""
-
-    def __repr__(self) -> str:
-        try:
-            return f"<psyne.Batch of {len(self)} {type(self[0]).__name__ if len(self) else 'messages'}>"
-        except MessageReleased:
-            return "<psyne.Batch, released>"
-
-    if TYPE_CHECKING:
-
-        @property
-        def array(self) -> NDArray[Any]:
-            """All messages as one array over the same memory.
-
-            Raises TypeError for messages that lie in columns or bring their own shapes.
-            """
-            ...
-
-        @property
-        def info(self) -> Info:
-            """Of the first message."""
-            ...
-
-        def __len__(self) -> int: ...
-        def __iter__(self) -> Iterator[T]: ...
-        @overload
-        def __getitem__(self, field: str, /) -> NDArray[Any]: ...
-        @overload
-        def __getitem__(self, number: int, /) -> T: ...
-        def __getitem__(self, key: Any, /) -> Any:
-            """A field of all messages as one array, or one message: a view that is usable as long as the batch."""
-            ...
-
-        def __setitem__(self, field: str, value: ArrayLike) -> None: ...
-        def truncate(self, n: int) -> None:
-            """Send only the first n of a loan."""
-
-        def discard(self) -> None:
-            """Take the loan back."""
-
-        def release(self) -> None:
-            """End the batch now. Raises BufferError while views on it live."""
-
-        def copy(self) -> NDArray[Any]:
-            """All messages as one array in private memory."""
-            ...
-
-        def private(self) -> NDArray[Any]:
-            """All messages as one writable array on copy-on-write pages; see `Message.private`."""
-            ...
-
-        @property
-        def __array_interface__(self) -> dict[str, object]: ...
-        def __array__(self, dtype: None = None, copy: bool | None = None) -> NDArray[Any]: ...
-        def __dlpack__(
-            self,
-            *,
-            stream: None = None,
-            max_version: tuple[int, int] | None = None,
-            dl_device: tuple[int, int] | None = None,
-            copy: bool | None = None,
-        ) -> CapsuleType:
-            """A DLPack capsule over all messages; see `Message.__dlpack__`."""
-            ...
-
-        def __dlpack_device__(self) -> tuple[int, int]: ...
-
-        def __enter__(self) -> Self: ...
-        def __exit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
-        ) -> Literal[False]: ...
-
-
 class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
@@ -154,7 +72,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         self._handover: Handover | None = None
         place, name = channel_place(address)
         classes = [as_type(cls) for cls in types]
-        check_options(pattern, full, wait, capacity, align, timestamps)
+        check_sender_options(pattern, full, wait, capacity, align, timestamps)
         there = _native.describe(place, name)
         if not classes:
             if there is None:
@@ -286,9 +204,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         self._asked: Sequence[MessageMeta] = [cls if cls is Message else as_type(cls) for cls in types]
         self._subset = subset
         self._stage, self._wait, self._follow = stage or "", wait, follow
-        _check(wait, ("adaptive", "spin", "block"), "wait")
-        _check(follow, (True, False), "follow")
-        _check(subset, (True, False), "subset")
+        check_receiver_options(wait, follow, subset)
         if not isinstance(self._stage, str):
             raise InvalidArgument(f"stage={stage!r}; it is the name of one of the channel's stages")
         self._join()
@@ -404,117 +320,6 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         def __iter__(self) -> Iterator[R]: ...
 
 
-class SenderOptions(TypedDict, total=False):
-    """What `sender` takes by keyword."""
-
-    pattern: Pattern | None
-    stages: Sequence[Stage | str] | None
-    capacity: int | None
-    full: Literal["block", "drop"]
-    align: int | None
-    timestamps: bool | None
-    wait: Wait
-
-
-class ReceiverOptions(TypedDict, total=False):
-    """What `receiver` takes by keyword."""
-
-    stage: str | None
-    wait: Wait
-    follow: bool
-    subset: bool
-
-
-# One overload for each number of types: Sender[A | B] is exact, so match and assert_never work. More are Sender[Any].
-@overload
-def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
-@overload
-def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C | D]: ...
-@overload
-def sender(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
-) -> Sender[A | B | C | D | E]: ...
-@overload
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
-    """Open the sending end of a channel; the first sender makes it.
-
-    The types, ``stages`` (a chain; default ``["main"]``) and ``pattern`` (senders of the channel, members of each
-    stage; default ``"mpsc"``) are the channel's: a later sender leaves them out or repeats them. ``capacity``
-    (messages; default what fits in 32 MiB, 8 to 4096), ``full``, ``align`` (bytes), ``timestamps`` (default: from 4 KiB
-    per message) and ``wait`` are this end's own. A type is a message class, or a numpy dtype, ``ctypes.Structure``,
-    dataclass or ``msgspec.Struct`` that describes a layout.
-
-    Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
-    """
-    known_options(options, SenderOptions, "psyne.sender")
-    return Sender(address, types, **options)
-
-
-@overload
-def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
-@overload
-def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C | D]: ...
-@overload
-def receiver(
-    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
-) -> Receiver[A | B | C | D | E]: ...
-@overload
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
-    """Open a receiving end: a member of ``stage`` (may be left out when there is only one).
-
-    Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
-    no member, and a sender that comes and goes before leaves nothing, unless it drains.
-
-    The types cover those of the channel; ``psyne.Message`` stands for all others, and without any the channel
-    describes itself. ``subset``: a Struct may leave fields of the channel's out.
-    ``follow``: after the last sender, wait for the next one instead of ending.
-
-    Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
-    """
-    known_options(options, ReceiverOptions, "psyne.receiver")
-    return Receiver(address, types, **options)
-
-
-def known_options(options: Mapping[str, object], known: type, call: str) -> None:
-    """Raise TypeError for an option that is another end's, or none."""
-    for name in options.keys() - known.__annotations__.keys():
-        raise TypeError(f"{call}() has no option {name!r}; it has {', '.join(known.__annotations__)}")
-
-
-def check_options(
-    pattern: Pattern | None, full: str, wait: str, capacity: int | None, align: int | None, timestamps: bool | None
-) -> None:  # fmt: skip
-    """Raise InvalidArgument for an option of a sender that can never work."""
-    _check(pattern, (None, *PATTERNS), "pattern")
-    _check(full, ("block", "drop"), "full")
-    _check(wait, ("adaptive", "spin", "block"), "wait")
-    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
-        raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
-    if capacity is not None and capacity >= 1 << 63:
-        raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
-    _check(timestamps, (None, True, False), "timestamps")
-    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
-        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
-
-
 def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) -> Handover:
     if handover is not None:
         return handover
@@ -524,11 +329,6 @@ def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) 
         f"an end of {end.address} is no use to another process or thread: open {end.address} there, "
         "or make ends that can be handed on with psyne.channel()"
     )
-
-
-def _check(value: object, allowed: tuple[object, ...], what: str) -> None:
-    if value not in allowed:
-        raise InvalidArgument(f"{what}={value!r}; it is one of {', '.join(repr(a) for a in allowed if a is not None)}")
 
 
 def _mismatch(place: str, name: str, address: str, schema: str, pattern: str, graph: list[Any]) -> LayoutMismatch:

@@ -5,14 +5,13 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing import reduction
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from .errors import LayoutMismatch
+from .options import Wait
 from .stage import NativeStage, Pattern
 from .types import MessageMeta
 from .types.schema import difference, schema_of, types_in
-
-Wait = Literal["adaptive", "spin", "block"]
 
 __all__ = ["Handover", "Memory", "TypeReference"]
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import numpy as np
 
 from . import _native
-from .ends import Batch
+from .batch import Batch
 from .errors import CannotShare, ReadOnly
 from .types import ArrowBatch
 

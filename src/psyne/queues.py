@@ -16,8 +16,9 @@ from . import _native
 from .anonymous import channel
 from .ends import Receiver, Sender
 from .errors import ChannelClosed, Empty, Full, InvalidArgument
-from .handover import Handover, Wait
+from .handover import Handover
 from .items import HEAD_ROOM, Item, Raw, decode, encode
+from .options import Wait
 from .types import Array
 
 __all__ = ["Queue"]

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from .. import _native, ends
-from ..ends import Batch
+from ..batch import Batch
 from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
 from ..statistics import Statistics, statistics_of
 from ..types import Message

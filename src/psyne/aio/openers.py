@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar, Unpack, overload
 
-from .. import anonymous, ends
-from ..anonymous import ChannelOptions
-from ..ends import ReceiverOptions, SenderOptions
+from .. import anonymous, openers
+from ..options import ChannelOptions, ReceiverOptions, SenderOptions
 from ..types import AnyLayout, Message
 from .ends import Receiver, Sender
 
@@ -39,7 +38,7 @@ def sender(
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
     """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
-    return Sender(ends.sender(address, *types, **options))
+    return Sender(openers.sender(address, *types, **options))
 
 
 @overload
@@ -62,7 +61,7 @@ def receiver(
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
     """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
-    return Receiver(ends.receiver(address, *types, **options))
+    return Receiver(openers.receiver(address, *types, **options))
 
 
 @overload

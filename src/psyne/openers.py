@@ -1,0 +1,85 @@
+"""Opening the ends of channels that have an address."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, Unpack, overload
+
+from .ends import Receiver, Sender
+from .options import ReceiverOptions, SenderOptions, known_options
+from .types import AnyLayout, Message
+
+__all__ = ["receiver", "sender"]
+
+A = TypeVar("A", bound=Message)
+B = TypeVar("B", bound=Message)
+C = TypeVar("C", bound=Message)
+D = TypeVar("D", bound=Message)
+E = TypeVar("E", bound=Message)
+
+
+# One overload for each number of types: Sender[A | B] is exact, so match and assert_never work. More are Sender[Any].
+@overload
+def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
+@overload
+def sender(address: str, a: type[A], b: type[B], /, **options: Unpack[SenderOptions]) -> Sender[A | B]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D]: ...
+@overload
+def sender(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[SenderOptions]
+) -> Sender[A | B | C | D | E]: ...
+@overload
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
+def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
+    """Open the sending end of a channel; the first sender makes it.
+
+    The types, ``stages`` (a chain; default ``["main"]``) and ``pattern`` (senders of the channel, members of each
+    stage; default ``"mpsc"``) are the channel's: a later sender leaves them out or repeats them. ``capacity``
+    (messages; default what fits in 32 MiB, 8 to 4096), ``full``, ``align`` (bytes), ``timestamps`` (default: from 4 KiB
+    per message) and ``wait`` are this end's own. A type is a message class, or a numpy dtype, ``ctypes.Structure``,
+    dataclass or ``msgspec.Struct`` that describes a layout.
+
+    Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
+    """
+    known_options(options, SenderOptions, "psyne.sender")
+    return Sender(address, types, **options)
+
+
+@overload
+def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
+@overload
+def receiver(address: str, a: type[A], b: type[B], /, **options: Unpack[ReceiverOptions]) -> Receiver[A | B]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D]: ...
+@overload
+def receiver(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[ReceiverOptions]
+) -> Receiver[A | B | C | D | E]: ...
+@overload
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
+def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
+    """Open a receiving end: a member of ``stage`` (may be left out when there is only one).
+
+    Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
+    no member, and a sender that comes and goes before leaves nothing, unless it drains.
+
+    The types cover those of the channel; ``psyne.Message`` stands for all others, and without any the channel
+    describes itself. ``subset``: a Struct may leave fields of the channel's out.
+    ``follow``: after the last sender, wait for the next one instead of ending.
+
+    Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
+    """
+    known_options(options, ReceiverOptions, "psyne.receiver")
+    return Receiver(address, types, **options)

@@ -1,0 +1,82 @@
+"""What the openers take by keyword, and what of it can never work."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, TypedDict
+
+from .errors import InvalidArgument
+from .stage import PATTERNS, Pattern, Stage
+
+__all__ = [
+    "ChannelOptions", "ReceiverOptions", "SenderOptions", "Wait", "check_receiver_options", "check_sender_options",
+    "known_options",
+]  # fmt: skip
+
+Wait = Literal["adaptive", "spin", "block"]
+
+
+class SenderOptions(TypedDict, total=False):
+    """What `sender` takes by keyword."""
+
+    pattern: Pattern | None
+    stages: Sequence[Stage | str] | None
+    capacity: int | None
+    full: Literal["block", "drop"]
+    align: int | None
+    timestamps: bool | None
+    wait: Wait
+
+
+class ReceiverOptions(TypedDict, total=False):
+    """What `receiver` takes by keyword."""
+
+    stage: str | None
+    wait: Wait
+    follow: bool
+    subset: bool
+
+
+class ChannelOptions(TypedDict, total=False):
+    """What `channel` takes by keyword."""
+
+    pattern: Pattern
+    stages: Sequence[Stage | str]
+    capacity: int | None
+    full: Literal["block", "drop"]
+    align: int | None
+    timestamps: bool | None
+    wait: Wait
+    follow: bool
+
+
+def known_options(options: Mapping[str, object], known: type, call: str) -> None:
+    """Raise TypeError for an option that is another end's, or none."""
+    for name in options.keys() - known.__annotations__.keys():
+        raise TypeError(f"{call}() has no option {name!r}; it has {', '.join(known.__annotations__)}")
+
+
+def check_sender_options(
+    pattern: Pattern | None, full: str, wait: str, capacity: int | None, align: int | None, timestamps: bool | None
+) -> None:  # fmt: skip
+    """Raise InvalidArgument for an option of a sender that can never work."""
+    _check(pattern, (None, *PATTERNS), "pattern")
+    _check(full, ("block", "drop"), "full")
+    _check(wait, ("adaptive", "spin", "block"), "wait")
+    if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
+        raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
+    if capacity is not None and capacity >= 1 << 63:
+        raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
+    _check(timestamps, (None, True, False), "timestamps")
+    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
+        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
+
+
+def check_receiver_options(wait: str, follow: bool, subset: bool = False) -> None:
+    """Raise InvalidArgument for an option of a receiver that can never work."""
+    _check(wait, ("adaptive", "spin", "block"), "wait")
+    _check(follow, (True, False), "follow")
+    _check(subset, (True, False), "subset")
+
+
+def _check(value: object, allowed: tuple[object, ...], what: str) -> None:
+    if value not in allowed:
+        raise InvalidArgument(f"{what}={value!r}; it is one of {', '.join(repr(a) for a in allowed if a is not None)}")
