@@ -392,6 +392,9 @@ def test_records_in_records_are_read_or_refused_at_any_depth(depth: int):
     look_at_all(nested(depth))
     if depth <= 30:
         assert schema_of(types_in(nested(depth))) == nested(depth)
+    else:
+        with pytest.raises(psyne.LayoutMismatch, match=r"more than 32 levels|recursion"):
+            types_in(nested(depth))
 
 
 def test_an_arrow_schema_that_is_none_is_refused_when_a_batch_is_read():

@@ -4,6 +4,7 @@ import ctypes
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import make_dataclass
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -50,11 +51,18 @@ def many_ways(**strategies: Any) -> Callable[[Any], Any]:
     return decorate
 
 
-@pytest.fixture
-def other() -> Iterator[Child]:
+@pytest.fixture(scope="module")
+def process() -> Iterator[Child]:
     with Child() as child:
         child.run("from contents import echo, hang_up")
         yield child
+
+
+@pytest.fixture
+def other(process: Child, psyne_directory: Path) -> Child:
+    """The other process, the same for all tests, in the directory of this one."""
+    process.run("hang_up(); os.environ['PSYNE_DIR'] = directory", directory=str(psyne_directory))
+    return process
 
 
 def there_and_back(other: Child, types: Any, send: Send, expected: list[Any], way: str) -> None:

@@ -17,8 +17,9 @@ CAPACITY = 64
 
 def plain(array: np.ndarray) -> Any:
     """Bytes, shape and dtype of an array; of records those of each field, without the padding between them."""
+    array = np.asarray(array)  # a scalar would lose the length of its text
     if array.dtype.names:
-        return {name: plain(np.asarray(array[name])) for name in array.dtype.names}
+        return {name: plain(array[name]) for name in array.dtype.names}
     if array.dtype.char in "gG":  # 10 of 16 bytes
         words = np.atleast_1d(array).copy().view("u1").reshape(-1, 16)
         return str(array.dtype), array.shape, words[:, :10].tobytes()
