@@ -16,7 +16,7 @@ import pytest
 
 import psyne
 import psyne.testing
-from psyne import ends
+from psyne import options
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -149,9 +149,10 @@ def test_the_page_on_the_interface_names_all_of_it() -> None:
     methods = {name for it in classes for name in dir(it) if name[0] != "_"}
     fields = {*psyne.Info._fields, *psyne.VariantHdr._fields, *psyne.Statistics.__annotations__}
     fields |= {name for it in (psyne.Info, psyne.VariantHdr) for name in vars(it) if name[0] != "_"}
-    options = {*ends.SenderOptions.__annotations__, *ends.ReceiverOptions.__annotations__}
+    openers = (options.SenderOptions, options.ReceiverOptions, options.ChannelOptions)
+    keywords = {name for it in openers for name in it.__annotations__}
     words = set(re.findall(r"\w+", USING))
-    assert (public | methods | fields | options) - words == set()
+    assert (public | methods | fields | keywords) - words == set()
 
 
 @pytest.mark.long
