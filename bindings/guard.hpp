@@ -19,10 +19,12 @@ class Guard {
 public:
     explicit Guard(PyObject* o) : Guard(o, nullptr) {}
     Guard(PyObject* o, PyObject* other) {
-        PyObject* lock = lock_of(o);
-        PyCriticalSection2_Begin(&section_, lock, other && is_message(other) ? lock_of(other) : lock);
+        PyObject *lock = lock_of(o), *second = other && is_message(other) ? lock_of(other) : lock;
+        take_gil([&] { PyCriticalSection2_Begin(&section_, lock, second); });
     }
-    ~Guard() { PyCriticalSection2_End(&section_); }
+    ~Guard() {
+        take_gil([this] { PyCriticalSection2_End(&section_); });
+    }
     Guard(const Guard&) = delete;
     Guard& operator=(const Guard&) = delete;
 

@@ -83,7 +83,7 @@ bool run_pending() {
     if constexpr (!kGil) {  // who drops the last reference to another thread's object leaves it to that thread's Python code
         static std::atomic<PyObject*> look{nullptr};
         PyObject* done = imported(look, "psyne.log", "nothing");
-        if (done) done = PyObject_CallNoArgs(done);
+        if (done) take_gil([&] { done = PyObject_CallNoArgs(done); });  // a daemon thread may be told to exit there
         if (!done) return false;
         Py_DECREF(done);
     }
