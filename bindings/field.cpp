@@ -6,6 +6,8 @@ namespace psyne::python {
 
 namespace {
 
+constexpr uint64_t kSmall = 256;  // bytes that numpy writes without letting others run (it does from 500 elements on)
+
 MessageObject* self(PyObject* o) { return reinterpret_cast<MessageObject*>(o); }
 
 FieldObject* field(PyObject* o) { return reinterpret_cast<FieldObject*>(o); }
@@ -102,6 +104,18 @@ PyObject* field_view(MessageObject* m, FieldObject* f) {
                    m->at.step(*m->layout, f->bytes));
 }
 
+/// Converting it runs no code of the user's.
+static bool plain(PyObject* value) {
+    if (PyTuple_CheckExact(value)) {
+        for (Py_ssize_t i = 0; i < PyTuple_GET_SIZE(value); ++i) {
+            PyObject* item = PyTuple_GET_ITEM(value, i);
+            if (!PyFloat_CheckExact(item) && !PyLong_CheckExact(item)) return false;
+        }
+        return true;
+    }
+    return PyFloat_CheckExact(value) || PyLong_CheckExact(value) || PyBool_Check(value);
+}
+
 int store(MessageObject* m, FieldObject* f, PyObject* value) {
     std::byte* p = m->at.field(*m->layout, f->offset, f->bytes);
     if (f->nested && !m->batch && f->dims.ndim == 0 && is_message(value)) {
@@ -112,21 +126,6 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
             return 0;
         }
     }
-    if (!m->batch && f->dims.ndim == 0) {
-        if (const int done = store_one(f->descr, p, value); done <= 0) return done;
-    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || PyList_CheckExact(value)) &&
-               PySequence_Fast_GET_SIZE(value) == f->dims.n[0]) {
-        int done = 0;
-        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i) {
-            if constexpr (kGil) {
-                done = store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), PySequence_Fast_GET_ITEM(value, i));
-            } else {  // another thread may change a list meanwhile
-                nb::object item = nb::steal(PySequence_GetItem(value, i));
-                done = item.is_valid() ? store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), item.ptr()) : -1;
-            }
-        }
-        if (done <= 0) return done;
-    }
     if (!m->batch && PyArray_CheckExact(value)) {
         auto* a = reinterpret_cast<PyArrayObject*>(value);
         if (PyArray_DESCR(a) == f->descr && PyArray_IS_C_CONTIGUOUS(a) && PyArray_NDIM(a) == f->dims.ndim &&
@@ -135,9 +134,26 @@ int store(MessageObject* m, FieldObject* f, PyObject* value) {
             return 0;
         }
     }
-    // numpy lets other threads run meanwhile: one that ends the message must not take private memory away.
+    nb::object lease;  // code of the user's may end the message meanwhile, and numpy lets other threads run: a view for now
+    if (m->batch || !plain(value) || f->bytes > kSmall) {
+        lease = nb::borrow(reinterpret_cast<PyObject*>(lease_of(m)));
+        if (!lease.is_valid()) return -1;
+    }
+    if (!m->batch && f->dims.ndim == 0) {
+        if (const int done = store_one(f->descr, p, value); done <= 0) return done;
+    } else if (!m->batch && f->dims.ndim == 1 && (PyTuple_CheckExact(value) || PyList_CheckExact(value)) &&
+               PySequence_Fast_GET_SIZE(value) == f->dims.n[0]) {
+        int done = 0;
+        for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(value) && done == 0; ++i) {
+            // Its own conversion may take it out of a list; without a GIL another thread may.
+            const nb::object item =
+                kGil ? nb::borrow(PySequence_Fast_GET_ITEM(value, i)) : nb::steal(PySequence_GetItem(value, i));
+            done = item.is_valid() ? store_one(f->descr, p + i * PyDataType_ELSIZE(f->descr), item.ptr()) : -1;
+        }
+        if (done <= 0) return done;
+    }
     PyObject* view = array_over(f->descr, f->dims, false, p, m->batch ? static_cast<Py_ssize_t>(m->count) : -1,
-                                m->at.step(*m->layout, f->bytes), reinterpret_cast<PyObject*>(root(m)->lease), true);
+                                m->at.step(*m->layout, f->bytes), nullptr, true);
     if (!view) return -1;
     const int result = PyArray_CopyObject(reinterpret_cast<PyArrayObject*>(view), value);
     Py_DECREF(view);

@@ -126,7 +126,7 @@ void leave_channel(ReceiverEnd& e) {
 }
 
 bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
-                    const std::string& wait, const std::string& program, bool follow) {
+                    const std::string& wait, const std::string& program, bool follow, bool oldest_first) {
     ReceiverEnd& e = receiver_end(self.ptr());
     const NamesPtr names = names_of(place);
     e.address = names->address(name);
@@ -137,6 +137,7 @@ bool open_receiving(nb::object self, nb::object place, const std::string& name, 
     e.receiver = open_receiver(names, name, stage, mode_of(wait), program);
     if (!e.receiver) return false;
     e.receiver->follow = follow;
+    e.receiver->oldest_first = oldest_first;
     e.has_joined();
     remember_end(&e.receiver->registry);
     try {
@@ -222,9 +223,9 @@ void bind_opening(nb::module_& m) {
                   "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
                   "batch_type: object) -> None"));
     m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
-          nb::arg("wait"), nb::arg("program"), nb::arg("follow"), "Join a channel; False when there is none.",
+          nb::arg("wait"), nb::arg("program"), nb::arg("follow"), nb::arg("oldest_first"), "Join a channel; False when there is none.",
           nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, "
-                  "follow: bool) -> bool"));
+                  "follow: bool, oldest_first: bool) -> bool"));
     m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
               ReceiverEnd& e = receiver_end(end.ptr());
               give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));

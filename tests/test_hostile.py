@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 import psyne
-from psyne import Array, ArrowBatch, Bytes, Message, Struct, Text, VariantHdr, field, u64
+from psyne import Array, ArrowBatch, Bytes, Message, Struct, Text, VariantHdr, _native, field, u64
 from psyne.types.schema import difference, in_order_of, read_kinds, schema_of, type_name, types_in
 
 from .helpers.layouts import Number
-from .helpers.process import Child, run_program
+from .helpers.process import Child, run_program, until
 
 FEW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 REFUSED = (psyne.LayoutMismatch, psyne.IncompatibleChannel)
@@ -218,9 +218,15 @@ def send_corrupted(count: int, seed: int) -> None:
         reader.run(ARROW_READER)
         for done in range(0, count, 50):
             reader.begin("[look() for _ in range(50)]")
+            reader.begun()
             for _ in range(50):
                 data = corrupted(chance, whole)
-                with tx.loan(size=len(data)) as m:
+                if (m := tx.try_loan(size=len(data))) is None:
+                    until(lambda: reader.answered() or _native.ready(tx), "room, or an answer")
+                    if reader.answered():
+                        reader.result()  # raises what ended it
+                    m = tx.loan(size=len(data))
+                with m:
                     memoryview(m)[:] = data
             for outcome in reader.result():
                 outcomes[outcome] += 1

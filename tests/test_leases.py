@@ -12,7 +12,7 @@ import pytest
 import psyne
 from psyne import Stage
 
-from .helpers.layouts import Line, Record, line_of, lines_of
+from .helpers.layouts import Line, Number, Record, line_of, lines_of
 from .helpers.process import Child
 
 Ends = tuple[psyne.Sender[Any], psyne.Receiver[Any]]
@@ -355,3 +355,34 @@ def test_no_view_changes_while_another_process_sends_at_full_speed():
         writer.result()
         while held:
             let_go(held.pop()[1])
+
+
+class EndsMessage:
+    """A number whose conversion ends the message that it is being written to."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __index__(self):
+        self.end()
+        return 7
+
+
+def test_a_value_that_ends_its_message_while_it_is_written_changes_no_other_one():
+    with psyne.sender("ipc://n", Number, capacity=4) as tx, psyne.receiver("ipc://n", Number) as rx:
+        later = []
+
+        def end():
+            m.discard()
+            later.append(tx.loan())
+            later[0].n = 5
+
+        m = tx.loan()
+        m.n = EndsMessage(end)
+        assert later[0].n == 5
+        tx.send(later[0])
+        assert rx.receive().n == 5
+        own = Number(n=1)
+        with pytest.raises(psyne.ViewsAlive):
+            own.n = EndsMessage(own.release)
+        assert own.n == 1

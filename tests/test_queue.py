@@ -334,6 +334,26 @@ def test_a_producer_that_exits_delivers_all_that_it_put():
     assert "died" not in done.stderr
 
 
+def test_items_of_several_producers_come_in_the_order_in_which_they_were_put():
+    done = run_program(
+        "import multiprocessing, psyne, workers\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('fork')\n"
+        "    q = psyne.Queue(pickle=True)\n"
+        "    put = []\n"
+        "    for n in range(4):\n"
+        "        for i in range(n * 100, n * 100 + 5):\n"
+        "            q.put(i)\n"
+        "            put.append(i)\n"
+        "        process = context.Process(target=workers.put_numbers, args=(q, 3))\n"
+        "        process.start()\n"
+        "        process.join()\n"
+        "        put += range(3)\n"
+        "    print([q.get() for _ in put] == put, q.empty())\n"
+    )
+    assert done.stdout.split() == ["True", "True"]
+
+
 def test_a_program_ends_with_items_that_nobody_takes_when_it_is_allowed_to():
     done = run_program(
         "import psyne\n"

@@ -45,6 +45,20 @@ int main() {
                  CHECK(from_a <= from_b + 1 && from_b <= from_a + 1);
              }
          }},
+        {"or give what was sent first, where they keep the time",
+         [] {
+             Home home;
+             auto a = sender(home, spec(kShared), {.stamps = true}), b = sender(home, spec(kShared), {.stamps = true});
+             auto rx = receiver(home), other = receiver(home);
+             rx->oldest_first = other->oldest_first = true;
+             for (uint64_t i = 0; i < 3; ++i) put(*b, i);
+             for (uint64_t i = 3; i < 6; ++i) put(*a, i);
+             put(*b, 6);
+             for (uint64_t i = 0; i < 6; ++i) CHECK_EQ(take_value(i % 2 ? *other : *rx), i);
+             put(*a, 7);
+             CHECK_EQ(take_value(*rx), 6u);
+             CHECK_EQ(take_value(*rx), 7u);
+         }},
         {"a batch takes what is there, up to its limit and up to the end of the lap",
          [] {
              Home home;

@@ -203,7 +203,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         self._place, self._name = channel_place(address)
         self._asked: Sequence[MessageMeta] = [cls if cls is Message else as_type(cls) for cls in types]
         self._subset = subset
-        self._stage, self._wait, self._follow = stage or "", wait, follow
+        self._stage, self._wait, self._follow, self._oldest_first = stage or "", wait, follow, False
         check_receiver_options(wait, follow, subset)
         if not isinstance(self._stage, str):
             raise InvalidArgument(f"stage={stage!r}; it is the name of one of the channel's stages")
@@ -217,7 +217,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         _native.ReceiverEnd.__init__(end)
         end._handover = h = handover
         end._place, end._name, end._asked, end._subset = h.memory.fd, h.memory.name, h.types, False
-        end._stage, end._wait, end._follow = h.stage, h.wait, h.follow
+        end._stage, end._wait, end._follow, end._oldest_first = h.stage, h.wait, h.follow, h.oldest_first
         _native.prepare(end, end._name, kinds_of(h.types), Batch, 0, 0)
         return end
 
@@ -235,7 +235,14 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
     def _join(self) -> bool:
         """Join the channel if it exists, and learn its type."""
         if not _native.open_receiver(
-            self, self._place, self._name, self._stage, self._wait, program_name(), self._follow
+            self,
+            self._place,
+            self._name,
+            self._stage,
+            self._wait,
+            program_name(),
+            self._follow,
+            self._oldest_first,
         ):
             return False
         try:

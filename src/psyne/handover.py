@@ -94,6 +94,7 @@ class Handover:
     wait: Wait
     stage: str
     follow: bool
+    oldest_first: bool = False
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {key: value for key, value in vars(self).items() if key != "types"}

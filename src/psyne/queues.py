@@ -7,6 +7,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from dataclasses import replace
 from multiprocessing.util import Finalize
 from typing import Any, Generic, TypeVar
 
@@ -48,7 +49,8 @@ class Queue(Generic[T]):
 
     Each process that puts has a ring of slots, made at its first `put`: ``maxsize`` of them, at most 32 MiB or 8 slots.
     What is beyond waits in this process, and a thread puts it in as there is room; of ``maxsize=0`` any number. So
-    ``maxsize`` bounds the items of each producing process, and the order is kept among the items of each.
+    ``maxsize`` bounds the items of each producing process. Items are given in the order in which they got into slots,
+    whoever put them.
 
     A queue goes to other processes as an argument, by every start method, and to workers of pools. What was put stays
     when its producer has exited; what a consumer held that died is given to another.
@@ -68,10 +70,10 @@ class Queue(Generic[T]):
         size = max(-(-(max_bytes + HEAD_ROOM) // 4096) * 4096, 4096)  # from a page on a ring has any number of slots
         most = min(max((32 << 20) // size, 8), 4096)
         tx, _ = channel(
-            Array("u1", size), capacity=min(self.maxsize or most, most), wait=wait, follow=True, timestamps=False
+            Array("u1", size), capacity=min(self.maxsize or most, most), wait=wait, follow=True, timestamps=True
         )
         assert tx._handover is not None
-        self._start(tx._handover)
+        self._start(replace(tx._handover, oldest_first=True))
 
     def _start(self, handover: Handover) -> None:
         self._handover = handover

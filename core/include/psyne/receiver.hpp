@@ -15,6 +15,7 @@ public:
     Registry registry;
     std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
     bool follow = false;                // an ended channel may go on: wait for the next sender
+    bool oldest_first = false;          // of lanes that keep timestamps, in place of turns
 
     Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
         : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
@@ -38,9 +39,9 @@ public:
         const ChannelHeader& h = registry.file.header();
         if (h.lanes_epoch.load(acquire) != lanes_seen_) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out)) return true;
-        const size_t n = lanes_.size();
+        const size_t n = lanes_.size(), first = oldest_first ? oldest() : turn_;
         for (size_t k = 0; k < n; ++k) {
-            const size_t i = turn_ + k < n ? turn_ + k : turn_ + k - n;
+            const size_t i = first + k < n ? first + k : first + k - n;
             if (take_run(*lanes_[i], limit, out)) {
                 turn_ = i + 1 < n && !one_sender(registry.file.shape.pattern) ? i + 1 : 0;  // the older lane first
                 return true;
@@ -367,6 +368,20 @@ private:
                 break;
         }
         return n;
+    }
+
+    /// The lane whose next message was sent first, by its timestamp.
+    size_t oldest() const noexcept {
+        size_t first = turn_;
+        uint64_t sent = kForever;
+        for (size_t i = 0; i < lanes_.size(); ++i) {
+            LaneReader& lane = *lanes_[i];
+            while (shared_ && lane.pass_taken()) {
+            }
+            if (!lane.slab.stamps || !lane.more()) continue;
+            if (const uint64_t t = lane.slab.stamps[lane.next.slot].load(relaxed); t < sent) sent = t, first = i;
+        }
+        return first;
     }
 
     /// Moves the cursor over one slot that is not for us: taken by another, SKIP, dropped before, or a hole.

@@ -103,6 +103,8 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
         try:
             batch = pa.ipc.open_stream(pa.py_buffer(memoryview(self))).read_next_batch()
             batch.validate(full=True)
+            if self.__arrow__ is None:
+                _read_names(batch.schema)
         except (pa.ArrowException, StopIteration, OSError, UnicodeDecodeError) as error:
             raise PeerCorrupted(f"a message of {len(self)} bytes is no Arrow record batch: {error}") from error
         if self.__arrow__ is not None and not batch.schema.equals(schema := _schema_of(self.__arrow__)):
@@ -133,6 +135,13 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {len(self)} bytes>" if self._open else f"<{type(self).__name__}, released>"  # type: ignore[attr-defined]
+
+
+def _read_names(fields: Any) -> None:
+    """Raises UnicodeDecodeError for a name that is no UTF-8, also of a field in a field: Arrow does not look."""
+    for field in fields:
+        _ = field.name
+        _read_names(field.type.field(i) for i in range(field.type.num_fields))
 
 
 _made: weakref.WeakValueDictionary[tuple[str | None, int], MessageMeta] = weakref.WeakValueDictionary()
