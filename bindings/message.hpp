@@ -106,6 +106,10 @@ LeaseObject* lease_of(MessageObject* m);
 PyObject* whole_array(MessageObject* m);
 /// Fills in private, zeroed memory. False with an exception set.
 bool make_private(MessageObject* m);
+/// Arrays of the user (not those that only the message knows) that still use the bytes?
+bool views_live(const MessageObject* m);
+void message_dealloc(PyObject* o);
+void lease_dealloc(PyObject* o);
 /// Ends a message: a loan is sent, a taken one is passed on. False with an exception set.
 bool finish_message(MessageObject* m, uint64_t send_count);
 /// Ends without sending.

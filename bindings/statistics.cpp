@@ -40,7 +40,7 @@ nb::dict statistics(nb::object o) {
     }
     const ReceiverEnd& e = receiver_end(o.ptr());
     nb::dict d = common(e, e.receiver ? &e.receiver->registry : nullptr);
-    const Receiver::Seen seen = e.receiver ? e.receiver->seen() : Receiver::Seen{};
+    const Lanes::Seen seen = e.receiver ? e.receiver->seen() : Lanes::Seen{};
     d["sent"] = 0;
     d["received"] = e.counts.messages;
     d["held"] = seen.held;

@@ -24,7 +24,7 @@ CORE: Rows = [
     ["slab", "channel_file", "directory", "memory"],
     ["eventcount", "bell"],
     ["registry", "lane"],
-    ["waiting"],
+    ["waiting", "lanes"],
     ["sender", "receiver"],
     ["opening"],
 ]

@@ -67,6 +67,16 @@ struct LaneReader {
         return lap_of(published()) == next.lap && let_go_before(next.slot, next.lap, drop);
     }
 
+    /// Messages that were sent and that this stage has not taken.
+    uint64_t waiting() const noexcept {
+        uint64_t n = 0;
+        for (uint64_t s = 0; s < slab.capacity; ++s) {
+            const uint64_t lap = lap_of(slab.ready[s].load(relaxed));
+            n += slab.ready[s].load(relaxed) == word(lap, Ready::ready) && lap_of(own[s].load(relaxed)) < lap;
+        }
+        return n;
+    }
+
     /// What a stage has taken is a prefix of the lane: the next is behind the highest position that it took.
     Cursor behind_all_taken() const noexcept {
         uint64_t position = slab.first;

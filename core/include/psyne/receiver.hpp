@@ -1,11 +1,7 @@
 // The receiving end: takes messages of all lanes in order, ends them, sees the end of the channel.
 #pragma once
 
-#include <algorithm>
-#include <memory>
-#include <mutex>
-
-#include <psyne/lane.hpp>
+#include <psyne/lanes.hpp>
 #include <psyne/waiting.hpp>
 
 namespace psyne {
@@ -19,31 +15,30 @@ public:
 
     Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
         : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
-          next_(stage_.mutates ? Next::writes : Next::reads), shared_(!one_member(registry.file.shape.pattern)),
+          shared_(!one_member(registry.file.shape.pattern)),
+          lanes_(stage, stages_in(stage_.mutates ? stage_.ancestors : stage_.after),
+                 stage_.mutates ? Next::writes : Next::reads, shared_),
           fence_(registry.file.header()), spinner_(wait), standby_(registry, stage_.idle, 0, true) {
         const ChannelFile& c = registry.file;
-        const uint32_t waits_for = stage_.mutates ? stage_.ancestors : stage_.after;
         for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
-            if (waits_for >> s & 1) before_.push_back(s);
             const StageRecord& other = c.stage(s);
             if ((other.mutates ? other.ancestors : other.after) >> stage & 1) behind_.push_back(&c.stage(s).idle);
         }
         orphans_seen_ = ~0ull;  // differs: look for orphans first
     }
 
-    bool writes() const noexcept { return next_ == Next::writes; }
-    const std::vector<std::unique_ptr<LaneReader>>& lanes() const noexcept { return lanes_; }
+    bool writes() const noexcept { return stage_.mutates != 0; }
 
     /// Takes up to `limit` consecutive messages; false when there is none now.
     bool try_take(uint64_t limit, Taken& out) {
         const ChannelHeader& h = registry.file.header();
-        if (h.lanes_epoch.load(acquire) != lanes_seen_) refresh();
+        if (h.lanes_epoch.load(acquire) != lanes_.epoch) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out)) return true;
-        const size_t n = lanes_.size(), first = oldest_first ? oldest() : turn_;
+        const size_t n = lanes_.size(), first = oldest_first ? oldest() : lanes_.turn;
         for (size_t k = 0; k < n; ++k) {
             const size_t i = first + k < n ? first + k : first + k - n;
-            if (take_run(*lanes_[i], limit, out)) {
-                turn_ = i + 1 < n && !one_sender(registry.file.shape.pattern) ? i + 1 : 0;  // the older lane first
+            if (take_run(lanes_[i], limit, out)) {
+                lanes_.turn = i + 1 < n && !one_sender(registry.file.shape.pattern) ? i + 1 : 0;  // the older lane first
                 return true;
             }
         }
@@ -73,10 +68,10 @@ public:
     }
     /// How many messages, `limit` at most, try_take would give now.
     uint64_t there(uint64_t limit) {
-        if (registry.file.header().lanes_epoch.load(acquire) != lanes_seen_) refresh();
+        if (registry.file.header().lanes_epoch.load(acquire) != lanes_.epoch) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && orphan_there()) return 1;
         for (size_t k = 0; k < lanes_.size(); ++k) {
-            LaneReader& lane = *lanes_[(turn_ + k) % lanes_.size()];
+            LaneReader& lane = lanes_[(lanes_.turn + k) % lanes_.size()];
             do {
                 if (const uint64_t n = run_there(lane, limit)) return n;
             } while (pass_one(lane));
@@ -169,43 +164,18 @@ public:
         return t.lane->slab.dropped ? t.lane->slab.dropped[t.slot].load(relaxed) : 0;
     }
 
-    /// Messages that were sent and not taken yet by this stage, in the lanes that are known.
-    uint64_t waiting_messages() const noexcept {
-        uint64_t n = 0;
-        for (const auto& lane : lanes_) {
-            Cursor c = lane->next;
-            for (uint64_t i = 0; i < lane->slab.capacity; ++i, c.advance(lane->slab.capacity))
-                n += lane->slab.ready[c.slot].load(relaxed) == word(c.lap, Ready::ready) &&
-                     lap_of(lane->own[c.slot].load(relaxed)) < c.lap;
-        }
-        return n;
-    }
-
-    /// For any thread, also while another waits here: messages held, waiting ones, slots of all lanes.
-    struct Seen {
-        uint64_t held = 0, waiting = 0, capacity = 0;
-    };
-    Seen seen() const noexcept {
-        std::lock_guard guard(lanes_lock_);
-        Seen s{outstanding(), waiting_messages(), 0};
-        for (const auto& lane : lanes_) s.capacity += lane->slab.capacity;
-        return s;
-    }
-
-    uint64_t outstanding() const noexcept {
-        uint64_t n = 0;
-        for (const auto& lane : lanes_) n += lane->outstanding();
-        for (const auto& lane : retired_) n += lane->outstanding();
-        return n;
-    }
+    /// Messages taken and not ended.
+    uint64_t outstanding() const noexcept { return lanes_.outstanding(); }
+    /// For any thread, also while another waits here.
+    Lanes::Seen seen() const noexcept { return lanes_.seen(); }
 
     /// The channel has ended for this member: all lanes are over and nothing can come back to it.
     /// `waits`: says so to the others of its stage, who then do not wait for what it holds.
     bool ended(bool waits = true) {
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
-        if (epoch != lanes_seen_) return false;
-        if (!seen_any_) return closed();
+        if (epoch != lanes_.epoch) return false;
+        if (!lanes_.any) return closed();
         for (const auto& lane : lanes_)
             if (!lane->at_end()) return false;
         if (waits) {
@@ -223,15 +193,7 @@ public:
         return state_in<ChannelState>(registry.file.header().state.load(seq_cst)) == ChannelState::closed;
     }
     /// This receiver itself holds every slot of all open lanes: none of them can send.
-    bool hoards() const noexcept {
-        bool open = false;
-        for (const auto& lane : lanes_) {
-            if (!lane->is(LaneState::open)) continue;
-            if (lane->outstanding() < lane->slab.capacity) return false;
-            open = true;
-        }
-        return open;
-    }
+    bool hoards() const noexcept { return lanes_.hoarded(); }
 
     /// The same for who does not wait: looks after the others when it is time. What it holds it may hand on yet.
     bool ended_now() {
@@ -249,41 +211,7 @@ public:
 
     /// Finds new lanes, forgets those that were removed.
     void refresh() {
-        const ChannelFile& c = registry.file;
-        const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
-        std::lock_guard guard(lanes_lock_);
-        for (size_t i = 0; i < lanes_.size();) {
-            if (!lanes_[i]->removed()) {
-                ++i;
-                continue;
-            }
-            retired_.push_back(std::move(lanes_[i]));
-            lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(i));
-        }
-        std::erase_if(retired_, [](const auto& lane) { return lane->outstanding() == 0; });
-        for (uint64_t i = 0; i < kMaxLanes; ++i) {
-            const uint64_t w = c.lane(i).state.load(seq_cst);  // LANE OPEN
-            if (state_in<LaneState>(w) == LaneState::free || known(i, count_in(w))) continue;
-            auto lane = std::make_unique<LaneReader>();
-            lane->slab = Slab::attach(c.storage(), count_in(w), c.shape.payload_bytes, writes(), sys::Populate::yes);
-            if (!lane->slab || lane->slab.stages < c.shape.stage_count) continue;  // let go by all meanwhile
-            lane->index = i;
-            lane->record = &c.lane(i);
-            lane->join = count_in(w);
-            lane->own = lane->slab.row(stage_index_);
-            for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
-            lane->waits_as = next_;
-            lane->plain = before_.empty() && lane->slab.variants == nullptr;
-            lane->alone = lane->plain && !shared_;
-            lane->next = lane->behind_all_taken();
-            lanes_.push_back(std::move(lane));
-            seen_any_ = true;
-            orphans_seen_ = ~0ull;
-        }
-        std::sort(lanes_.begin(), lanes_.end(), [](const auto& a, const auto& b) { return a->join < b->join; });
-        turn_ = lanes_.empty() || one_sender(c.shape.pattern) ? 0 : registry.id % lanes_.size();
-        lanes_seen_ = epoch;
-        seen_any_ = seen_any_ || (epoch != 0 && c.storage().lasting());  // lanes that ended before we came count too
+        if (lanes_.refresh(registry.file, registry.id)) orphans_seen_ = ~0ull;
     }
 
     /// Leaves the stage; views may live on. The last `settle` or this call gives the place back.
@@ -298,25 +226,21 @@ public:
 private:
     StageRecord& stage_;
     uint32_t stage_index_;
-    Next next_;
     bool shared_;         // several members may take
+    Lanes lanes_;
     bool at_end_ = false;  // our at_end word is set
     bool waits_ = false;   // armed by one who waits
-    bool seen_any_ = false;  // had a lane: what never began has not ended
-    uint64_t lanes_seen_ = 0, orphans_seen_ = 0;
-    size_t turn_ = 0;  // the lane to look at first
-    std::vector<uint32_t> before_;
+    uint64_t orphans_seen_ = 0;
     std::vector<Atomic64*> behind_;  // idle masks of stages that wait for this one
-    std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
-    mutable std::mutex lanes_lock_;  // changing them against `seen`
     WakerFence fence_;
     Spinner spinner_;
     Bed standby_;
 
-    bool known(uint64_t index, uint64_t join) const noexcept {
-        for (const auto& lane : lanes_)
-            if (lane->index == index && lane->join == join) return true;
-        return false;
+    std::vector<uint32_t> stages_in(uint32_t mask) const {
+        std::vector<uint32_t> stages;
+        for (uint32_t s = 0; s < registry.file.shape.stage_count; ++s)
+            if (mask >> s & 1) stages.push_back(s);
+        return stages;
     }
 
     /// Takes a run of consecutive messages at the lane's cursor.
@@ -372,10 +296,10 @@ private:
 
     /// The lane whose next message was sent first, by its timestamp.
     size_t oldest() const noexcept {
-        size_t first = turn_;
+        size_t first = lanes_.turn;
         uint64_t sent = kForever;
         for (size_t i = 0; i < lanes_.size(); ++i) {
-            LaneReader& lane = *lanes_[i];
+            LaneReader& lane = lanes_[i];
             while (shared_ && lane.pass_taken()) {
             }
             if (!lane.slab.stamps || !lane.more()) continue;
@@ -441,7 +365,7 @@ private:
 
     /// Names a message that could be taken; 0: none.
     uint64_t peek() noexcept {
-        if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_seen_)
+        if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_.epoch)
             return 0;  // no publish: burials and joins wake all
         for (const auto& lane : lanes_) {
             while (shared_ && lane->pass_taken()) {
