@@ -1,6 +1,7 @@
 """What another process wrote and got wrong, or means ill: an error, nothing read or written outside of the message."""
 
 import contextlib
+import copy
 import json
 import math
 import mmap
@@ -306,7 +307,7 @@ def damaged_schemas(draw: Any) -> str:
         if draw(st.integers(0, 4)) == 0:
             del inside[path[-1]]
         else:
-            inside[path[-1]] = draw(anything)
+            inside[path[-1]] = copy.deepcopy(draw(anything))  # what is drawn is shared
     return json.dumps(d)
 
 

@@ -18,7 +18,7 @@ from psyne import Array, ArrowBatch, Bytes, Matrix, Struct, Text, field
 from psyne.types import as_type
 from psyne.types.dtypes import dtype_from
 
-from .helpers.contents import CAPACITY, content, filled, plain
+from .helpers.contents import CAPACITY, as_numbers, content, filled, plain
 from .helpers.process import Child
 
 pytest.importorskip("ml_dtypes")
@@ -336,7 +336,7 @@ def test_a_struct_of_any_fields_and_structs_in_it(other: Child, made: Any, seeds
        how=st.sampled_from(["message", "loan", "many", "dict", "loan_many"]))  # fmt: skip
 def test_a_struct_in_columns(other: Child, made: Any, seeds: Any, way: str, how: str):
     kind, dtype = made
-    values = in_one([filled(dtype, (), seed) for seed in seeds])
+    values = as_numbers(in_one([filled(dtype, (), seed) for seed in seeds]))
 
     def send(tx: Any) -> None:
         if how == "many":
