@@ -335,6 +335,7 @@ def test_a_damaged_schema_is_an_error_of_psyne(schema: str):
 
 
 @pytest.mark.long
+@pytest.mark.watchdog(1800)
 @settings(FEW, max_examples=20_000)
 @given(schema=damaged_schemas() | anything.map(json.dumps) | st.text(max_size=20))
 def test_a_damaged_schema_is_an_error_of_psyne_many_times(schema: str):
