@@ -151,7 +151,7 @@ int main() {
              put(*tx, 9);
              const Taken t = take(*rx);
              rx->end(t, false);
-             const Slab& kept = idle->lanes()[0]->slab;
+             const Slab& kept = idle->lanes()[0].slab;
              tx->close(false);
              leave(tx->registry);
              rx->look_after_others();
@@ -270,7 +270,7 @@ int main() {
                  file.lane(3).state.store(stated(join, LaneState::open), seq_cst);
                  file.header().lanes_epoch.fetch_add(1, seq_cst);
                  auto rx = c.rx();
-                 CHECK(rx->lanes().empty());
+                 CHECK(rx->lanes().size() == 0);
                  goodbye(rx);
              }
          }},

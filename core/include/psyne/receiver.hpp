@@ -28,6 +28,7 @@ public:
     }
 
     bool writes() const noexcept { return stage_.mutates != 0; }
+    const Lanes& lanes() const noexcept { return lanes_; }
 
     /// Takes up to `limit` consecutive messages; false when there is none now.
     bool try_take(uint64_t limit, Taken& out) {
