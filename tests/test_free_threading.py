@@ -87,9 +87,12 @@ def test_threads_end_check_and_keep_messages_while_another_receives():
         seen: list[int] = []
         kept: list[np.ndarray] = []
         while True:
-            if given.empty():
-                kept.clear()  # the sender may wait for one of them
-            if (m := given.get()) is None:
+            try:
+                m = given.get_nowait()
+            except queue.Empty:
+                kept.clear()  # the sender may wait for one of them, and we for the sender
+                m = given.get()
+            if m is None:
                 return seen
             seen.append(int(m.array[1]))
             assert (m.array == line_of(1, seen[-1])).all()
