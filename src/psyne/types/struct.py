@@ -170,18 +170,15 @@ def attribute_of(name: str, names: Collection[str]) -> str:
 
 
 def struct_of(
-    name: str, dtype: np.dtype[Any], *, bases: tuple[type, ...] = (Struct,), columns: bool = False,
-    only: frozenset[str] | None = None, body: Mapping[str, Any] | None = None,
-) -> type[Struct]:  # fmt: skip
-    """A Struct class with the very offsets of a structured dtype; ``only`` some of its fields."""
+    name: str, dtype: np.dtype[Any], *, columns: bool = False, body: Mapping[str, Any] | None = None
+) -> type[Struct]:
+    """A Struct class with the very offsets of a structured dtype."""
     made: dict[str, Any] = dict(body or {})
     for field, (inner, _) in fields_of(dtype).items():
-        if only is not None and field not in only:
-            continue
         base, shape = inner.subdtype or (inner, ())
         nested: Any = struct_of(field, base) if base.fields is not None else None
         made[attribute_of(field, dtype.names or ())] = Field(base, shape, field, nested)
     if not made:
         raise TypeError(f"{name} has no fields; a message needs one")
     layout = "columns" if columns else "rows"
-    return cast("type[Struct]", MessageMeta(name, bases, made, layout=layout, dtype=dtype))
+    return cast("type[Struct]", MessageMeta(name, (Struct,), made, layout=layout, dtype=dtype))
