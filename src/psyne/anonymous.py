@@ -8,7 +8,7 @@ from .ends import Receiver, Sender
 from .errors import InvalidArgument
 from .handover import Handover, Memory
 from .options import ChannelOptions, Wait, check_sender_options, known_options
-from .stage import PATTERNS, Pattern, Stage, chain
+from .stage import PATTERNS, Pattern, Stage, stage_graph
 from .types import AnyLayout, Message, as_type
 from .types.schema import schema_of
 
@@ -75,7 +75,7 @@ def _handover(
         raise InvalidArgument(f"follow={follow!r}; it is one of True, False")
     if pattern is None:
         raise InvalidArgument(f"pattern=None; it is one of {', '.join(map(repr, PATTERNS))}")
-    graph = chain(stages)
+    graph = stage_graph(stages)
     payload = max(kind.__layout__.bytes for kind in classes)
     fd = _native.make_channel(schema_of(classes), payload, PATTERNS.index(pattern), graph)
     return Handover(

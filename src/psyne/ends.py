@@ -23,7 +23,7 @@ from .errors import (
 from .handover import Handover
 from .listener import Handlers, Listener
 from .options import Wait, check_receiver_options, check_sender_options
-from .stage import PATTERNS, Pattern, Stage, chain
+from .stage import PATTERNS, Pattern, Stage, stage_graph
 from .statistics import Statistics, statistics_of
 from .types import Message, MessageMeta, as_type
 from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
@@ -82,7 +82,7 @@ class Sender(_native.SenderEnd, Generic[M]):
             classes = in_order_of(there["schema"], classes)
         schema = schema_of(classes)
         wanted: Pattern = pattern or (PATTERNS[there["pattern"]] if there else "mpsc")
-        graph = chain(stages) if stages is not None else there["stages"] if there else chain(["main"])
+        graph = stage_graph(stages) if stages is not None else there["stages"] if there else stage_graph(["main"])
         try:
             _native.open_sender(
                 self, place, name, schema, PATTERNS.index(wanted), graph, capacity or 0, align or 0,

@@ -23,7 +23,7 @@
 
 namespace psyne {
 
-inline constexpr uint32_t kLayoutVersion = 2;
+inline constexpr uint32_t kLayoutVersion = 3;
 inline constexpr uint64_t kLine = 128;  // two cache lines: neighbours are fetched in pairs
 inline constexpr uint64_t kHeaderBytes = 4096;
 inline constexpr uint64_t kSlabUnit = 64 * 1024;
@@ -37,6 +37,7 @@ inline constexpr uint32_t kMaxLanes = 64;      // the sender of lane i has id 64
 inline constexpr uint32_t kMaxMembers = kMaxReceivers + kMaxLanes;
 inline constexpr uint32_t kMaxStages = 32;
 inline constexpr uint32_t kNameBytes = 48;
+inline constexpr uint32_t kTapStage = ~0u;  // in place of a stage: a tap, which has a receiver's id
 
 enum class Pattern : uint32_t { spsc, spmc, mpsc, mpmc };
 constexpr bool one_sender(Pattern p) noexcept { return p == Pattern::spsc || p == Pattern::spmc; }
@@ -45,6 +46,7 @@ constexpr bool one_member(Pattern p) noexcept { return p == Pattern::spsc || p =
 enum class ChannelState : uint64_t { proposed, open, closed };
 enum class MemberState : uint64_t { free, active, leaving, swept };
 enum class LaneState : uint64_t { free, open, ended, lost };  // lost: its sender died
+enum class StageState : uint64_t { free, proposed, open, draining };
 
 /// A 64-bit word that counts in its upper 56 bits and tells a state in the lower 8.
 template <class State>
@@ -56,6 +58,17 @@ constexpr State state_in(uint64_t word) noexcept {
     return static_cast<State>(word & 0xff);
 }
 constexpr uint64_t count_in(uint64_t word) noexcept { return word >> 8; }
+
+/// Of a stage added later: its generation, and how many have joined it (while it is proposed: who proposes it).
+constexpr uint64_t stage_word(uint64_t generation, uint64_t joins, StageState state) noexcept {
+    return generation << 36 | (joins & 0xfffffff) << 8 | static_cast<uint64_t>(state);
+}
+constexpr uint64_t generation_in(uint64_t word) noexcept { return word >> 36; }
+constexpr uint64_t joins_in(uint64_t word) noexcept { return word >> 8 & 0xfffffff; }
+
+/// A version, counted up by each change, and a bit for each stage added later that is there.
+constexpr uint64_t graph_word(uint64_t version, uint32_t added) noexcept { return version << 32 | added; }
+constexpr uint32_t added_in(uint64_t graph) noexcept { return static_cast<uint32_t>(graph); }
 
 /// A short text that may be read while another process replaces it: garbled at worst.
 struct SharedName {
@@ -84,6 +97,9 @@ struct ChannelHeader {
 
     alignas(kLine) Atomic64 lanes_epoch;  // lanes opened so far; looked at by each receive
     Atomic64 lost_epoch;                  // lanes_epoch when a sender was last lost
+
+    alignas(kLine) Atomic64 graph;  // graph_word(): the stages that were added later; looked at by each loan
+    Atomic64 taps_idle;             // a bit per tap that sleeps
 
     alignas(kLine) Atomic64 senders_idle;  // a bit per lane whose sender sleeps
     Atomic32 fences_needed;                // wakers without a process-wide barrier
@@ -116,7 +132,7 @@ struct alignas(kLine) StageRecord {
     uint32_t redelivers;  // half-changed messages too
     alignas(kLine) Atomic64 idle;  // a bit per member that sleeps
     Atomic64 orphans;              // burials and returns so far; looked at by each receive
-    Atomic64 word;                 // stated(generation and joins, state) of stages added later
+    Atomic64 word;                 // of a stage added later: stage_word()
     Atomic64 holder;               // MemberRecord.state of the one member, where the pattern allows one
 };
 
@@ -126,7 +142,7 @@ struct alignas(kLine) LaneRecord {
     Atomic64 newest;  // number of the newest slab
     Atomic64 reserved;
     alignas(kLine) Atomic64 from[kMaxStages];  // a stage's first position in this lane
-    Atomic64 admitted[kMaxStages];             // the stage's generation; 0: not admitted
+    Atomic64 admitted[kMaxStages];             // of a stage added later: its generation; 0: not admitted
 };
 
 /// What never changes in a slab. Openers check and use a private copy.
