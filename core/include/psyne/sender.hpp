@@ -271,6 +271,7 @@ private:
         uint32_t gates = 0;
         for (uint32_t left = added_in(now) & ~graph.declared(); left != 0;)
             each_bit(left, [&](uint32_t s) {
+                if (!(left >> s & 1)) return;
                 const uint64_t stage = graph.opened(s);
                 if (registry.file.stage(s).ancestors.load(relaxed) & left) return;
                 if (const uint64_t g = registry.file.header().graph.load(seq_cst); g != now) {  // its record may be another's
