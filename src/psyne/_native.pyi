@@ -106,6 +106,9 @@ class ReceiverEnd:
 
     def _close(self) -> None: ...
 
+    def _give_back(self) -> int:
+        """Hand what this end holds back to its stage; how many messages."""
+
     def fileno(self) -> int:
         """
         A descriptor, readable while receive() would not wait; for select(), selectors and event loops.

@@ -156,6 +156,8 @@ public:
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
     }
 
+    bool is_dirty(const Taken& t) const noexcept { return (t.lane->own[t.slot].load(relaxed) & kDirty) != 0; }
+
     /// Messages lost by full="drop" just before this one.
     static uint64_t missed(const Taken& t) noexcept {
         return t.lane->slab.dropped ? t.lane->slab.dropped[t.slot].load(relaxed) : 0;

@@ -262,6 +262,12 @@ class Receiver(EventLoopEnd, Generic[R]):
         """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
         return type(self)(self._rx.clone(stage, new_stage))
 
+    def leave(self) -> int:
+        """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
+        left = self._rx.leave()
+        self._bell.leave()
+        return left
+
     async def receive(self) -> R:
         """The next message. Raises EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."""
         return await self._until(self._rx.try_receive)
