@@ -213,7 +213,7 @@ def storm(
 
 
 def judge(flow: Flow, statistics: psyne.Statistics) -> None:
-    """Every message is accounted for. That each came whole, in order and after those before it its members have checked."""
+    """Every message is accounted for. That each came whole, in order and in time the members have checked."""
     seen, flagged = flow.board.seen.astype(int), flow.board.flagged.astype(int)
     assert (seen <= 1 + flagged).all(), "twice without the flag"
     assert flagged.sum() <= statistics.redelivered

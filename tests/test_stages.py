@@ -278,7 +278,8 @@ def test_the_sender_waits_for_the_slower_branch():
 
 def test_a_stage_after_nothing_stands_right_behind_the_sender():
     with ExitStack() as stack:
-        tx, first, other, second = open_chain(stack, ["first", Stage("other", after=[]), Stage("second", after="first")])
+        stages = ["first", Stage("other", after=[]), Stage("second", after="first")]
+        tx, first, other, second = open_chain(stack, stages)
         tx.send(Record(n=1))
         assert numbers(other) == [1]
         assert numbers(second) == []
@@ -317,23 +318,23 @@ def test_the_most_stages_there_can_be_fan_out_and_join():
 @pytest.mark.parametrize(
     "same",
     [
-        [DIAMOND[i] for i in (3, 2, 1)] + [Stage("a", mutate=True, after=[])],
-        [DIAMOND[i] for i in (0, 2, 1, 3)],
+        [DIAMOND[3], DIAMOND[2], DIAMOND[1], Stage("a", mutate=True, after=[])],
+        [DIAMOND[0], DIAMOND[2], DIAMOND[1], DIAMOND[3]],
         [DIAMOND[0], Stage("b"), DIAMOND[2], Stage("d", mutate=True, after=["c", "b", "c"])],
     ],
 )
 def test_a_later_sender_may_say_the_same_graph_in_other_words(same: list[Stage]):
     with ExitStack() as stack:
-        tx, *_ = open_chain(stack, DIAMOND, pattern="mpsc")
+        open_chain(stack, DIAMOND, pattern="mpsc")
         stack.enter_context(psyne.sender("ipc://chain", Record, stages=same))
 
 
 @pytest.mark.parametrize(
     "other",
     [
-        DIAMOND[:3] + [Stage("d", mutate=True, after=["b", "c"], on_crash="redeliver")],
-        DIAMOND[:2] + [Stage("c", after=["b"]), Stage("d", mutate=True, after=["c"])],
-        DIAMOND[:3] + [Stage("d", after=["b", "c"])],
+        [*DIAMOND[:3], Stage("d", mutate=True, after=["b", "c"], on_crash="redeliver")],
+        [*DIAMOND[:2], Stage("c", after=["b"]), Stage("d", mutate=True, after=["c"])],
+        [*DIAMOND[:3], Stage("d", after=["b", "c"])],
         DIAMOND[:3],
     ],
 )
@@ -374,7 +375,8 @@ def test_a_half_changed_message_is_taken_out_for_all_branches_and_the_join():
         b, c, d = (stack.enter_context(psyne.receiver("ipc://chain", stage=name)) for name in "bcd")
         for n in range(3):
             tx.send(Record(n=n))
-        victim.run("rx = psyne.receiver('ipc://chain', stage='a'); rx.receive().release(); m = rx.receive(); m.seen = 1")
+        victim.run("rx = psyne.receiver('ipc://chain', stage='a')")
+        victim.run("rx.receive().release(); m = rx.receive(); m.seen = 1")
         victim.kill()
         a = stack.enter_context(psyne.receiver("ipc://chain", stage="a"))
         assert numbers(a) == [2]

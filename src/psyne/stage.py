@@ -43,7 +43,7 @@ class Stage:
 
 
 def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
-    """The stages as the core takes them: each behind those that it runs after, else by name; lists of one meaning agree.
+    """The stages as the core takes them: each behind those that it runs after, else in the order of their names.
 
     Raises InvalidArgument for a name that is there twice, an unknown one in ``after``, a cycle, and a stage that
     mutates beside one that runs neither before nor after it.

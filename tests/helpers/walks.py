@@ -113,8 +113,8 @@ class Member:
             assert not seen[place.stage, cells].any(), f"{numbers} of sender {sender} came twice without their flag"
             self.last[sender] = numbers[-1]
         assert (batch["sender"] == sender).all(), "a batch of two senders"
-        assert all(seen[s, cells].all() for s in place.before), f"{numbers} of sender {sender} came before a stage saw them"
-        assert not any(seen[s, cells].any() for s in place.behind), f"{numbers} of sender {sender} were further already"
+        assert all(seen[s, cells].all() for s in place.before), f"{numbers} of {sender} came before a stage saw them"
+        assert not any(seen[s, cells].any() for s in place.behind), f"{numbers} of {sender} were further already"
         flagged[place.stage, cells] += redelivered
         seen[place.stage, cells] += 1
         path, begun, count, done = (batch[field] for field in ("path", "begun", "count", "done"))
@@ -141,7 +141,7 @@ class Member:
         right = walked(cell + 1 if isinstance(cell, int) else (cell + 1).astype("u8"), self.place.writers)
         if redelivered and self.place.mutates and self.place.redelivers:  # alone, also as a batch
             changed = stepped(right, self.place.stage)
-            steps = [tuple(map(_int, step)) for step in ((0, right, 0), (1, right, 0), (1, changed, 0), (1, changed, 1))]
+            steps = [(b, _int(p), d) for b, p, d in ((0, right, 0), (1, right, 0), (1, changed, 0), (1, changed, 1))]
             now = (_int(begun) - self.writers, _int(path), _int(done) - self.writers)
             assert now in steps, f"a redelivered message {cell} is {now}, none of {steps}"
             extra = extra + self.board.seen[self.place.stage, cell] - 1
