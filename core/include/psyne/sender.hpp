@@ -283,7 +283,6 @@ private:
                 left &= ~(1u << s);
                 if (admit(s, stage)) gates |= 1u << s;
             });
-        free_until_ = std::min(free_until_, next_.position + slab_.capacity);  // it was looked at before a loan came back
         added_.store(gates, release);
         first_.store(graph.first(), relaxed);
         graph_ = now;
