@@ -1,13 +1,14 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
+import types
 from typing import Any
 
 import numpy
 import numpy.typing
 
 
-LAYOUT_VERSION: int = 2
+LAYOUT_VERSION: int = 3
 
 class Layout:
     """Dtype and shape of one message."""
@@ -72,6 +73,8 @@ class SenderEnd:
 
     def __init__(self) -> None: ...
 
+    call: types.MethodDescriptorType = ...
+
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
     def _close(self, failed: bool) -> None: ...
@@ -98,6 +101,18 @@ class SenderEnd:
 
     @property
     def joined(self) -> bool: ...
+
+def begin_call(end: object, message: object) -> object:
+    """Send a message that stays held; None while there is no room."""
+
+def own_loan(end: object, message: object) -> bool:
+    """Is this an open loan of this end?"""
+
+def answered(end: object, messages: list) -> list:
+    """Which of these calls every stage has passed: indices."""
+
+def check_answer(end: object, message: object) -> None:
+    """Raises TakenOut for one that a stage took out."""
 
 class ReceiverEnd:
     """The native receiving end."""
