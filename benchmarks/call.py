@@ -231,17 +231,7 @@ def add_trips(parser: argparse.ArgumentParser) -> None:
 
 
 if __name__ == "__main__":
-    roles = (
-        call_ask,
-        call_answer,
-        hops_ask,
-        hops_answer,
-        pipe_ask,
-        pipe_answer,
-        zmq_ask,
-        zmq_answer,
-        tasks_ask,
-        tasks_answer,
-    )
-    play_role({role.__name__: role for role in roles})
+    asking = (call_ask, hops_ask, pipe_ask, zmq_ask, tasks_ask)
+    answering = (call_answer, hops_answer, pipe_answer, zmq_answer, tasks_answer)
+    play_role({role.__name__: role for role in (*asking, *answering)})
     main()

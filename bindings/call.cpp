@@ -120,7 +120,7 @@ std::string why_no_room(nb::handle end) {
 }
 
 /// The indices of those messages of call() that every stage has passed.
-nb::list answered(nb::handle end, const nb::list& messages) {
+nb::typed<nb::list, int> answered(nb::handle end, const nb::typed<nb::list, nb::object>& messages) {
     SenderEnd& e = sender_end(end.ptr());
     if ((e.closed || e.forked()) && !e.refuse()) throw nb::python_error();
     nb::list found;

@@ -1,7 +1,6 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
-import types
 from typing import Any
 
 import numpy
@@ -73,8 +72,6 @@ class SenderEnd:
 
     def __init__(self) -> None: ...
 
-    call: types.MethodDescriptorType = ...
-
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
     def _close(self, failed: bool) -> None: ...
@@ -108,7 +105,10 @@ def begin_call(end: object, message: object) -> object:
 def own_loan(end: object, message: object) -> bool:
     """Is this an open loan of this end?"""
 
-def answered(end: object, messages: list) -> list:
+def why_no_room(end: object) -> str:
+    """Why a call finds no room, for people."""
+
+def answered(end: object, messages: list[object]) -> list[int]:
     """Which of these calls every stage has passed: indices."""
 
 def check_answer(end: object, message: object) -> None:

@@ -181,7 +181,7 @@ class Sender(_native.SenderEnd, Generic[M]):
             ...
 
         @overload
-        def call(self, message: L, timeout: float | None = None) -> L: ...  # type: ignore[overload-overlap]
+        def call(self, message: L, timeout: float | None = None) -> L: ...
         @overload
         def call(self, message: Batch[L], timeout: float | None = None) -> Batch[L]: ...  # type: ignore[overload-overlap]
         @overload

@@ -76,8 +76,8 @@ class Calls:
         loop = this_loop()
         if loop is not self._loop and (self._line or self._sent):
             raise ConcurrentUse(
-                f"tasks of another event loop are calling on this end of {self._end.address}; an end is used in one loop "
-                "at a time: open one for each"
+                f"tasks of another event loop are calling on this end of {self._end.address}; an end has one loop at a "
+                "time: open one for each"
             )
         self._loop = loop
 
@@ -87,8 +87,13 @@ class Calls:
                 await wait.wake.wait()
                 continue
             self._watched = True
+
+            def look() -> T | None:
+                self._look()
+                return attempt()
+
             try:
-                found: T = await watch(lambda: self._look() or attempt())
+                found: T = await watch(look)
                 return found
             finally:
                 self._watched = False

@@ -217,7 +217,7 @@ class Sender(EventLoopEnd, Generic[M]):
         return await self._room(1, attempt)
 
     @overload
-    async def call(self, message: K) -> K: ...  # type: ignore[overload-overlap]
+    async def call(self, message: K) -> K: ...
     @overload
     async def call(self, message: Batch[K]) -> Batch[K]: ...  # type: ignore[overload-overlap]
     @overload
