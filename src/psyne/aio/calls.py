@@ -14,7 +14,7 @@ from .loops import Wake, this_loop
 __all__ = ["Calls"]
 
 T = TypeVar("T")
-LATE = 1.0  # seconds in the line after which it is said why
+LATE = 1.0  # seconds in which nothing moves, after which it is said why
 Watch = Callable[[Callable[[], Any]], Awaitable[Any]]  # what an attempt gives, tried at each ring of the end's bell
 
 
@@ -26,8 +26,7 @@ class Wait:
         self.message: Any = None  # once it is sent
         self.error: Exception | None = None
         self.over = False
-        self.wake = Wake()
-        self.since = time.monotonic()
+        self.wake: Wake = Wake()
 
 
 class Calls:
@@ -39,6 +38,7 @@ class Calls:
         self._sent: list[Wait] = []  # wait for their answers
         self._watched = False
         self._loop: object = None  # of those who wait
+        self._moved = 0.0  # when a call last began or was answered; infinity: told since
 
     @property
     def first(self) -> bool:
@@ -74,7 +74,9 @@ class Calls:
 
     def _enter(self) -> None:
         loop = this_loop()
-        if loop is not self._loop and (self._line or self._sent):
+        if not (self._line or self._sent):
+            self._moved = time.monotonic()
+        elif loop is not self._loop:
             raise ConcurrentUse(
                 f"tasks of another event loop are calling on this end of {self._end.address}; an end has one loop at a "
                 "time: open one for each"
@@ -100,11 +102,11 @@ class Calls:
         return got
 
     def _look(self) -> None:
-        """Begins calls that there is room for, and wakes those whose answers are there."""
-        self._start()
+        """Wakes the calls whose answers are there, and begins those that there is room for."""
         if self._sent:
             for i in reversed(_native.answered(self._end, [wait.message for wait in self._sent])):
-                _finish(self._sent.pop(i))
+                self._finish(self._sent.pop(i))
+        self._start()
 
     def _start(self) -> None:
         while self._line:
@@ -116,14 +118,23 @@ class Calls:
                 wait.message = wait.start()
             except Exception as error:
                 wait.error = error
-                _finish(self._line.popleft())
+                self._finish(self._line.popleft())
                 continue
             if wait.message is None:
-                if time.monotonic() - wait.since > LATE:
-                    wait.since = float("inf")
-                    log.warn(f"calls on {self._end.address} have waited 1 s for room: {_native.why_no_room(self._end)}")
+                self._tell_late()
                 return
             self._sent.append(self._line.popleft())
+            self._moved = time.monotonic()
+
+    def _finish(self, wait: Wait) -> None:
+        wait.over = True
+        wait.wake.set()
+        self._moved = time.monotonic()
+
+    def _tell_late(self) -> None:
+        if time.monotonic() - self._moved > LATE:
+            self._moved = float("inf")
+            log.warn(f"calls on {self._end.address} have waited 1 s for room: {_native.why_no_room(self._end)}")
 
     def _leave(self, wait: Wait) -> None:
         """The wait is over, or was cancelled: others go on, one of them as the watcher."""
@@ -140,8 +151,3 @@ def _begin(end: ends.Sender[Any], message: object) -> Any:
     if begun is None:
         _native.check_room(end, 1)
     return begun
-
-
-def _finish(wait: Wait) -> None:
-    wait.over = True
-    wait.wake.set()
