@@ -42,7 +42,7 @@ MessageObject* begin_with_loan(PyObject* self, SenderEnd& e, MessageObject* loan
 
 /// Sends a message whose slots stay held. Null with an exception set; `try_only` without room: null without one.
 MessageObject* begin(PyObject* self, SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only) {
-    if (e.sender->registry.file.shape.stage_count == 0)
+    if (e.sender->registry.graph().all() == 0)
         return raise("InvalidArgument", "nobody answers a call() on " + e.address + ": it was made with stages=[]. Name the "
                                         "stages that answer, or use send()"), nullptr;
     if (MessageObject* loan = own_loan(self, what)) return begin_with_loan(self, e, loan);
@@ -66,7 +66,7 @@ bool is_answer(const SenderEnd& e, const MessageObject* m) {
     if (s == kMaxStages) [[likely]]
         return true;
     const StageRecord& stage = e.sender->registry.file.stage(s);
-    const char* why = stage.redelivers || !stage.mutates
+    const char* why = stage.redelivers.load(relaxed) != 0 || stage.mutates.load(relaxed) == 0
                           ? "three of its members died on it; perhaps it is this message that kills them"
                           : "a member died while it wrote to it (on_crash=\"skip\"), or three died on it. Send it again, or give "
                             "the stage on_crash=\"redeliver\" where its work may be done twice";
