@@ -30,7 +30,7 @@ struct Place {
 
 /// What must be told when slots are no longer used.
 struct Hold {
-    enum class Kind : uint8_t { nothing, loan, sent, taken, passed, scratch };
+    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch };  // called: by call(), for reading
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {

@@ -135,6 +135,7 @@ void bind_message(nb::module_& m);
 void bind_dlpack(nb::module_& m);
 void bind_private(nb::module_& m);
 void bind_sender(nb::module_& m);
+void bind_call(nb::module_& m);
 void bind_receiver(nb::module_& m);
 void bind_opening(nb::module_& m);
 void bind_statistics(nb::module_& m);

@@ -30,6 +30,7 @@ from .errors import (
     ReadOnly,
     SenderLost,
     SystemFailure,
+    TakenOut,
     ViewsAlive,
 )
 from .info import Info
@@ -119,6 +120,7 @@ __all__ = [
     "Statistics",
     "Struct",
     "SystemFailure",
+    "TakenOut",
     "Text",
     "VariantHdr",
     "ViewsAlive",

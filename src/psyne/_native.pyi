@@ -99,6 +99,21 @@ class SenderEnd:
     @property
     def joined(self) -> bool: ...
 
+def begin_call(end: object, message: object) -> object:
+    """Send a message that stays held; None while there is no room."""
+
+def own_loan(end: object, message: object) -> bool:
+    """Is this an open loan of this end?"""
+
+def why_no_room(end: object) -> str:
+    """Why a call finds no room, for people."""
+
+def answered(end: object, messages: list[object]) -> list[int]:
+    """Which of these calls every stage has passed: indices."""
+
+def check_answer(end: object, message: object) -> None:
+    """Raises TakenOut for one that a stage took out."""
+
 class ReceiverEnd:
     """The native receiving end."""
 
