@@ -42,7 +42,9 @@ class Alignment:
         self.receivers, self.hold, self.closed = receivers, hold, False
         each = [by] * len(receivers) if isinstance(by, str) or callable(by) else by
         stamps = [Stamps(one, rx.address) for one, rx in zip(each, receivers, strict=True)]
-        lines = [Runs(s, rx) if between and i else Line(s) for i, (s, rx) in enumerate(zip(stamps, receivers, strict=True))]
+        lines: list[Line] = [Line(one) for one in stamps]
+        if between:
+            lines[1:] = [Runs(one, rx) for one, rx in zip(stamps[1:], receivers[1:], strict=True)]
         nearest = inf if tolerance is None else tolerance
         self.matching: Matching = Between(lines) if between else Nearest(lines, nearest)
         self.unknown = {i for i in range(len(receivers)) if not self._check_types(i)}
@@ -151,7 +153,6 @@ class Alignment:
             f"and too low are the stamps of {', '.join(others)}"
         )
 
-
     def __repr__(self) -> str:
         return ", ".join(rx.address for rx in self.receivers) + (", closed" if self.closed else "")
 
@@ -169,7 +170,7 @@ def check_options(receivers: Sequence[object], by: object, tolerance: object, be
         )
     if between not in (True, False):
         raise InvalidArgument(f"between={between!r}; it is one of True, False")
-    if tolerance is not None and (not isinstance(tolerance, Real) or not tolerance >= 0):
+    if tolerance is not None and (not isinstance(tolerance, Real) or not float(tolerance) >= 0):
         raise InvalidArgument(f"tolerance is a number in the unit of the stamps, 0 or more; got {tolerance!r}")
     if tolerance is not None and between:
         raise InvalidArgument("between=True gives all messages since the last, however far: leave tolerance= out")

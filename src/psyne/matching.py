@@ -1,8 +1,8 @@
 """Which messages of several channels belong together, by their stamps. Channels and clocks are not known here.
 
-Each channel has a line: what of it waits, oldest first. Line 0 is the reference; a set is one message of it and what the
-other lines have for it. Stamps are compared as the numbers that they are (whole numbers of any size exactly), and only
-the order within each line matters: in which order messages of different lines come changes nothing.
+Each channel has a line: what of it waits, oldest first. Line 0 is the reference; a set is one message of it and what
+the other lines have for it. Stamps are compared as the numbers that they are, whole numbers exactly. Only the order
+within each line matters: in which order messages of different lines come changes nothing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from . import _native
 from .batch import Batch
 from .errors import InvalidArgument
-from .types import Message, MessageMeta
+from .types import Message
 
 __all__ = ["AlignedStatistics", "Between", "By", "Line", "Matching", "Nearest", "Runs", "Stamps"]
 
@@ -59,7 +59,7 @@ class Stamps:
         self.places: dict[type, _native.Field] = {}  # of the classes that were checked
 
     def check(self, cls: Any) -> None:
-        """Raises InvalidArgument or TypeError for a class of messages that has no such field, or another thing there."""
+        """Raises InvalidArgument or TypeError for a class whose messages have no such field, or another thing there."""
         if not isinstance(self.by, str):
             return
         fields = getattr(cls, "__fields__", {})
@@ -88,12 +88,7 @@ class Stamps:
 
     def of_all(self, batch: Batch[Any]) -> list[Any]:
         """The stamps of all messages of a batch."""
-        if not isinstance(self.by, str):
-            return [self.number(self.by(m)) for m in batch]
-        if (cls := type(batch[0])) not in self.places:
-            self.check(cls)
-        stamps: list[Any] = batch[self.by].tolist()
-        return stamps
+        return [self.of(m) for m in batch]  # an array would count as written to, in a mutating stage
 
     def number(self, made: Any) -> Any:
         if isinstance(made, np.generic):
@@ -202,8 +197,9 @@ class Runs(Line):
         batches = []
         while n:
             batch = self.batches[0]
-            batches.append(_native.split(batch, n) if len(batch) > n else self.batches.popleft())
-            n -= len(batches[-1])
+            oldest: Any = _native.split(batch, n) if len(batch) > n else self.batches.popleft()
+            batches.append(oldest)
+            n -= len(oldest)
         return batches
 
     def shorten(self, most: int) -> None:
@@ -278,7 +274,7 @@ class Matching:
 
 
 class Nearest(Matching):
-    """For each message of the reference the nearest of each other line, the earlier of two; none beyond the tolerance."""
+    """For each message of the reference the nearest of each other line, the earlier of two, within the tolerance."""
 
     def __init__(self, lines: Sequence[Line], tolerance: Any) -> None:
         super().__init__(lines)
