@@ -76,7 +76,7 @@ class Alignment:
             if matching.over():
                 self._raise_end()
             for i, line in enumerate(matching.lines):
-                if len(line) > 1:
+                if len(line) + line.behind > 1:
                     line.shorten(self._most(i))
             every = range(len(self.receivers))
             # The others are taken only when nothing that was wanted is there: their rings keep them in order, too.

@@ -108,6 +108,7 @@ class Line:
         self.gone: Any = -inf  # stamp of the last one that was let go
         self.ended = self.lost = False
         self.let_go = self.late = self.copied = 0
+        self.behind = 0  # late ones in a row: they went on in the ring, which what waits stands in the way of
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -121,14 +122,15 @@ class Line:
 
     def in_order(self, stamp: Any) -> bool:
         if -inf < stamp < inf and self.newest <= stamp:
-            self.newest = stamp
+            self.newest, self.behind = stamp, 0
             return True
         self.late += 1
+        self.behind += 1
         return False
 
     def shorten(self, most: int) -> None:
         """Lets the oldest go until `most` wait."""
-        while len(self.waiting) > most:
+        while self.waiting and len(self.waiting) + self.behind > most:
             self.gone, message = self.waiting.popleft()
             self.let_go += 1
             end(message)
@@ -203,7 +205,7 @@ class Runs(Line):
         return batches
 
     def shorten(self, most: int) -> None:
-        n = max(0, len(self.times) - most)
+        n = min(len(self.times), max(0, len(self.times) + self.behind - most))
         for _ in range(n):
             self.gone = self.times.popleft()
         self.let_go += n
