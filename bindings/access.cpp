@@ -125,7 +125,7 @@ PyObject* copy(PyObject* o, PyObject*) {
     }
     MessageObject* c = new_message(Py_TYPE(o), m->layout);
     if (!c) return nullptr;
-    if (!make_private(c) || !copy_message(m, c->at)) {
+    if (!make_private(c) || !copy_message(*m->layout, m->at, c->at)) {
         drop_empty(c);
         return nullptr;
     }

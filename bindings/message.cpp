@@ -300,20 +300,19 @@ bool shape_from(PyObject* shape, const Layout& layout, Dims& out) {
     return false;
 }
 
-bool copy_message(const MessageObject* from, const Place& to) {
-    const Layout& layout = *from->layout;
+bool copy_message(const Layout& layout, const Place& from, const Place& to) {
     if (layout.columns) {
         for (const Layout::Column& c : layout.fields)
-            std::memcpy(to.field(layout, c.offset, c.bytes), from->at.field(layout, c.offset, c.bytes), c.bytes);
+            std::memcpy(to.field(layout, c.offset, c.bytes), from.field(layout, c.offset, c.bytes), c.bytes);
         return true;
     }
     Dims d;
     uint64_t used = layout.bytes;
     if (layout.shaped) {
-        if (!layout.read_dims(from->at.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
+        if (!layout.read_dims(from.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
         layout.write_dims(to.data, d);
     }
-    std::memcpy(to.data, from->at.data, used);
+    std::memcpy(to.data, from.data, used);
     return true;
 }
 

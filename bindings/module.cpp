@@ -30,6 +30,7 @@ NB_MODULE(_native, m) {
     bind_sender(m);
     bind_call(m);
     bind_receiver(m);
+    bind_runs(m);
     bind_opening(m);
     bind_statistics(m);
     bind_waiting(m);

@@ -5,6 +5,7 @@ import typing as _typing
 from importlib.metadata import version as _version
 
 from . import interop
+from .align import Aligned, align
 from .anonymous import channel
 from .batch import Batch
 from .ends import Receiver, Sender
@@ -35,6 +36,7 @@ from .errors import (
 )
 from .info import Info
 from .listener import Listener
+from .matching import AlignedStatistics
 from .openers import receiver, sender
 from .queues import Queue
 from .stage import Stage
@@ -85,6 +87,8 @@ else:
 __version__ = _version("psyne")
 
 __all__ = [
+    "Aligned",
+    "AlignedStatistics",
     "Array",
     "ArrowBatch",
     "Batch",
@@ -125,6 +129,7 @@ __all__ = [
     "VariantHdr",
     "ViewsAlive",
     "__version__",
+    "align",
     "bf16",
     "bool_",
     "c64",

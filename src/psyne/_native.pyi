@@ -145,6 +145,20 @@ class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
 
+def split(batch: Batch, n: int) -> Batch:
+    """Cut the first n messages off a received batch: they end by themselves."""
+
+def join(a: Batch, b: Batch) -> bool:
+    """Append b to a, if it lies behind it in the same ring; whether it did."""
+
+def gather(end: ReceiverEnd, batches: list[Batch]) -> Batch:
+    """
+    A copy of all messages of several batches, read-only; of none an empty batch.
+    """
+
+def smallest_ring(end: object) -> int:
+    """Slots of the smallest ring of a receiver; 0: none yet."""
+
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
