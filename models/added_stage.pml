@@ -5,8 +5,8 @@
    the ack word after it. A stage gates p if admitted with this generation, p >= from, and the ack word (OPEN) is not DONE,
    (DRAINING) is TAKEN or PASSED. Members touch no ack word before admitted == generation, take p >= from only, from whatever
    older word is there, and see no ORPHAN below `from`: it is of a generation before.
-   Join: register, then CAS joins + 1 on the OPEN word. Refused, or too late: unregister, and then the close check, for the last
-   leaver may have seen us. Leave: say LEAVING, the close check, keep the views, FREE with the last view.
+   Join: register, then CAS joins + 1 on the OPEN word. Refused, or too late: leave; the last leaver may have seen us.
+   Leave: say LEAVING, the close check, keep the views, FREE with the last view. FREE means that nobody buries us.
    Close check: read the word, look whether a living member is ACTIVE, CAS OPEN -> DRAINING from exactly what was read.
    Burial: TAKEN -> ORPHAN, PASSED -> DONE, the close check, SWEPT; an undertaker may be killed at each step, the next begins anew.
    The bit of a DRAINING stage is cleared, by CAS on the graph's version, when no record, LEAVING or unburied, names it; only
@@ -18,7 +18,7 @@
    SKIP is not here: a stage takes it like a message.
 
 @ holds  short  SLOTS=1 MESSAGES=3
-@ holds  short  SLOTS=1 MESSAGES=3 TRIES_ALWAYS
+@ holds  short  SLOTS=1 MESSAGES=2 TRIES_ALWAYS
 @ holds  short  SLOTS=1 MESSAGES=2 KILLS=1
 @ holds  long   SLOTS=2 MESSAGES=4
 @ holds  long   SLOTS=2 MESSAGES=3 LOAN_ASKS
@@ -36,6 +36,7 @@
 @ mutant RECORD_USED_AGAIN_TOO_SOON | SLOTS=1 MESSAGES=3  | readers
 @ mutant CLOSED_WITHOUT_JOINS      | SLOTS=1 MESSAGES=3   | inside
 @ mutant REFUSED_JUST_GOES         | SLOTS=1 MESSAGES=3   | finished
+@ mutant FREE_BEFORE_CLOSE_CHECK   | SLOTS=1 MESSAGES=2 KILLS=1 | finished
 @ mutant LOOKS_BEFORE_IT_LEAVES    | SLOTS=1 MESSAGES=3   | finished
 @ mutant STALE_ORPHAN_TAKEN        | SLOTS=1 MESSAGES=3   | from
 @ mutant SWEPT_BEFORE_CLOSED       | SLOTS=1 MESSAGES=2 KILLS=1 | finished
@@ -194,12 +195,21 @@ inline close_check(other) {
 /* Views die with the process. */
 #define KILL \
     if \
-    :: atomic { kills < KILLS -> \
+    :: atomic { kills < KILLS && record[me] != FREE -> \
            kills++; dead = dead | BIT(me); inside = inside & ~BIT(me); \
            readers[SLOT(held + SLOTS - 1)] = readers[SLOT(held + SLOTS - 1)] - (held -> 1 : 0); held = 0; \
            goto killed } \
     :: true \
     fi
+
+#if defined(REFUSED_JUST_GOES)
+#define UNREGISTER record[me] = FREE
+#elif defined(FREE_BEFORE_CLOSE_CHECK)
+#define UNREGISTER \
+    atomic { if :: kills < KILLS -> kills++; record[me] = FREE; goto gone :: record[me] = FREE fi } close_check(1 - me)
+#else
+#define UNREGISTER record[me] = LEAVING; KILL; close_check(1 - me); KILL; record[me] = FREE
+#endif
 
 #ifdef TAKER_WANTS_LAP_BEFORE
 #define TAKES_FROM(p) (ack[SLOT(p)].lap == LAP(p) - 1 && ack[SLOT(p)].state == DONE)
@@ -239,22 +249,18 @@ again:
        if
        :: atomic { state == OPEN && generation == g && joins == j ->
                    joins++; inside = inside | BIT(me); mine = g; g = 0; j = 0 } goto entered
-       :: atomic { !(state == OPEN && generation == g && joins == j) -> g = 0; j = 0; record[me] = FREE }
-       :: atomic { g = 0; j = 0; record[me] = FREE; over = 1 }                 /* refused */
+       :: atomic { !(state == OPEN && generation == g && joins == j) -> g = 0; j = 0 }
+       :: atomic { g = 0; j = 0; over = 1 }             /* refused */
        fi;
-#ifndef REFUSED_JUST_GOES
-       KILL;
-       close_check(1 - me);
-#endif
+       UNREGISTER;
        if :: over -> goto gone :: else fi
     :: state != OPEN && !in_mask ->
        record[me] = ACTIVE;
        if
        :: atomic { state != OPEN && !in_mask -> in_mask = 1; version++; generation++; state = OPEN; joins = 1;
                    inside = BIT(me); got = 0; mine = generation } goto entered
-       :: else -> record[me] = FREE
-       fi;
-       close_check(1 - me)
+       :: else -> UNREGISTER
+       fi
     :: atomic { state == DRAINING && in_mask && !PRESENT(0) && !PRESENT(1) -> version++; in_mask = 0 }   /* the CAS makes it one step */
     :: rounds > 1 -> goto gone
     od;
