@@ -20,7 +20,7 @@
 @ holds  short  STAGES=2 POSITIONS=3
 @ holds  short  STAGES=2 POSITIONS=3 GRAPH_READ_AFTER_READY
 @ holds  long   STAGES=1 POSITIONS=5 KILLS=1 DEATHS=1
-@ holds  long   STAGES=2 POSITIONS=5 KILLS=1
+@ holds  long   STAGES=2 POSITIONS=4 KILLS=1
 @ holds  long   STAGES=0 POSITIONS=6 SLOTS=3 WINDOW=2 KILLS=1
 @ mutant READY_CHECKED_TWICE        | STAGES=0                    | low_copy
 @ mutant CLAIMED_TOO_LATE           | STAGES=0                    | low_copy
