@@ -22,8 +22,6 @@
 @ holds  short  SLOTS=1 MESSAGES=2 KILLS=1
 @ holds  long   SLOTS=2 MESSAGES=4
 @ holds  long   SLOTS=2 MESSAGES=3 LOAN_ASKS
-@ holds  long   SLOTS=2 MESSAGES=3 TRIES_ALWAYS
-@ holds  long   SLOTS=2 MESSAGES=2 KILLS=1
 @ mutant JOINER_DECIDES_FIRST      | MESSAGES=4           | got
 @ mutant NOT_CAPPED_AFTER_REWIND   | MESSAGES=4 LOAN_ASKS | got
 @ mutant LENDS_OVER_OPEN_LOANS     | MESSAGES=4           | open
