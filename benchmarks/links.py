@@ -24,6 +24,7 @@ from psyne import Array, Stage
 SHAPE = (1080, 1920, 3)
 BYTES = 1080 * 1920 * 3
 CAPACITY = 8  # frames under way
+ADDRESS = "ipc://pipeline"
 STAGES = ("capture", "rectify", "infer", "draw")
 Image = NDArray[np.uint8]
 
@@ -45,10 +46,10 @@ class Psyne:
         if stage == "capture":
             graph = [Stage("rectify", mutate=True), Stage("infer", mutate=True), "draw"]
             self.end = psyne.sender(
-                "ipc://pipeline", Array("u1", SHAPE), pattern="spsc", stages=graph, capacity=CAPACITY, wait="block"
+                ADDRESS, Array("u1", SHAPE), pattern="spsc", stages=graph, capacity=CAPACITY, wait="block"
             )
         else:
-            self.end = psyne.receiver("ipc://pipeline", stage=stage, wait="block")
+            self.end = psyne.receiver(ADDRESS, stage=stage, wait="block")
 
         self.sends = stage == "capture"
 
@@ -83,7 +84,7 @@ class Bytes(ctypes.Structure):
 
 
 class Iceoryx:
-    """A publish-subscribe service and an event service for each hop. What a stage changes goes into a loan of its own."""
+    """A publish-subscribe and an event service for each hop. What a stage changes goes into a loan of its own."""
 
     def __init__(self, stage: str) -> None:
         self.copied = 0
