@@ -25,7 +25,7 @@ CORE: Rows = [
     ["eventcount", "bell"],
     ["registry", "lane"],
     ["waiting", "lanes"],
-    ["sender", "receiver"],
+    ["sender", "receiver", "tap"],
     ["opening"],
 ]
 

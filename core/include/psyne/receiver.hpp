@@ -435,6 +435,7 @@ private:
         Atomic64& senders = registry.file.header().senders_idle;
         if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))
             registry.wake(kMaxReceivers + lane.index);
+        if (stage_.mutates != 0) registry.wake_taps();
         if (shared_ && stage_.idle.load(relaxed) != 0 && !lane.is(LaneState::open))
             registry.wake_stage(stage_index_);  // members that wait for the end
     }

@@ -66,6 +66,11 @@ public:
     void wake_everybody() const noexcept {
         for (uint32_t s = 0; s < file.shape.stage_count; ++s) wake_stage(s);
         wake_all(file.header().senders_idle, kMaxReceivers);
+        wake_taps();
+    }
+    /// All of them: each sees every message.
+    void wake_taps() const noexcept {
+        if (Atomic64& idle = file.header().taps_idle; idle.load(relaxed) != 0) wake_all(idle, 0);
     }
 
     /// Takes a free record of [low, high) with its life lock; false when there is none.
@@ -82,6 +87,7 @@ public:
             word = stated(file.header().next_join.fetch_add(1, seq_cst) + 1, MemberState::active);
             r.sweeping.store(0, seq_cst);
             r.at_end.store(0, seq_cst);
+            r.tap_at.store(0, seq_cst);
             r.bell.store(0, seq_cst);
             r.stage.store(stage, relaxed);
             r.pid.store(static_cast<uint64_t>(self_.pid), relaxed);
@@ -291,6 +297,10 @@ private:
     }
 
     void bury_receiver(uint64_t d, uint32_t stage_index, uint64_t w) {
+        if (stage_index == kTapStage) {
+            file.member(d).tap_at.store(0, seq_cst);
+            file.header().taps_idle.fetch_and(~(1ull << d), seq_cst);
+        }
         if (stage_index >= file.shape.stage_count) return;
         StageRecord& stage = file.stage(stage_index);
         for (uint64_t i = 0; i < kMaxLanes; ++i) {

@@ -39,6 +39,7 @@ public:
         for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
             rows_.push_back(slab_.row(s));
             if (c.stage(s).after == 0) first_stages_.push_back(&c.stage(s).idle);
+            if (c.stage(s).mutates != 0) wakes_taps_ = false;
         }
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(0, seq_cst);
@@ -62,6 +63,7 @@ public:
         if (next_.slot + n > slab_.capacity) {  // consecutive slots: skip to the next lap
             const uint64_t rest = slab_.capacity - next_.slot;
             if (!look_ahead(rest)) return false;
+            skipped_.store(true, relaxed);
             for (uint64_t i = 0; i < rest; ++i)
                 slab_.ready[next_.slot + i].store(word(next_.lap, Ready::skip), release);  // PUBLISH
             next_.advance(slab_.capacity, rest);
@@ -256,6 +258,9 @@ private:
     uint64_t window_ = 1;      // how far to claim ahead
     uint64_t dropped_ = 0;     // since the last message that was sent
     bool side_columns_ = false;  // there is one
+    bool wakes_taps_ = true;     // no declared stage writes: then its members do
+    std::atomic<bool> skipped_{false};     // there was a SKIP
+    uint64_t counted_ = 0, skips_ = 0;     // claim up to which they were counted, and how many it left behind
     std::vector<Atomic64*> rows_;
     std::vector<Atomic64*> first_stages_;  // idle masks of stages right behind the sender
     std::unique_ptr<std::atomic<uint8_t>[]> held_;
@@ -295,11 +300,22 @@ private:
             c.advance(slab_.capacity, run);
         }
         if (c.position > free_until_) {
+            if (skipped_.load(relaxed)) [[unlikely]]
+                count_skips(c.position);
             free_until_ = c.position;
-            slab_.header->claim.store(free_until_, relaxed);  // CLAIM: before the first byte, for those who look on
+            slab_.header->claim.store(free_until_, release);  // CLAIM: before the first byte, for those who look on
             full_fence();
         }
         return need <= free_until_;
+    }
+
+    /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
+    void count_skips(uint64_t until) noexcept {
+        Cursor c = Cursor::at(std::max(counted_, free_until_), slab_.first, slab_.capacity);
+        for (; c.position < until; c.advance(slab_.capacity))
+            skips_ += slab_.ready[c.slot].load(relaxed) == word(c.lap - 1, Ready::skip);
+        counted_ = c.position;
+        slab_.header->skips.store(skips_word(counted_, skips_), release);  // CLAIM
     }
 
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
@@ -329,6 +345,7 @@ private:
             next_.advance(slab_.capacity, n);
             return false;
         }
+        skipped_.store(true, relaxed);
         for (uint64_t i = n; i < loan.count; ++i)
             slab_.ready[loan.slot + i].store(word(loan.lap, Ready::skip), release);  // PUBLISH
         return true;
@@ -338,6 +355,7 @@ private:
         fence_();
         for (Atomic64* idle : first_stages_)
             if (idle->load(relaxed) != 0) registry.wake_one(*idle, 0);
+        if (wakes_taps_) registry.wake_taps();
     }
 
     template <class Ready, class Stop, class Peek, class Tick>
