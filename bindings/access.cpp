@@ -80,6 +80,12 @@ PyObject* get_info(PyObject* o, void*) {
         missed = Receiver::missed(t);
         redelivered = t.deaths != 0;
         stamp = t.stamp();
+    } else if (m->hold.kind == Hold::Kind::copied) {
+        const Copied& c = m->hold.copied;
+        sequence = c.sequence + i;
+        sender = c.sender;
+        missed = c.dropped[i] + (i == 0 ? c.missed : 0);
+        stamp = c.stamps[i];
     } else if (m->hold.kind == Hold::Kind::loan) {
         sequence = m->hold.loan.position + i;
         sender = sender_end(m->end).sender->registry.join();

@@ -28,14 +28,21 @@ struct Place {
     }
 };
 
+/// What a tap tells of the private messages that it copied.
+struct Copied {
+    uint64_t sequence, sender, missed;  // of the first
+    const uint64_t *dropped, *stamps;   // of each, in the memory of the messages
+};
+
 /// What must be told when slots are no longer used.
 struct Hold {
-    enum class Kind : uint8_t { nothing, loan, sent, taken, passed, scratch };
+    enum class Kind : uint8_t { nothing, loan, sent, taken, passed, scratch, copied };
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {
         Loan loan;
         Taken taken;
+        Copied copied;  // holds nothing
     };
     Hold() : loan() {}
 };

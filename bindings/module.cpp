@@ -29,6 +29,7 @@ NB_MODULE(_native, m) {
     bind_private(m);
     bind_sender(m);
     bind_receiver(m);
+    bind_tap(m);
     bind_opening(m);
     bind_statistics(m);
     bind_waiting(m);

@@ -136,6 +136,7 @@ void bind_dlpack(nb::module_& m);
 void bind_private(nb::module_& m);
 void bind_sender(nb::module_& m);
 void bind_receiver(nb::module_& m);
+void bind_tap(nb::module_& m);
 void bind_opening(nb::module_& m);
 void bind_statistics(nb::module_& m);
 void bind_waiting(nb::module_& m);

@@ -37,6 +37,7 @@ PYTHON: Rows = [
     ["options", "batch"],
     ["handover", "listener"],
     ["ends", "testing"],
+    ["taps"],
     ["openers", "anonymous", "interop", "items"],
     ["queues", "waiting"],
     ["aio"],

@@ -34,10 +34,11 @@ from .errors import (
 )
 from .info import Info
 from .listener import Listener
-from .openers import receiver, sender
+from .openers import receiver, sender, tap
 from .queues import Queue
 from .stage import Stage
 from .statistics import Statistics
+from .taps import Tap
 from .types import (
     Array,
     ArrowBatch,
@@ -119,6 +120,7 @@ __all__ = [
     "Statistics",
     "Struct",
     "SystemFailure",
+    "Tap",
     "Text",
     "VariantHdr",
     "ViewsAlive",
@@ -143,6 +145,7 @@ __all__ = [
     "receiver",
     "select",
     "sender",
+    "tap",
     "u4",
     "u8",
     "u16",

@@ -4,8 +4,8 @@ There is no ``timeout=``: cancelling is the time-out, and loses nothing. A messa
 going through the loop, which still gets a turn every 64 messages or millisecond.
 """
 
-from .ends import Loan, Receiver, Sender
-from .openers import channel, receiver, sender
+from .ends import Loan, Receiver, Sender, Tap
+from .openers import channel, receiver, sender, tap
 from .waiting import select
 
-__all__ = ["Loan", "Receiver", "Sender", "channel", "receiver", "select", "sender"]
+__all__ = ["Loan", "Receiver", "Sender", "Tap", "channel", "receiver", "select", "sender", "tap"]
