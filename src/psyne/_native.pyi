@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 
 
-LAYOUT_VERSION: int = 2
+LAYOUT_VERSION: int = 3
 
 class Layout:
     """Dtype and shape of one message."""
@@ -127,6 +127,30 @@ class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
 
+class TapEnd:
+    """The native end that looks on."""
+
+    def __init__(self) -> None: ...
+
+    def _close(self) -> None: ...
+
+    def fileno(self) -> int:
+        """
+        A descriptor, readable while receive() would not wait; for select(), selectors and event loops.
+        """
+
+    def _enter(self) -> None:
+        """Join now, not at the first use."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def joined(self) -> bool: ...
+
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
@@ -135,12 +159,15 @@ def open_sender(end: object, place: str | int, name: str, schema: str, pattern: 
 def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
 
+def open_tap(end: object, place: str | int, name: str, latest: bool, history: int, wait: str, program: str, follow: bool) -> bool:
+    """Join a channel to look on; False when there is none."""
+
 def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
 def leave(end: object) -> None: ...
 
 def schema(end: object) -> str:
-    """The schema text of the channel that a receiver has joined."""
+    """The schema text of the channel that an end has joined."""
 
 def watch(place: str | int, deadline: int) -> bool: ...
 

@@ -15,7 +15,7 @@ class Info(NamedTuple):
     sender: int
     """Number of its sender in this channel; never used again for another one."""
     missed: int
-    """Messages that ``full="drop"`` lost just before this one; of a tap also those of this sender that it did not see."""
+    """Messages that ``full="drop"`` lost just before this one; of a tap also those of its sender that it missed."""
     redelivered: bool
     """A receiver died while it held this message."""
     stamp: int = 0

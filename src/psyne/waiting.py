@@ -146,9 +146,10 @@ def select(*ends_or_fds: T, timeout: float | None = None) -> list[T]: ...
 def select(*ends_or_fds: T, timeout: float | None = None) -> list[T]:
     """Wait until one of several ends or descriptors has something; those that have.
 
-    A receiver or tap has a message, or its end; a sender has room; a descriptor (a number, or anything with ``fileno()``) is
-    readable. Which comes first in the list changes from call to call. After ``timeout`` seconds (None: never) the
-    list is empty. In a stage with several members another one may take a message first: then use ``try_receive()``.
+    A receiver or tap has a message, or its end; a sender has room; a descriptor (a number, or anything with
+    ``fileno()``) is readable. Which comes first in the list changes from call to call. After ``timeout`` seconds
+    (None: never) the list is empty. In a stage with several members another one may take a message first: then use
+    ``try_receive()``.
 
     Raises InvalidArgument without ends, ValueError for a negative time-out, ConcurrentUse, ForkedError.
     """
