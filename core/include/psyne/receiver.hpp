@@ -139,6 +139,7 @@ public:
         const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
         wake_others(*t.lane);
+        if (writes()) registry.wake_taps();
         if (!views_live) settle(t);  // last: the lane may be gone after it
     }
 
@@ -435,7 +436,6 @@ private:
         Atomic64& senders = registry.file.header().senders_idle;
         if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))
             registry.wake(kMaxReceivers + lane.index);
-        if (stage_.mutates != 0) registry.wake_taps();
         if (shared_ && stage_.idle.load(relaxed) != 0 && !lane.is(LaneState::open))
             registry.wake_stage(stage_index_);  // members that wait for the end
     }

@@ -70,7 +70,8 @@ public:
     }
     /// All of them: each sees every message.
     void wake_taps() const noexcept {
-        if (Atomic64& idle = file.header().taps_idle; idle.load(relaxed) != 0) wake_all(idle, 0);
+        if (file.header().taps_idle.load(relaxed) != 0) [[unlikely]]
+            wake_sleeping_taps();
     }
 
     /// Takes a free record of [low, high) with its life lock; false when there is none.
@@ -247,6 +248,10 @@ public:
     }
 
 private:
+    [[gnu::noinline, gnu::cold]] void wake_sleeping_taps() const noexcept {  // senders come by with each message
+        wake_all(file.header().taps_idle, 0);
+    }
+
     std::string program_;
     Identity self_;
     uint64_t looks_ = 0;

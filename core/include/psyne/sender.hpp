@@ -310,7 +310,7 @@ private:
     }
 
     /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
-    void count_skips(uint64_t until) noexcept {
+    [[gnu::noinline, gnu::cold]] void count_skips(uint64_t until) noexcept {
         Cursor c = Cursor::at(std::max(counted_, free_until_), slab_.first, slab_.capacity);
         for (; c.position < until; c.advance(slab_.capacity))
             skips_ += slab_.ready[c.slot].load(relaxed) == word(c.lap - 1, Ready::skip);
