@@ -76,6 +76,7 @@ bool fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
     m->hold.kind = Hold::Kind::taken;
     m->hold.receiver = e.receiver.get();
     m->hold.taken = t;
+    link_taken(m);
     count(e.counts, t);
     return true;
 }
@@ -343,6 +344,8 @@ bool limit_from(PyObject* value, uint64_t& limit) {
 void bind_receiver(nb::module_& m) {
     nb::class_<ReceiverEnd> c(m, "ReceiverEnd", nb::type_slots(slots), "The native receiving end.");
     bind_reading(c);
+    c.def("_give_back", [](ReceiverEnd& e) { return e.closed || e.busy || e.forked() ? 0 : give_back_held(e); }, nb::lock_self(),
+          "Hand what this end holds back to its stage; how many messages.");
 
     static PyType_Slot iteration_slots[] = {{Py_tp_iter, reinterpret_cast<void*>(PyObject_SelfIter)},
                                             {Py_tp_iternext, reinterpret_cast<void*>(iteration_next)},

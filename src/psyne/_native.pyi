@@ -123,6 +123,9 @@ class ReceiverEnd:
     @property
     def joined(self) -> bool: ...
 
+    def _give_back(self) -> int:
+        """Hand what this end holds back to its stage; how many messages."""
+
 class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
@@ -156,7 +159,7 @@ def describe(place: str | int, name: str) -> dict[str, Any] | None:
 
 def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
-def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
+def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
 
 def open_tap(end: object, place: str | int, name: str, latest: bool, history: int, wait: str, program: str, follow: bool) -> bool:

@@ -110,7 +110,7 @@ public:
         : registry(std::move(r)), options_(options), spinner_(options.wait),
           standby_(registry, registry.file.header().taps_idle, 0, true) {
         for (uint32_t s = 0; s < registry.file.shape.stage_count; ++s)
-            if (registry.file.stage(s).mutates != 0) writers_.push_back(s);
+            if (registry.file.stage(s).mutates.load(relaxed) != 0) writers_.push_back(s);
         joined_at_ = registry.file.header().lanes_epoch.load(seq_cst);
     }
     /// Looks for the lanes that are there.
@@ -305,7 +305,7 @@ private:
         lane->record = &c.lane(index);
         lane->join = join;
         lane->number = lane->slab.header->shape.number;
-        for (uint32_t s : writers_) lane->before.push_back(lane->slab.row(s));
+        for (uint32_t s : writers_) lane->before.push_back({lane->slab.row(s)});
         lane->waits_as = Next::writes;
         lane->next = Cursor::at(lane->slab.first, lane->slab.first, lane->slab.capacity);
         lanes_.push_back(std::move(lane));
@@ -374,22 +374,18 @@ private:
     /// `drop`: one of them took it out, or will never finish it.
     bool written(const TapLane& lane, uint64_t slot, uint64_t lap, bool& drop) const noexcept {
         if (!lane.let_go_before(slot, lap, drop)) return false;
-        const ChannelFile& c = registry.file;
-        for (uint32_t left = added_in(c.header().graph.load(acquire)); left != 0; left &= left - 1) {
-            const auto s = static_cast<uint32_t>(std::countr_zero(left));
-            if (c.stage(s).mutates == 0) continue;
-            const uint64_t stage = c.stage(s).word.load(acquire);  // before the ack word
-            if (lane.record->admitted[s].load(acquire) != generation_in(stage) ||  // ADMIT
-                lane.slab.position(slot, lap) < lane.record->from[s].load(acquire))
-                continue;
-            const uint64_t w = lane.slab.row(s)[slot].load(acquire);  // END
-            const bool its = lap_of(w) == lap;
-            drop = drop || (its && (w & kDrop) != 0);
-            if (let_go(w, lap, Next::writes)) continue;
-            if (state_in<StageState>(stage) != StageState::draining || (its && ack_of(w) != Ack::orphan)) return false;
-            drop = drop || (its && (w & kDirty) != 0);  // half changed, and nobody will change the rest
-        }
-        return true;
+        const Graph graph = registry.graph();
+        bool all = true;
+        each_bit(graph.added(), [&](uint32_t s) {
+            if (registry.file.stage(s).mutates.load(relaxed) == 0) return;
+            Gate gate = graph.gate(s, *lane.record, lane.slab);
+            const bool removed = lane.removed();  // let go by all, and the record may be another lane's
+            if (removed) gate = {lane.slab.row(s)};
+            if (!gate.row) return;
+            all = all && (removed || gate.let_go(lane.slab, slot, lap, Next::writes));
+            drop = drop || gate.dropped(slot, lap);
+        });
+        return all;
     }
 
     /// As many consecutive messages of one type as can be read.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 from .. import _native, ends, taps
 from ..batch import Batch
 from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
+from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
 from ..waiting import ready
@@ -294,9 +295,15 @@ class Receiver(Reader[R]):
         super().__init__(end)
         self._receiver = end
 
-    def clone(self, stage: str | None = None) -> Self:
+    def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:
         """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
-        return type(self)(self._receiver.clone(stage))
+        return type(self)(self._receiver.clone(stage, new_stage))
+
+    def leave(self) -> int:
+        """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
+        left = self._receiver.leave()
+        self._bell.leave()
+        return left
 
     async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
         """Copy up to ``len(out)`` messages of all senders into an array; how many. Waits for the first one."""
