@@ -176,3 +176,20 @@ def test_a_tap_that_follows_goes_on_with_the_next_sender_and_another_channel() -
         with psyne.sender("ipc://n", Array("f8", 2), stages=[]) as tx:  # replaces the channel
             tx.send(np.array([1.0, 2.0]))
             assert tap.receive(timeout=10).array.tolist() == [1.0, 2.0]
+
+
+def test_a_stage_that_is_added_and_writes_is_waited_for_while_it_is_there() -> None:
+    with psyne.sender("ipc://r", Record, capacity=8, stages=[]) as tx, psyne.tap("ipc://r", Record) as tap:
+        tx.send(Record(n=0))
+        assert tap.receive(timeout=10).seen == 0
+        with psyne.receiver("ipc://r", stage=Stage("late", mutate=True), new_stage=True) as late:
+            tx.send(Record(n=1))
+            assert tap.try_receive() is None
+            with late.receive(timeout=10) as m:
+                m.seen = 5
+            got = tap.receive(timeout=10)
+            assert (got.n, got.seen, got.info.missed) == (1, 5, 0)
+            tx.send(Record(n=2))
+            assert tap.try_receive() is None
+        got = tap.receive(timeout=10)  # the stage has gone with its last member
+        assert (got.n, got.seen) == (2, 0)
