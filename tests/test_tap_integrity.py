@@ -94,7 +94,7 @@ def test_a_tap_that_sleeps_is_stopped_or_killed_holds_nobody_up() -> None:
 
 
 def test_behind_a_stage_that_writes_a_tap_sees_only_what_it_has_finished() -> None:
-    stages = [Stage("rectify", mutate=True), "draw"]
+    stages: list[Stage | str] = [Stage("rectify", mutate=True), "draw"]
     with (
         psyne.sender("ipc://r", Record, capacity=8, stages=stages) as tx,
         psyne.receiver("ipc://r", stage="draw") as draw,
