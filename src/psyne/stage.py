@@ -44,7 +44,7 @@ class Stage:
 
 
 def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
-    """The stages as the core takes them: each behind those that it runs after, else in the order given.
+    """The stages as the core takes them: each behind those that it runs after, else in the order of their names.
 
     Raises InvalidArgument for a name that is there twice, an unknown one in ``after``, a cycle, and a stage that
     mutates beside one that runs neither before nor after it.
@@ -64,7 +64,7 @@ def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
     ordered: list[Stage] = []
     while left := [s for s in given if s not in ordered]:
         placed = {s.name for s in ordered}
-        free = next((s for s in left if before[s.name] <= placed), None)
+        free = min((s for s in left if before[s.name] <= placed), key=lambda s: s.name, default=None)
         if free is None:
             raise InvalidArgument(f"these stages would wait for each other: {[s.name for s in left]}; change after=")
         ordered.append(free)
