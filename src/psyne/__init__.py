@@ -37,10 +37,11 @@ from .errors import (
 from .info import Info
 from .listener import Listener
 from .matching import AlignedStatistics
-from .openers import receiver, sender
+from .openers import receiver, sender, tap
 from .queues import Queue
 from .stage import Stage
 from .statistics import Statistics
+from .taps import Tap
 from .types import (
     Array,
     ArrowBatch,
@@ -125,6 +126,7 @@ __all__ = [
     "Struct",
     "SystemFailure",
     "TakenOut",
+    "Tap",
     "Text",
     "VariantHdr",
     "ViewsAlive",
@@ -150,6 +152,7 @@ __all__ = [
     "receiver",
     "select",
     "sender",
+    "tap",
     "u4",
     "u8",
     "u16",
