@@ -82,7 +82,7 @@ struct JoinStorm {
             std::vector<Taken> kept;
             read(*rx, 1 + pick(random, 40), random, next, alone, kept);
             rx->close();
-            for (uint64_t spins = pick(random, 2000); spins > 0; --spins) std::this_thread::yield();
+            for (uint64_t spins = pick(random, 50); spins > 0; --spins) std::this_thread::yield();
             for (const Taken& t : kept) {
                 for (uint64_t k = 0; k < t.count; ++k) verify(t.data + k * t.lane->slab.stride, kWords, 0);
                 rx->end(t, false);
