@@ -2,6 +2,7 @@
 
 import asyncio
 import multiprocessing
+from typing import Any
 
 import numpy as np
 
@@ -25,9 +26,10 @@ def embed(tokens: np.ndarray) -> np.ndarray:
     return np.asarray(TABLE[tokens].mean(axis=-2))
 
 
-def work() -> None:
+def work(ready: Any) -> None:
     """A member of the stage. Several requests at once are one array: the model runs once for them."""
     with psyne.receiver("ipc://embed", Request, stage="embed") as requests:
+        ready.wait()  # who comes when the sender has closed and all have left waits for the next sender
         for batch in requests.batches(32):
             batch["embedding"] = embed(batch["tokens"])
 
@@ -60,9 +62,11 @@ async def main() -> None:
     stages = [Stage("embed", mutate=True, on_crash="redeliver")]
     spawn = multiprocessing.get_context("spawn")
     async with psyne.aio.sender("ipc://embed", Request, stages=stages, pattern="spmc", capacity=64) as out:
-        workers = [spawn.Process(target=work) for _ in range(2)]
+        ready = spawn.Barrier(3)
+        workers = [spawn.Process(target=work, args=(ready,)) for _ in range(2)]
         for worker in workers:
             worker.start()
+        await asyncio.to_thread(ready.wait)
         await serve(out)
     for worker in workers:  # the sender has closed: their loops are over
         worker.join()

@@ -4,6 +4,7 @@ import gc
 import os
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 import numpy as np
@@ -370,16 +371,15 @@ def test_what_a_killed_member_held_is_answered_by_another():
         tx = jobs(stack)
         victim = worker(stack, "m = rx.receive(); m.seen = 99")
 
-        def kill_who_holds_it() -> None:
-            victim.result()
-            victim.kill()
-            worker(stack)
+        def call() -> bool:
+            with tx.call(Record(n=1), timeout=PATIENCE) as done:
+                return is_answer(done, 1)
 
-        thread = threading.Thread(target=kill_who_holds_it)
-        thread.start()
-        with tx.call(Record(n=1), timeout=PATIENCE) as done:
-            assert is_answer(done, 1)
-        thread.join()
+        calling = stack.enter_context(ThreadPoolExecutor()).submit(call)
+        victim.result()
+        victim.kill()
+        worker(stack)  # by this thread: children end with the thread that started them
+        assert calling.result()
         assert tx.statistics().redelivered == 1
 
 
