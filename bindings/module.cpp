@@ -31,5 +31,6 @@ NB_MODULE(_native, m) {
     bind_receiver(m);
     bind_opening(m);
     bind_statistics(m);
+    bind_inspect(m);
     bind_waiting(m);
 }
