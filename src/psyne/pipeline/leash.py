@@ -2,7 +2,7 @@
 
 supervisor ──▶ worker   "go"     all are ready: a source begins
                         "stop"   a source comes to its end
-                        "over"   somebody is lost for good: take what is there, wait for nobody
+                        "over"   no source sends any more, or somebody is lost for good: take what is there
                         (end)    the supervisor is dead: "stop" and "over"
 worker ──▶ supervisor   "ready", "done", or "failed" and why
 """

@@ -50,6 +50,7 @@ class Supervisor:
         self._policies = {(source.name, task.name): source.restart_of(task) for source, task in tasks}
         self._crashes: dict[Key, list[float]] = {key: [] for key in self._policies}
         self._asked: float | None = None  # when the sources were asked to stop
+        self._last: float | None = None  # when a worker said that it was done
         self._killed = False
         self._wishes: deque[tuple[str, str]] = deque()
         self._bell, self._button = os.pipe()
@@ -82,7 +83,7 @@ class Supervisor:
             self._kill()
         finally:
             now = time.monotonic()
-            self.took = now - (self.began or now)
+            self.took = (self._last or now) - (self.began or now)
             with contextlib.suppress(OSError, PipelineError):
                 for source in self.sources:
                     _native.describe(*channel_place(source.address))  # a look removes what the killed left behind
@@ -122,7 +123,7 @@ class Supervisor:
             if self.began is not None and worker.task.options is not None:
                 worker.tell("go")  # it was started again
             return None
-        worker.done, worker.why = word == "done", text
+        worker.done, worker.why, self._last = word == "done", text, time.monotonic()
         if self._kind == "threads":
             self._gone(worker)
         return None
@@ -134,6 +135,8 @@ class Supervisor:
         worker.leave()
         if not worker.done and not self._killed:
             self._crashed(worker)
+        if not self._sends(worker.source):
+            self._tell_stages(worker.source, "over")
 
     def _crashed(self, worker: Worker) -> None:
         key = (worker.source, worker.task.name)
@@ -169,6 +172,15 @@ class Supervisor:
         for worker in self.workers:
             worker.leave()
         self.workers.clear()
+
+    def _sends(self, source: str) -> bool:
+        """Is there a sender of this source, or will one be?"""
+        return any(worker.source == source and worker.task.options is not None for worker in self.workers)
+
+    def _tell_stages(self, source: str, word: str) -> None:
+        for worker in self.workers:
+            if worker.source == source and worker.task.options is None:
+                worker.tell(word)
 
     def _tell_sources(self, word: str) -> None:
         for worker in self.workers:
