@@ -17,8 +17,8 @@ from psyne.pipeline import Report, Running, on_crash
 from .helpers.process import HELPERS, PATIENCE, until
 
 sys.path.insert(0, str(HELPERS))
-import pipelines  # type: ignore[import-not-found]  # noqa: E402
-from pipelines import BAD, COUNT, Frame  # noqa: E402
+import pipelines  # type: ignore[import-not-found]
+from pipelines import BAD, COUNT, Frame
 
 pytestmark = [pytest.mark.leaves_nothing, pytest.mark.watchdog(300)]
 Notes = Callable[..., list[list[str]]]
@@ -104,7 +104,9 @@ def start(tmp_path: Path) -> Iterator[Callable[[str], subprocess.Popen[str]]]:
             program.communicate()
 
 
-@pytest.mark.parametrize(("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)])
+@pytest.mark.parametrize(
+    ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, False), (signal.SIGTERM, True)]
+)
 def test_a_signal_stops_the_source_and_all_that_it_sent_is_drawn(
     start: Callable[[str], subprocess.Popen[str]], notes: Notes, number: signal.Signals, everybody: bool
 ) -> None:

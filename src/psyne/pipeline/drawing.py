@@ -123,16 +123,16 @@ def _box(box: Box, runs: bool, stuck: bool) -> str:
     if it.restarts:
         label += f" · {it.restarts} restarts"
     most = WIDTH - 24
-    parts.append(_bar(x + 12, y + 84, most, 5, 'fill="#e2e8f0"') + _bar(x + 12, y + 84, most * share, 5, f'fill="{colour}"'))
+    parts.append(
+        _bar(x + 12, y + 84, most, 5, 'fill="#e2e8f0"') + _bar(x + 12, y + 84, most * share, 5, f'fill="{colour}"')
+    )
     parts.append(_text("small", x + 12, y + 103, label))
     return "".join(parts)
 
 
 def _bar(x: float, y: float, width: float, height: float, paint: str) -> str:
     """A rectangle with round corners."""
-    return (
-        f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.1f}" height="{height}" rx="{min(10, height / 2):g}" {paint}/>'
-    )
+    return f'<rect x="{x:.0f}" y="{y:.0f}" width="{width:.1f}" height="{height}" rx="{min(10, height / 2):g}" {paint}/>'
 
 
 def _text(kind: str, x: float, y: float, text: str, anchor: str = "start") -> str:

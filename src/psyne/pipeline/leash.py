@@ -29,9 +29,8 @@ class Leash:
 
     def tell(self, word: str, text: str = "") -> None:
         """To the supervisor, if it lives."""
-        with self._lock:
-            with contextlib.suppress(OSError):
-                self._link.send((word, text))
+        with self._lock, contextlib.suppress(OSError):
+            self._link.send((word, text))
 
     def _hear(self) -> None:
         while True:
