@@ -71,6 +71,7 @@ struct ReceiverEnd : End {
     std::atomic<bool> interrupted{false};  // one wait ends as if its time were over
     std::unique_ptr<Receiver> receiver;             // null until the channel exists
     std::vector<std::unique_ptr<Receiver>> former;  // of replaced channels, while messages live
+    MessageObject* held = nullptr;                  // messages that were taken and not ended
     ReceiverEnd() = default;
     ~ReceiverEnd();
 };

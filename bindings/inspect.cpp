@@ -42,14 +42,16 @@ nb::dict lane_seen(const LaneSeen& lane, const ChannelSeen& seen) {
     return d;
 }
 
-nb::dict stage_seen(const StageRecord& r, uint32_t index, const ChannelSeen& seen) {
+nb::dict stage_seen(const ChannelFile& file, uint32_t index, const ChannelSeen& seen) {
+    const StageRecord& r = file.stage(index);
     nb::dict d;
-    nb::list members;
+    nb::list members, after;
     for (const MemberSeen& m : seen.members)
         if (m.id < kMaxReceivers && m.stage == index) members.append(member_seen(m));
+    each_bit(r.after.load(relaxed), [&](uint32_t s) { after.append(shared_text(load_name(file.stage(s).name))); });
     d["name"] = shared_text(load_name(r.name));
-    d["after"] = uint32_t{r.after};
-    d["mutate"] = r.mutates != 0;
+    d["after"] = after;
+    d["mutate"] = r.mutates.load(relaxed) != 0;
     d["members"] = members;
     return d;
 }
@@ -64,7 +66,7 @@ nb::object inspect(nb::object place, const std::string& name) {
     nb::dict d;
     nb::list lanes, stages;
     for (const LaneSeen& lane : seen.lanes) lanes.append(lane_seen(lane, seen));
-    for (uint32_t i = 0; i < inspection.stage_count(); ++i) stages.append(stage_seen(file.stage(i), i, seen));
+    for (const uint32_t s : seen.stages) stages.append(stage_seen(file, s, seen));
     d["schema"] = shared_text(file.schema());
     d["pattern"] = static_cast<uint32_t>(file.shape.pattern);
     d["lanes"] = lanes;

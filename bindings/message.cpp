@@ -39,6 +39,7 @@ MessageObject* fresh(PyTypeObject* type, Layout* layout, bool batch) {
     m->generation = fork_generation.load(std::memory_order_relaxed);
     m->open = m->writable = m->touched = false;
     m->batch = batch;
+    m->before = m->behind = nullptr;
     m->hold.kind = Hold::Kind::nothing;
     return m;
 }
@@ -81,6 +82,15 @@ void close_views(MessageObject* m) {
     Py_CLEAR(m->views);
 }
 
+/// The message is responsible for its slots no longer.
+void unlink_taken(MessageObject* m) {
+    MessageObject*& from = m->before ? m->before->behind : receiver_end(m->end).held;
+    if (from != m) return;  // was never in it
+    from = m->behind;
+    if (m->behind) m->behind->before = m->before;
+    m->before = m->behind = nullptr;
+}
+
 /// What the end of a message means for its slots. `send` messages of a loan are sent, 0 discards it.
 void end_hold(MessageObject* m, uint64_t send, bool live) {
     Hold& h = m->hold;
@@ -105,6 +115,7 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
             if (send != 0 && !sender_end(m->end).closed) sender_end(m->end).sender->drop(send), sender_end(m->end).counts.missed += send;
             break;
         case Hold::Kind::taken:
+            unlink_taken(m);
             h.receiver->end(h.taken, live);
             if (live) {
                 m->lease->hold = h;
@@ -132,10 +143,12 @@ void dealloc_open(MessageObject* m) {
     const bool live = views_live(m);
     if (m->hold.kind == Hold::Kind::taken && ours(m->generation)) {
         if (live) {  // the views keep it taken
+            unlink_taken(m);
             m->lease->hold = m->hold;
             m->hold.kind = Hold::Kind::nothing;
             m->open = false;
         } else if (!m->touched && type && PyErr_GivenExceptionMatches(type, PyExc_KeyboardInterrupt)) {
+            unlink_taken(m);
             m->hold.receiver->give_back(m->hold.taken);  // the caller never saw it
             m->hold.kind = Hold::Kind::nothing;
             settled(m->end);
@@ -194,6 +207,29 @@ void lease_dealloc(PyObject* o) {
     PyTypeObject* type = Py_TYPE(o);
     PyObject_Free(o);
     Py_DECREF(type);
+}
+
+void link_taken(MessageObject* m) {
+    MessageObject*& first = receiver_end(m->end).held;
+    m->behind = first;
+    if (first) first->before = m;
+    first = m;
+}
+
+uint64_t give_back_held(ReceiverEnd& e) {
+    uint64_t n = 0;
+    for (MessageObject *m = e.held, *next; m; m = next) {
+        next = m->behind;
+        if (views_live(m) || m->hold.receiver->is_dirty(m->hold.taken)) continue;
+        unlink_taken(m);
+        n += m->hold.taken.count;
+        m->hold.receiver->give_back(m->hold.taken);
+        m->hold.kind = Hold::Kind::nothing;
+        m->open = false;
+        Py_CLEAR(m->views);
+        Py_CLEAR(m->lease);
+    }
+    return n;
 }
 
 MessageObject* new_message(PyTypeObject* type, Layout* layout) { return fresh(type, layout, false); }

@@ -67,6 +67,7 @@ struct MessageObject {
     bool writable;  // a loan, a private message, or one of a mutating stage
     bool batch;
     bool touched;
+    MessageObject *before, *behind;  // in the list of what its receiver holds
     Hold hold;
 };
 
@@ -116,6 +117,11 @@ bool finish_message(MessageObject* m, uint64_t send_count);
 bool discard_message(MessageObject* m);
 /// Gives up a message that was never filled.
 void drop_empty(MessageObject* m);
+/// Puts a message that was taken into its receiver's list.
+void link_taken(MessageObject* m);
+/// Gives back to their stage the messages that a receiver holds, but those that the user keeps arrays of or has begun to
+/// change; how many were given back.
+uint64_t give_back_held(ReceiverEnd& e);
 bool is_message(PyObject* o);
 /// False with MessageReleased set.
 bool usable(MessageObject* m);

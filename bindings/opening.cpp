@@ -83,7 +83,8 @@ nb::object describe(nb::object place, const std::string& name) {
     nb::list stages;
     for (uint32_t i = 0; i < found->shape.stage_count; ++i) {
         const StageRecord& s = found->stage(i);
-        stages.append(nb::make_tuple(shared_text(load_name(s.name)), s.after, s.mutates != 0, s.redelivers != 0));
+        stages.append(nb::make_tuple(shared_text(load_name(s.name)), s.after.load(relaxed), s.mutates.load(relaxed) != 0,
+                                     s.redelivers.load(relaxed) != 0));
     }
     d["schema"] = shared_text(found->schema());
     d["pattern"] = static_cast<uint32_t>(found->shape.pattern);
@@ -124,8 +125,17 @@ void leave_channel(ReceiverEnd& e) {
     e.joined = false;
 }
 
+/// (after or None for all, mutates, redelivers)
+Graph::Wanted wanted_from(const std::string& name, nb::handle h) {
+    nb::tuple t = nb::cast<nb::tuple>(h);
+    Graph::Wanted wanted{name, {}, t[0].is_none(), nb::cast<bool>(t[1]), nb::cast<bool>(t[2])};
+    if (!wanted.at_the_end)
+        for (nb::handle after : nb::cast<nb::list>(t[0])) wanted.after.push_back(nb::cast<std::string>(after));
+    return wanted;
+}
+
 bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
-                    const std::string& wait, const std::string& program, bool follow, bool oldest_first) {
+                    nb::object added, const std::string& wait, const std::string& program, bool follow, bool oldest_first) {
     ReceiverEnd& e = receiver_end(self.ptr());
     const NamesPtr names = names_of(place);
     e.address = names->address(name);
@@ -133,7 +143,8 @@ bool open_receiving(nb::object self, nb::object place, const std::string& name, 
     e.channel = name;
     e.follow = follow;
     if (e.receiver) return true;
-    e.receiver = open_receiver(names, name, stage, mode_of(wait), program);
+    const Graph::Wanted wanted = added.is_none() ? Graph::Wanted{} : wanted_from(stage, added);
+    e.receiver = open_receiver(names, name, {stage, added.is_none() ? nullptr : &wanted}, mode_of(wait), program);
     if (!e.receiver) return false;
     e.receiver->follow = follow;
     e.receiver->oldest_first = oldest_first;
@@ -222,9 +233,10 @@ void bind_opening(nb::module_& m) {
                   "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
                   "batch_type: object) -> None"));
     m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
-          nb::arg("wait"), nb::arg("program"), nb::arg("follow"), nb::arg("oldest_first"), "Join a channel; False when there is none.",
-          nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, "
-                  "follow: bool, oldest_first: bool) -> bool"));
+          nb::arg("added").none(), nb::arg("wait"), nb::arg("program"), nb::arg("follow"), nb::arg("oldest_first"), "Join a channel; False when there is none.",
+          nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, "
+                  "added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, "
+                  "oldest_first: bool) -> bool"));
     m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
               ReceiverEnd& e = receiver_end(end.ptr());
               give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));

@@ -113,6 +113,7 @@ bool fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
     m->hold.kind = Hold::Kind::taken;
     m->hold.receiver = e.receiver.get();
     m->hold.taken = t;
+    link_taken(m);
     count(e.counts, t);
     return true;
 }
@@ -395,6 +396,8 @@ void bind_receiver(nb::module_& m) {
                      close_now(e);
              },
              nb::lock_self())
+        .def("_give_back", [](ReceiverEnd& e) { return e.closed || e.busy || e.forked() ? 0 : give_back_held(e); }, nb::lock_self(),
+             "Hand what this end holds back to its stage; how many messages.")
         .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while receive() would not wait; for select(), selectors and event loops.")
         .def("_enter",

@@ -61,6 +61,15 @@ def test_ls_shows_address_type_pattern_and_stages_of_open_channels() -> None:
     ]
 
 
+def test_ls_shows_what_each_stage_runs_after_where_the_stages_are_no_chain() -> None:
+    diamond = [Stage("a", mutate=True), Stage("b", after="a"), Stage("c", after="a"), Stage("d", after=["b", "c"])]
+    with psyne.sender("ipc://d", Imu, stages=diamond), psyne.sender("ipc://f", Imu, stages=["x", Stage("y", after=[])]):
+        assert run("ls").stdout.splitlines() == [
+            "ipc://d   Imu(stamp, accel)   mpsc   a, b(after a), c(after a), d(after b, c)",
+            "ipc://f   Imu(stamp, accel)   mpsc   x, y",
+        ]
+
+
 def test_ls_tells_every_kind_of_type_from_the_others() -> None:
     types = {
         "Array(<f8)": Array("f8"),

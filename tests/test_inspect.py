@@ -80,6 +80,23 @@ def test_a_ring_that_went_round_is_counted_right() -> None:
         assert seen.stages[0].oldest == psyne.inspect("ipc://n").stages[0].oldest  # type: ignore[union-attr]
 
 
+def test_a_stage_that_was_added_is_seen_from_the_message_on_that_it_sees() -> None:
+    with psyne.sender("ipc://n", Number, capacity=16) as out, psyne.receiver("ipc://n", Number) as rx:
+        out.send(Number(n=0))
+        rx.receive().release()
+        with psyne.receiver("ipc://n", Number, stage="added", new_stage=True) as added:
+            for n in range(3):
+                out.send(Number(n=n))
+                rx.receive().release()
+            added.receive().release()
+            seen = look()
+            assert [stage.name for stage in seen.stages] == ["main", "added"]
+            stage = seen.stage("added")
+            assert (stage.after, stage.passed, stage.waiting) == (("main",), 1, 2)
+            assert len(stage.members) == 1
+            assert (seen.stage("main").passed, seen.lanes[0].used) == (4, 2)
+
+
 def test_looking_joins_nothing_and_a_dead_member_is_told_until_it_is_buried() -> None:
     with psyne.sender("ipc://n", Number, capacity=4) as out, Child() as child:
         child.run('rx = psyne.receiver("ipc://n", Number)')

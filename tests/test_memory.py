@@ -129,7 +129,8 @@ def test_a_full_file_system_is_an_exception_and_spares_those_who_are_in(
 def test_every_page_is_reserved_before_the_first_message(psyne_directory: Path):
     with psyne.sender("ipc://reserved", Array("u1", 1 << 20), capacity=16):
         for path in psyne_directory.iterdir():
-            assert path.stat().st_blocks * 512 >= path.stat().st_size
+            rows = 2 * 4096  # of a stage that nobody has added there are no pages: only the header and the row of main
+            assert path.stat().st_blocks * 512 >= (rows if path.suffix == ".acks" else path.stat().st_size)
 
 
 # ---- no faults, no system calls, no growth -------------------------------------------------------------------------

@@ -107,7 +107,7 @@ def test_what_another_process_cannot_import_is_refused_with_the_way_out() -> Non
 
     cam = psyne.Pipeline().source(capture, Number)
     for function in (local, lambda m: None):
-        with pytest.raises(InvalidArgument, match='top of a module.*workers="threads"'):
+        with pytest.raises(InvalidArgument, match=r'top of a module.*workers="threads"'):
             cam.stage(function)
 
 
@@ -210,7 +210,7 @@ def test_a_thread_that_fails_stops_the_pipeline_and_names_it() -> None:
 
     pipe = psyne.Pipeline(workers="threads")
     pipe.source(endless, Number).stage(fail).stage(work)
-    with pytest.raises(psyne.PipelineError, match="stage 'fail' .* crashed: ValueError: bad 1"):
+    with pytest.raises(psyne.PipelineError, match=r"stage 'fail' .* crashed: ValueError: bad 1"):
         pipe.run()
 
 

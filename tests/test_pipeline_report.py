@@ -132,7 +132,7 @@ def test_the_picture_has_a_box_for_each_stage_and_an_arrow_for_each_after() -> N
     assert len(set(arrows)) == 5  # camera-a, a-b, a-c, b-d, c-d
     assert "mutates" in texts
     assert "1 of 3 · batch 8" in texts
-    assert "busy 50% · backlog 0 · 2 restarts" in texts
+    assert "busy 50% · backlog 0 · restarts 2" in texts
 
 
 def test_the_bottleneck_is_drawn_in_red() -> None:

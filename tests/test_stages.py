@@ -179,6 +179,16 @@ def test_without_stages_nobody_holds_the_sender_back():
         ("main", r"stages=\['main'\]"),
         (["a", "a"], "name of its own"),
         ([f"s{i}" for i in range(33)], "at most 32"),
+        (["a", Stage("b", after="x")], "'b' runs after 'x', which is none of"),
+        ([Stage("a", after="a")], r"wait for each other: \['a'\]"),
+        (["a", Stage("b", after=["a", "b"])], r"wait for each other: \['b'\]"),
+        ([Stage("a", after="b"), Stage("b", after="a")], r"wait for each other: \['a', 'b'\]"),
+        (["s", Stage("a", after=["s", "c"]), "b", "c"], r"wait for each other: \['a', 'b', 'c'\]"),
+        ([Stage("a", mutate=True), Stage("b", after=[])], "'a' mutates while 'b' may read"),
+        ([Stage("a", after=[]), Stage("b", mutate=True, after=[])], "'b' mutates while 'a' may read"),
+        ([Stage("a", mutate=True, after=[]), Stage("b", mutate=True, after=[])], "mutates while"),
+        (["a", "b", Stage("c", mutate=True, after="a")], "'c' mutates while 'b' may read"),
+        (["a", "b", "c", Stage("d", mutate=True, after="b")], "'d' mutates while 'c' may read"),
     ],
 )
 def test_impossible_stages_are_refused(stages: Any, text: str):
@@ -200,6 +210,243 @@ def test_a_chain_of_the_most_stages_there_can_be():
             for rx in receivers:
                 with rx.receive(timeout=0) as m:
                     assert m.n == n
+
+
+# ---- graphs --------------------------------------------------------------------------------------------------------
+
+DIAMOND = [
+    Stage("a", mutate=True),
+    Stage("b", after="a"),
+    Stage("c", after=["a"]),
+    Stage("d", mutate=True, after=["b", "c"]),
+]
+
+
+def numbers(rx: Any) -> list[int]:
+    """What is there now, each message ended."""
+    got = []
+    while (m := rx.try_receive()) is not None:
+        with m:
+            got.append(m.n)
+    return got
+
+
+def test_branches_see_a_message_at_the_same_time_and_a_join_waits_for_both():
+    for first in (1, 2):  # whichever branch ends it first
+        with ExitStack() as stack:
+            tx, a, *branches, d = open_chain(stack, DIAMOND)
+            tx.send(Record(n=1))
+            assert [rx.try_receive() for rx in (*branches, d)] == [None] * 3
+            with a.receive(timeout=0) as m:
+                m.seen = 7
+            held = [rx.receive(timeout=0) for rx in branches]
+            assert [(m.n, m.seen) for m in held] == [(1, 7), (1, 7)]
+            held[first - 1].release()
+            assert d.try_receive() is None
+            held[2 - first].release()
+            with d.receive(timeout=0) as m:
+                assert m.seen == 7
+                m.seen = 8
+
+
+def test_a_branch_may_be_ahead_of_the_other_and_the_join_follows_the_slower_one():
+    with ExitStack() as stack:
+        tx, a, b, c, d = open_chain(stack, DIAMOND)
+        for n in range(6):
+            tx.send(Record(n=n))
+        assert numbers(a) == numbers(b) == [0, 1, 2, 3, 4, 5]
+        c.receive_many(2).release()
+        assert numbers(d) == [0, 1]
+        c.receive(timeout=0).release()
+        assert numbers(d) == [2]
+        assert numbers(c) == [3, 4, 5]
+        with d.receive_many(8, timeout=0) as batch:
+            assert batch["n"].tolist() == [3, 4, 5]
+
+
+def test_the_sender_waits_for_the_slower_branch():
+    with ExitStack() as stack:
+        tx, left, right = open_chain(stack, [Stage("left", after=[]), Stage("right", after=[])], capacity=2)
+        for n in range(2):
+            tx.send(Record(n=n), timeout=0)
+        assert numbers(left) == [0, 1]
+        assert tx.try_loan() is None
+        right.receive(timeout=0).release()
+        tx.send(Record(n=2), timeout=0)
+        assert tx.try_loan() is None
+
+
+def test_a_stage_after_nothing_stands_right_behind_the_sender():
+    with ExitStack() as stack:
+        stages = ["first", Stage("other", after=[]), Stage("second", after="first")]
+        tx, first, other, second = open_chain(stack, stages)
+        tx.send(Record(n=1))
+        assert numbers(other) == [1]
+        assert numbers(second) == []
+        assert numbers(first) == [1]
+        assert numbers(second) == [1]
+
+
+def test_stages_may_be_listed_before_those_that_they_run_after():
+    with ExitStack() as stack:
+        tx, last, middle, first = open_chain(
+            stack, [Stage("last", after="middle"), Stage("middle", after="first"), Stage("first", after=[])]
+        )
+        for n in range(20):
+            tx.send(Record(n=n), timeout=0)
+            assert numbers(last) == numbers(middle) == []
+            assert numbers(first) == [n]
+            assert numbers(last) == []
+            assert numbers(middle) == [n]
+            assert numbers(last) == [n]
+
+
+def test_the_most_stages_there_can_be_fan_out_and_join():
+    branches = [f"s{i}" for i in range(30)]
+    with ExitStack() as stack:
+        stages = [Stage("first", mutate=True), *(Stage(name, after="first") for name in branches)]
+        tx, first, *between, last = open_chain(stack, [*stages, Stage("last", mutate=True, after=branches)])
+        for n in range(20):
+            tx.send(Record(n=n), timeout=0)
+            assert numbers(first) == [n]
+            for rx in between:
+                assert numbers(last) == []
+                assert numbers(rx) == [n]
+            assert numbers(last) == [n]
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [DIAMOND[3], DIAMOND[2], DIAMOND[1], Stage("a", mutate=True, after=[])],
+        [DIAMOND[0], DIAMOND[2], DIAMOND[1], DIAMOND[3]],
+        [DIAMOND[0], Stage("b"), DIAMOND[2], Stage("d", mutate=True, after=["c", "b", "c"])],
+    ],
+)
+def test_a_later_sender_may_say_the_same_graph_in_other_words(same: list[Stage]):
+    with ExitStack() as stack:
+        open_chain(stack, DIAMOND, pattern="mpsc")
+        stack.enter_context(psyne.sender("ipc://chain", Record, stages=same))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        [*DIAMOND[:3], Stage("d", mutate=True, after=["b", "c"], on_crash="redeliver")],
+        [*DIAMOND[:2], Stage("c", after=["b"]), Stage("d", mutate=True, after=["c"])],
+        [*DIAMOND[:3], Stage("d", after=["b", "c"])],
+        DIAMOND[:3],
+    ],
+)
+def test_a_later_sender_with_another_graph_is_refused(other: list[Stage]):
+    with ExitStack() as stack:
+        open_chain(stack, DIAMOND, pattern="mpsc")
+        with pytest.raises(psyne.LayoutMismatch, match=r"stages are \['a', 'b', 'c', 'd'\]"):
+            psyne.sender("ipc://chain", Record, stages=other)
+
+
+def test_a_message_that_one_branch_takes_out_never_reaches_the_join():
+    with ExitStack() as stack:
+        stages = [Stage("b", after=[]), Stage("c", after=[]), Stage("d", after=["b", "c"]), Stage("e", after="d")]
+        tx = stack.enter_context(psyne.sender("ipc://chain", Record, capacity=8, stages=stages))
+        c, d, e = (stack.enter_context(psyne.receiver("ipc://chain", stage=name)) for name in "cde")
+        for n in range(3):
+            tx.send(Record(n=n))
+        for death in range(3):  # on the second message
+            with Child() as victim:
+                victim.run("rx = psyne.receiver('ipc://chain', stage='b')")
+                if death == 0:
+                    victim.run("rx.receive().release()")
+                assert victim.run("m = rx.receive(); m.n, m.info.redelivered") == (1, death > 0)
+                victim.kill()
+        b = stack.enter_context(psyne.receiver("ipc://chain", stage="b"))
+        assert numbers(b) == [2]
+        assert numbers(c) == [0, 1, 2]
+        assert numbers(d) == numbers(e) == [0, 2]
+        assert tx.statistics().poisoned == 1
+        for n in range(3, 20):  # its slot goes round
+            tx.send(Record(n=n), timeout=0)
+            assert [numbers(rx) for rx in (b, c, d, e)] == [[n]] * 4
+
+
+def test_a_half_changed_message_is_taken_out_for_all_branches_and_the_join():
+    with ExitStack() as stack, Child() as victim:
+        tx = stack.enter_context(psyne.sender("ipc://chain", Record, capacity=8, stages=DIAMOND))
+        b, c, d = (stack.enter_context(psyne.receiver("ipc://chain", stage=name)) for name in "bcd")
+        for n in range(3):
+            tx.send(Record(n=n))
+        victim.run("rx = psyne.receiver('ipc://chain', stage='a')")
+        victim.run("rx.receive().release(); m = rx.receive(); m.seen = 1")
+        victim.kill()
+        a = stack.enter_context(psyne.receiver("ipc://chain", stage="a"))
+        assert numbers(a) == [2]
+        assert numbers(c) == numbers(b) == numbers(d) == [0, 2]
+        assert tx.statistics().dropped == 1
+        for n in range(3, 20):
+            tx.send(Record(n=n), timeout=0)
+            assert [numbers(rx) for rx in (a, b, c, d)] == [[n]] * 4
+
+
+@pytest.mark.parametrize("keeper", ["root", "b", "c"])
+def test_readers_go_on_past_kept_views_where_a_mutating_join_waits_for_those_of_all_before_it(keeper: str):
+    stages = ["root", *(Stage(name, after="root") for name in "bc"), Stage("look", after=["b", "c"])]
+    with ExitStack() as stack:
+        tx, *receivers, change = open_chain(stack, [*stages, Stage("change", mutate=True, after="look")])
+        tx.send(Record(n=1, body=3))
+        for rx, stage in zip(receivers, ["root", "b", "c", "look"], strict=True):
+            with rx.receive(timeout=0) as m:
+                if stage == keeper:
+                    view = m.body
+            del m
+        assert change.try_receive() is None
+        assert view.tolist() == [3] * 64
+        del view
+        with change.receive(timeout=0) as m:
+            m.body[:] = 4
+
+
+def test_a_mutating_stage_asleep_is_woken_by_the_last_view_of_a_stage_far_before_it():
+    with ExitStack() as stack, Child() as change:
+        stages = ["root", *(Stage(name, after="root") for name in "bc"), Stage("d", mutate=True, after=["b", "c"])]
+        tx = stack.enter_context(psyne.sender("ipc://chain", Record, capacity=8, stages=stages))
+        root, b, c = (stack.enter_context(psyne.receiver("ipc://chain", stage=name)) for name in ("root", "b", "c"))
+        change.run("rx = psyne.receiver('ipc://chain', stage='d', wait='block')")
+        tx.send(Record(n=1))
+        with root.receive(timeout=0) as m:
+            view = m.body
+        del m
+        assert numbers(b) == numbers(c) == [1]
+        change.begin_waiting("rx.receive().n")
+        del view
+        assert change.result() == 1
+        assert tx.statistics().late_wakes == 0
+
+
+def test_a_diamond_ends_for_each_stage_when_it_has_seen_all():
+    with ExitStack() as stack:
+        tx, a, b, c, d = open_chain(stack, DIAMOND)
+        tx.send(Record(n=1))
+        tx.close()
+        assert [rx.try_receive() for rx in (b, c, d)] == [None] * 3  # what is to come is no end
+        assert [m.n for m in a] == [1]
+        assert [m.n for m in c] == [1]
+        assert d.try_receive() is None
+        assert [m.n for m in b] == [1]
+        assert [m.n for m in d] == [1]
+
+
+def test_a_join_has_no_end_before_a_member_of_each_branch_came():
+    with ExitStack() as stack:
+        tx = stack.enter_context(psyne.sender("ipc://chain", Record, capacity=8, stages=DIAMOND))
+        a, b, d = (stack.enter_context(psyne.receiver("ipc://chain", stage=name)) for name in "abd")
+        tx.send(Record(n=1))
+        tx.close()
+        assert [m.n for m in a] == [m.n for m in b] == [1]
+        with pytest.raises(psyne.Empty):
+            d.receive(timeout=0.05)
+        c = stack.enter_context(psyne.receiver("ipc://chain", stage="c"))
+        assert [m.n for m in c] == [1]
+        assert [m.n for m in d] == [1]
 
 
 # ---- members that share --------------------------------------------------------------------------------------------

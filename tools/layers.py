@@ -22,7 +22,7 @@ CORE: Rows = [
     ["layout"],
     ["storage"],
     ["slab", "channel_file", "directory", "memory"],
-    ["eventcount", "bell"],
+    ["eventcount", "bell", "graph"],
     ["registry", "lane"],
     ["waiting", "lanes", "inspect"],
     ["sender", "receiver"],

@@ -173,7 +173,7 @@ int main() {
              Child child([&](Child&) {
                  static auto r = std::make_unique<Registry>(c.file(), "test");
                  CHECK(r->enlist(kMaxReceivers, kMaxMembers, 0));
-                 static const Block made = r->file.storage().make(r->join(), Part::slab, 1 << 20);
+                 static const Block made = r->file.storage().make(r->join(), Part::slab, 1 << 20, 1 << 20);
              });
              child.wait_here();
              CHECK(c.bytes() >= empty + (1 << 20));

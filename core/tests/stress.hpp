@@ -57,6 +57,17 @@ private:
     std::vector<std::atomic<uint8_t>> seen_;
     std::atomic<uint64_t> joined_{0}, redelivered_{0}, late_wakes_{0};
 
+    /// Relaxed: that a stage has seen a message is told by the words alone.
+    std::atomic<uint8_t>& seen(uint32_t stage, uint64_t id, uint64_t number) {
+        return seen_[(stage * storm_.senders + id) * each_ + number];
+    }
+    /// A bit per stage before, directly or not; worked out here, not asked of the channel.
+    uint32_t ancestors(uint32_t stage) const {
+        uint32_t all = storm_.stages[stage].after;
+        for (uint32_t s = stage; s-- > 0;)
+            if (all >> s & 1) all |= storm_.stages[s].after;
+        return all;
+    }
     uint64_t ends() const { return storm_.senders + storm_.stages.size() * storm_.members; }
     void await_all() const {
         while (joined_.load() < ends()) std::this_thread::yield();
@@ -150,7 +161,8 @@ private:
         Receiver& rx;
         uint32_t stage;
         uint64_t changes;            // that stages before have made
-        std::vector<uint64_t> next;  // per sender: the lowest number that may come
+        std::vector<uint32_t> before, behind;  // stages that must have seen a message already, and that must not yet
+        std::vector<uint64_t> next;            // per sender: the lowest number that may come
         std::vector<Taken> held, viewed;
     };
 
@@ -158,10 +170,11 @@ private:
         std::unique_ptr<Receiver> rx;
         while (!(rx = receiver(home_, storm_.stages[stage].name, {.wait = storm_.wait}))) std::this_thread::yield();
         joined_ += 1;
-        uint64_t changes = 0;
-        for (uint32_t s = 0; s < storm_.stages.size(); ++s)
-            changes += rx->registry.file.stage(stage).ancestors >> s & 1 && storm_.stages[s].mutates;
-        Reader r{*rx, stage, changes, std::vector<uint64_t>(storm_.senders), {}, {}};
+        Reader r{*rx, stage, 0, {}, {}, std::vector<uint64_t>(storm_.senders), {}, {}};
+        for (uint32_t s = 0; s < storm_.stages.size(); ++s) {
+            if (ancestors(stage) >> s & 1) r.before.push_back(s), r.changes += storm_.stages[s].mutates;
+            if (ancestors(s) >> stage & 1) r.behind.push_back(s);
+        }
         Random random(static_cast<unsigned>(100 + 10 * stage + member));
         await_all();
         for (;;) {
@@ -197,7 +210,11 @@ private:
             if (number < r.next[id])
                 check::fail("order: " + std::to_string(number) + " came after " + std::to_string(r.next[id] - 1));
             r.next[id] = number + 1;
-            if (seen_[(r.stage * storm_.senders + id) * each_ + number].fetch_add(1) != 0)
+            for (const uint32_t s : r.before)
+                if (seen(s, id, number).load(relaxed) != 1) check::fail("before stage " + std::to_string(s));
+            for (const uint32_t s : r.behind)
+                if (seen(s, id, number).load(relaxed) != 0) check::fail("after stage " + std::to_string(s));
+            if (seen(r.stage, id, number).fetch_add(1, relaxed) != 0)
                 check::fail("twice: " + std::to_string(number) + " of sender " + std::to_string(id));
             if (r.rx.writes()) mutate(slot, words);
         }

@@ -106,6 +106,9 @@ class ReceiverEnd:
 
     def _close(self) -> None: ...
 
+    def _give_back(self) -> int:
+        """Hand what this end holds back to its stage; how many messages."""
+
     def fileno(self) -> int:
         """
         A descriptor, readable while receive() would not wait; for select(), selectors and event loops.
@@ -132,7 +135,7 @@ def describe(place: str | int, name: str) -> dict[str, Any] | None:
 
 def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
-def open_receiver(end: object, place: str | int, name: str, stage: str, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
+def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
 
 def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from . import PsyneError, __version__, _native
 from .address import channel_directory
 from .inspect import Channel, Member, inspect
-from .stage import PATTERNS
+from .stage import PATTERNS, NativeStage
 from .types.schema import type_name
 
 __all__ = ["main"]
@@ -103,5 +103,13 @@ def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:
             yield f"ipc://{name}", f"({error})", "", ""
             continue
         if there:
-            stages = " → ".join(stage[0] for stage in there["stages"])
-            yield f"ipc://{name}", types, PATTERNS[there["pattern"]], stages
+            yield f"ipc://{name}", types, PATTERNS[there["pattern"]], _graph(there["stages"])
+
+
+def _graph(stages: list[NativeStage]) -> str:
+    """`a → b → c` for a chain, else `a, b(after a), c(after a), d(after b, c)`."""
+    names = [stage[0] for stage in stages]
+    after = [[other for k, other in enumerate(names) if stage[1] >> k & 1] for stage in stages]
+    if after == [names[max(i - 1, 0) : i] for i in range(len(names))]:
+        return " → ".join(names)
+    return ", ".join(f"{name}(after {', '.join(a)})" if a else name for name, a in zip(names, after, strict=True))

@@ -17,13 +17,12 @@ from .errors import (
     ChannelNotFound,
     Empty,
     IncompatibleChannel,
-    InvalidArgument,
     LayoutMismatch,
 )
 from .handover import Handover
 from .listener import Handlers, Listener
 from .options import Wait, check_receiver_options, check_sender_options
-from .stage import PATTERNS, Pattern, Stage, stage_graph
+from .stage import PATTERNS, Pattern, Stage, added_stage, stage_graph
 from .statistics import Statistics, statistics_of
 from .types import Message, MessageMeta, as_type
 from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
@@ -194,8 +193,8 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
     """The receiving end of a channel; `psyne.receiver` opens one. One thread uses it at a time; any may close it."""
 
     def __init__(
-        self, address: str, types: Sequence[object], *, stage: str | None = None, wait: Wait = "adaptive",
-        follow: bool = False, subset: bool = False,
+        self, address: str, types: Sequence[object], *, stage: str | Stage | None = None, new_stage: bool = False,
+        wait: Wait = "adaptive", follow: bool = False, subset: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
         self._handover: Handover | None = None
@@ -203,10 +202,9 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         self._place, self._name = channel_place(address)
         self._asked: Sequence[MessageMeta] = [cls if cls is Message else as_type(cls) for cls in types]
         self._subset = subset
-        self._stage, self._wait, self._follow, self._oldest_first = stage or "", wait, follow, False
-        check_receiver_options(wait, follow, subset)
-        if not isinstance(self._stage, str):
-            raise InvalidArgument(f"stage={stage!r}; it is the name of one of the channel's stages")
+        check_receiver_options(wait, follow, subset, stage, new_stage)
+        self._stage, self._added = added_stage(stage or "", new_stage)
+        self._wait, self._follow, self._oldest_first = wait, follow, False
         self._join()
         _remember(self)
 
@@ -217,17 +215,24 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         _native.ReceiverEnd.__init__(end)
         end._handover = h = handover
         end._place, end._name, end._asked, end._subset = h.memory.fd, h.memory.name, h.types, False
-        end._stage, end._wait, end._follow, end._oldest_first = h.stage, h.wait, h.follow, h.oldest_first
+        end._stage, end._added, end._wait, end._follow, end._oldest_first = (
+            h.stage,
+            h.added,
+            h.wait,
+            h.follow,
+            h.oldest_first,
+        )
         _native.prepare(end, end._name, kinds_of(h.types), Batch, 0, 0)
         return end
 
-    def clone(self, stage: str | None = None) -> Self:
-        """Another end of the same kind (or of another stage), not joined yet.
+    def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:
+        """Another end of the same kind (or of another stage, which may be added), not joined yet.
 
         Only ends of `psyne.channel` have clones.
         """
+        check_receiver_options("block", False, stage=stage, new_stage=new_stage)
         handover = _open_handover(self._handover, self)
-        return type(self)._of(handover if stage is None else handover.of_stage(stage))
+        return type(self)._of(handover if stage is None else handover.of_stage(*added_stage(stage, new_stage)))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self)._of, (_open_handover(self._handover, self),)
@@ -239,6 +244,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             self._place,
             self._name,
             self._stage,
+            self._added,
             self._wait,
             program_name(),
             self._follow,
@@ -267,6 +273,16 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
         self._close()
         self._handover = None
+
+    def leave(self) -> int:
+        """Close this end and hand the messages that it holds back to its stage; how many.
+
+        Another member gets these, not flagged, for nobody died on them. Messages that arrays are kept of, or that a
+        mutating stage has begun to change, stay this end's until they are ended, as `close` leaves all of them.
+        """
+        handed_back = self._give_back()
+        self.close()
+        return handed_back
 
     def listen(self, handlers: Handlers[R], *, on_error: Literal["stop", "log"] = "stop") -> Listener:
         """Call a function with every message, on a thread of its own; a message ends when the function returns.

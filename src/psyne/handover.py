@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from .errors import LayoutMismatch
 from .options import Wait
-from .stage import NativeStage, Pattern
+from .stage import NativeAdded, NativeStage, Pattern
 from .types import MessageMeta
 from .types.schema import difference, schema_of, types_in
 
@@ -95,13 +95,14 @@ class Handover:
     stage: str
     follow: bool
     oldest_first: bool = False
+    added: NativeAdded | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         options = {key: value for key, value in vars(self).items() if key != "types"}
         return _unpack, ([TypeReference.to(kind) for kind in self.types], options)
 
-    def of_stage(self, stage: str) -> "Handover":
-        return replace(self, stage=stage)
+    def of_stage(self, stage: str, added: NativeAdded | None) -> "Handover":
+        return replace(self, stage=stage, added=added)
 
 
 def _unpack(types: list[TypeReference], options: dict[str, Any]) -> Handover:

@@ -107,11 +107,10 @@ def inspect(address: str) -> Channel | None:
     seen = _native.inspect(place, name)
     if seen is None:
         return None
-    names = [stage["name"] for stage in seen["stages"]]
     return Channel(
         address, type_name(seen["schema"]), PATTERNS[seen["pattern"]],
         tuple(_lane(lane) for lane in seen["lanes"]),
-        tuple(_stage(i, stage, names, seen["lanes"]) for i, stage in enumerate(seen["stages"])),
+        tuple(_stage(i, stage, seen["lanes"]) for i, stage in enumerate(seen["stages"])),
         seen["late_wakes"], seen["redelivered"], seen["poisoned"], seen["dropped"],
     )  # fmt: skip
 
@@ -121,15 +120,12 @@ def _lane(lane: Mapping[str, Any]) -> Lane:
     return Lane(lane["number"], sender, lane["state"], lane["position"], lane["capacity"], lane["used"])
 
 
-def _stage(index: int, stage: Mapping[str, Any], names: list[str], lanes: list[dict[str, Any]]) -> StageState:
+def _stage(index: int, stage: Mapping[str, Any], lanes: list[dict[str, Any]]) -> StageState:
     members = tuple(Member(**member) for member in stage["members"])
-    here = [lane["stages"][index] for lane in lanes if index < len(lane["stages"])]
-    passed, held, waiting = (
-        (sum(column) for column in zip(*(row[:3] for row in here), strict=True)) if here else (0, 0, 0)
-    )
+    here = [lane["stages"][index] for lane in lanes]
+    passed, held, waiting = (sum(row[i] for row in here) for i in range(3))
     oldest = min((row[3] for row in here if row[3]), key=lambda seen: seen[1], default=None)
-    after = tuple(name for i, name in enumerate(names) if stage["after"] >> i & 1)
     return StageState(
-        stage["name"], stage["mutate"], after, members, passed, held, waiting,
+        stage["name"], stage["mutate"], tuple(stage["after"]), members, passed, held, waiting,
         oldest and Oldest(oldest[0], oldest[1], next((m for m in members if m.number == oldest[2]), None)),
     )  # fmt: skip

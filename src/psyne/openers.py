@@ -75,6 +75,9 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
     Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
     no member, and a sender that comes and goes before leaves nothing, unless it drains.
 
+    ``new_stage=True`` adds the stage to a channel that runs: ``stage=Stage("log", after=["infer"])``, or a name for one
+    that runs after all others. It gets what is sent from now on, and holds the senders back as long as it has members.
+
     The types cover those of the channel; ``psyne.Message`` stands for all others, and without any the channel
     describes itself. ``subset``: a Struct may leave fields of the channel's out.
     ``follow``: after the last sender, wait for the next one instead of ending.

@@ -29,7 +29,8 @@ class SenderOptions(TypedDict, total=False):
 class ReceiverOptions(TypedDict, total=False):
     """What `receiver` takes by keyword."""
 
-    stage: str | None
+    stage: str | Stage | None
+    new_stage: bool
     wait: Wait
     follow: bool
     subset: bool
@@ -70,8 +71,19 @@ def check_sender_options(
         raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
 
 
-def check_receiver_options(wait: str, follow: bool, subset: bool = False) -> None:
+def check_receiver_options(
+    wait: str, follow: bool, subset: bool = False, stage: str | Stage | None = None, new_stage: bool = False
+) -> None:
     """Raise InvalidArgument for an option of a receiver that can never work."""
+    _check(new_stage, (True, False), "new_stage")
+    if stage is not None and not isinstance(stage, (str, Stage)):
+        raise InvalidArgument(f"stage={stage!r}; it is the name of one of the channel's stages")
+    if isinstance(stage, Stage) and not new_stage:
+        raise InvalidArgument(
+            f"the graph is the channel's: say stage={stage.name!r}, or add a stage with new_stage=True"
+        )
+    if new_stage and not stage:
+        raise InvalidArgument("a new stage needs a name: stage='log', or stage=Stage('log', after=['infer'])")
     _check(wait, ("adaptive", "spin", "block"), "wait")
     _check(follow, (True, False), "follow")
     _check(subset, (True, False), "subset")

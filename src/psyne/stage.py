@@ -11,6 +11,7 @@ __all__ = ["PATTERNS", "Pattern", "Stage"]
 Pattern = Literal["spsc", "spmc", "mpsc", "mpmc"]
 PATTERNS: tuple[Pattern, ...] = ("spsc", "spmc", "mpsc", "mpmc")
 MAX_STAGES = 32
+NativeAdded = tuple[list[str] | None, bool, bool]  # directly before (None: all), mutates, redelivers
 NativeStage = tuple[str, int, bool, bool]  # name, a bit per stage directly before, mutates, redelivers
 
 
@@ -43,7 +44,7 @@ class Stage:
 
 
 def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
-    """The stages as the core takes them: each behind those that it runs after, else in the order given.
+    """The stages as the core takes them: each behind those that it runs after, else in the order of their names.
 
     Raises InvalidArgument for a name that is there twice, an unknown one in ``after``, a cycle, and a stage that
     mutates beside one that runs neither before nor after it.
@@ -63,7 +64,7 @@ def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
     ordered: list[Stage] = []
     while left := [s for s in given if s not in ordered]:
         placed = {s.name for s in ordered}
-        free = next((s for s in left if before[s.name] <= placed), None)
+        free = min((s for s in left if before[s.name] <= placed), key=lambda s: s.name, default=None)
         if free is None:
             raise InvalidArgument(f"these stages would wait for each other: {[s.name for s in left]}; change after=")
         ordered.append(free)
@@ -73,6 +74,14 @@ def stage_graph(stages: Sequence[Stage | str]) -> list[NativeStage]:
     ]
     check_mutating(native)
     return native
+
+
+def added_stage(stage: str | Stage, new: bool) -> tuple[str, NativeAdded | None]:
+    """The name of a receiver's stage and, if it is to be added, what else the core must know of it."""
+    if not new:
+        return stage if isinstance(stage, str) else stage.name, None
+    s = stage if isinstance(stage, Stage) else Stage(stage)
+    return s.name, (None if s.after is None else list(s.after), s.mutate, s.on_crash == "redeliver")
 
 
 def check_mutating(stages: Sequence[NativeStage]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 
 from psyne import Array, Struct, f32, u8, u64
 
-__all__ = ["CHANGED", "Line", "Number", "Picture", "Record", "Sample", "broken_lines", "line_of", "lines_of"]
+__all__ = ["CHANGED", "Line", "Number", "Picture", "Record", "Sample", "Walk", "broken_lines", "line_of", "lines_of"]
 
 
 class Number(Struct):
@@ -27,6 +27,17 @@ class Record(Struct):
     n = u64()
     seen = u64()
     body = u8(64)
+
+
+class Walk(Struct):
+    """What crosses a graph: each mutating stage adds itself to `path`, between a mark before and one after."""
+
+    sender = u64()
+    number = u64()
+    path = u64()
+    begun = u64()
+    count = u64()
+    done = u64()
 
 
 Picture = Array("u1", (4, 6))

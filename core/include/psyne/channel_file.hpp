@@ -80,12 +80,13 @@ public:
         for (uint32_t i = 0; i < spec.stages.size(); ++i) {
             StageRecord& s = c.stage(i);
             store_name(s.name, spec.stages[i].name);
-            s.after = spec.stages[i].after;
-            s.ancestors = s.after;
+            uint32_t ancestors = spec.stages[i].after;
             for (uint32_t k = 0; k < i; ++k)  // stages stand behind those they come after
-                if (s.after >> k & 1) s.ancestors |= c.stage(k).ancestors;
-            s.mutates = spec.stages[i].mutates;
-            s.redelivers = spec.stages[i].redelivers;
+                if (spec.stages[i].after >> k & 1) ancestors |= c.stage(k).ancestors.load(relaxed);
+            s.after.store(spec.stages[i].after, relaxed);
+            s.ancestors.store(ancestors, relaxed);
+            s.mutates.store(spec.stages[i].mutates, relaxed);
+            s.redelivers.store(spec.stages[i].redelivers, relaxed);
         }
         return c;
     }

@@ -42,7 +42,7 @@ public:
     }
 
     OpenedFile make(const std::string& name, uint64_t generation, uint64_t bytes) const override {
-        return {sys::make_unnamed(*fd, bytes), bytes, "", storage(name, generation)};
+        return {sys::make_unnamed(*fd, bytes, bytes), bytes, "", storage(name, generation)};
     }
     bool publish(const OpenedFile& file, const std::string& name, uint64_t generation) const override {
         return sys::publish(*fd, file.fd, file_name(name, generation));
@@ -66,8 +66,13 @@ public:
         Files(std::string where, std::shared_ptr<const sys::Fd> directory, std::string start)
             : Storage(std::move(where)), directory_(std::move(directory)), prefix_(std::move(start)) {}
 
-        Block make(uint64_t join, Part part, uint64_t bytes) const override {
-            return {sys::make_unnamed(*directory_, bytes), 0, bytes, name(join, part)};
+        Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const override {
+            return {sys::make_unnamed(*directory_, bytes, reserved), 0, bytes, name(join, part)};
+        }
+        void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const override {
+            const sys::Fd file = sys::open_file(*directory_, name(join, part), true);
+            if (!file) fail(Errc::incompatible, name(join, part) + " was removed; close the ends of this channel");
+            sys::reserve(file, at, bytes);
         }
         bool publish(const Block& block) const override { return sys::publish(*directory_, block.file, block.name); }
         Block open(uint64_t join, Part part, bool writable) const override {

@@ -7,6 +7,7 @@
 //   DONE or PASSED    TAKEN by a member may be taken, or an orphan  a stage before has it still
 #pragma once
 
+#include <algorithm>
 #include <optional>
 #include <string>
 #include <vector>
@@ -47,6 +48,7 @@ struct MemberSeen {
 };
 
 struct ChannelSeen {
+    std::vector<uint32_t> stages;  // declared and added: their records' numbers, in the order of LaneSeen.stages
     std::vector<MemberSeen> members;
     std::vector<LaneSeen> lanes;
 };
@@ -56,10 +58,10 @@ public:
     explicit Inspection(ChannelFile opened) : looker_(std::move(opened), "") {}
 
     const ChannelFile& file() const noexcept { return looker_.file; }
-    uint32_t stage_count() const noexcept { return file().shape.stage_count; }
 
     ChannelSeen look() const {
         ChannelSeen seen;
+        each_bit(looker_.graph().all(), [&](uint32_t s) { seen.stages.push_back(s); });
         for (uint64_t i = 0; i < kMaxMembers; ++i) {
             if (!looker_.present(i)) continue;
             const MemberRecord& r = file().member(i);
@@ -70,7 +72,7 @@ public:
             const uint64_t w = file().lane(i).state.load(seq_cst);
             if (state_in<LaneState>(w) == LaneState::free) continue;
             const Slab slab = Slab::attach(file().storage(), count_in(w), file().shape.payload_bytes, false, sys::Populate::no);
-            if (slab) seen.lanes.push_back(lane(slab, i, w, seen.members));
+            if (slab) seen.lanes.push_back(lane(slab, i, w, seen));
         }
         return seen;
     }
@@ -78,51 +80,50 @@ public:
 private:
     Registry looker_;
 
-    LaneSeen lane(const Slab& slab, uint64_t index, uint64_t w, std::vector<MemberSeen>& members) const {
+    LaneSeen lane(const Slab& slab, uint64_t index, uint64_t w, ChannelSeen& channel) const {
         LaneSeen seen{kMaxReceivers + index, count_in(w), state_in<LaneState>(w), slab.first, slab.capacity, 0, {}};
         std::vector<bool> used(slab.capacity);
         for (uint64_t s = 0; s < slab.capacity; ++s)
             if (const uint64_t lap = lap_of(slab.ready[s].load(acquire)); lap != 0)
                 seen.position = std::max(seen.position, slab.position(s, lap) + 1);
-        for (uint32_t i = 0; i < stage_count() && i < slab.stages; ++i)
-            seen.stages.push_back(stage(slab, i, seen.position, used, members));
+        for (const uint32_t s : channel.stages)
+            seen.stages.push_back(stage(s, file().lane(index), slab, seen.position, used, channel.members));
         seen.used = static_cast<uint64_t>(std::count(used.begin(), used.end(), true));
         return seen;
     }
 
-    StageSeen stage(const Slab& slab, uint32_t index, uint64_t position, std::vector<bool>& used,
+    StageSeen stage(uint32_t index, const LaneRecord& lane, const Slab& slab, uint64_t position, std::vector<bool>& used,
                     std::vector<MemberSeen>& members) const {
+        const Gate gate = looker_.graph().gate(index, lane, slab);
         StageSeen seen;
+        if (!gate.row) return seen;  // the sender has not admitted it yet
+        std::vector<Gate> before;
+        each_bit(looker_.graph().waits_for(index), [&](uint32_t s) {
+            if (const Gate other = looker_.graph().gate(s, lane, slab); other.row) before.push_back(other);
+        });
+        const Next next = file().stage(index).mutates.load(relaxed) != 0 ? Next::writes : Next::reads;
         uint64_t left = 0;
         for (uint64_t s = 0; s < slab.capacity; ++s) {
             const uint64_t ready = slab.ready[s].load(acquire), lap = lap_of(ready);  // PUBLISH
-            const uint64_t own = slab.row(index)[s].load(acquire);
             if (ready_of(ready) != Ready::ready || slab.position(s, lap) >= position) continue;
-            if (!let_go(own, lap, Next::writes)) used[s] = true;
-            if (let_go(own, lap, Next::reads)) continue;
+            if (!gate.let_go(slab, s, lap, Next::writes)) used[s] = true;
+            if (gate.let_go(slab, s, lap, Next::reads)) continue;
             ++left;
             OldestSeen message{slab.position(s, lap), slab.stamps ? slab.stamps[s].load(relaxed) : 0};
+            const uint64_t own = gate.word(s);
             if (lap_of(own) == lap && ack_of(own) == Ack::taken) {
                 ++seen.held;
                 message.owner = owner_of(own);
                 for (MemberSeen& m : members) m.held += m.id == message.owner;
-            } else if (lap_of(own) == lap || let_go_before(slab, index, s, lap)) {
+            } else if (lap_of(own) == lap || std::all_of(before.begin(), before.end(), [&](const Gate& other) {
+                           return other.let_go(slab, s, lap, next);
+                       })) {
                 ++seen.waiting;
             }
             if (!seen.oldest || message.position < seen.oldest->position) seen.oldest = message;
         }
-        seen.passed = position - slab.first - left;
+        seen.passed = position - std::min(position, std::max(slab.first, gate.from)) - left;
         return seen;
-    }
-
-    /// Have the stages that this one waits for let go this slot?
-    bool let_go_before(const Slab& slab, uint32_t index, uint64_t slot, uint64_t lap) const noexcept {
-        const StageRecord& r = file().stage(index);
-        const bool writes = r.mutates != 0;
-        const uint32_t before = writes ? r.ancestors : r.after;
-        for (uint32_t i = 0; i < stage_count() && i < slab.stages; ++i)
-            if (before >> i & 1 && !let_go(slab.row(i)[slot].load(acquire), lap, writes ? Next::writes : Next::reads)) return false;
-        return true;
     }
 };
 

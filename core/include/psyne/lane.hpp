@@ -4,7 +4,7 @@
 #include <algorithm>
 #include <vector>
 
-#include <psyne/slab.hpp>
+#include <psyne/graph.hpp>
 
 namespace psyne {
 
@@ -13,8 +13,9 @@ struct LaneReader {
     const LaneRecord* record = nullptr;
     Slab slab;
     Cursor next;                    // the first position not seen taken
+    uint64_t from = 0;              // the first position that is for this stage
     Atomic64* own = nullptr;        // this stage's ack words
-    std::vector<Atomic64*> before;  // ack words of the stages to wait for
+    std::vector<Gate> before;       // the stages to wait for
     Next waits_as = Next::reads;    // how this stage waits for them
     bool plain = false;             // no stage before, one type: what is published may be taken
     bool alone = false;             // the same, and nobody else takes
@@ -40,13 +41,15 @@ struct LaneReader {
 
     /// Have all stages before let go this slot? `drop`: one of them took the message out.
     bool let_go_before(uint64_t slot, uint64_t lap, bool& drop) const noexcept {
-        for (const Atomic64* row : before) {
-            const uint64_t w = row[slot].load(acquire);  // END
-            if (!let_go(w, lap, waits_as)) return false;
-            drop = drop || (lap_of(w) == lap && (w & kDrop) != 0);
+        for (const Gate& gate : before) {
+            if (!gate.let_go(slab, slot, lap, waits_as)) return false;
+            drop = drop || gate.dropped(slot, lap);
         }
         return true;
     }
+
+    /// Is a word of ours about a message that is for us? What a stage that had this row before left behind is not.
+    bool ours(uint64_t slot, uint64_t w) const noexcept { return from == 0 || slab.position(slot, lap_of(w)) >= from; }
 
     /// In a shared stage: moves the cursor behind what other members took, perhaps laps ago.
     bool pass_taken() noexcept {
@@ -71,15 +74,15 @@ struct LaneReader {
     uint64_t waiting() const noexcept {
         uint64_t n = 0;
         for (uint64_t s = 0; s < slab.capacity; ++s) {
-            const uint64_t lap = lap_of(slab.ready[s].load(relaxed));
-            n += slab.ready[s].load(relaxed) == word(lap, Ready::ready) && lap_of(own[s].load(relaxed)) < lap;
+            const uint64_t w = slab.ready[s].load(relaxed), lap = lap_of(w);
+            n += w == word(lap, Ready::ready) && lap_of(own[s].load(relaxed)) < lap && ours(s, w);
         }
         return n;
     }
 
     /// What a stage has taken is a prefix of the lane: the next is behind the highest position that it took.
     Cursor behind_all_taken() const noexcept {
-        uint64_t position = slab.first;
+        uint64_t position = std::max(slab.first, from);
         for (uint64_t s = 0; s < slab.capacity; ++s)
             if (const uint64_t lap = lap_of(own[s].load(acquire)); lap != 0)
                 position = std::max(position, slab.position(s, lap) + 1);

@@ -14,10 +14,12 @@ public:
     size_t turn = 0;     // the lane to look at first
     uint64_t epoch = 0;  // of the channel, when lanes were last looked for
     bool any = false;    // had a lane: what never began has not ended
+    bool pending = false;  // there is one whose sender has not admitted our stage yet
 
-    /// As a member of `stage`, which waits for the stages `before`; `shared`: others of it take, too.
-    Lanes(uint32_t stage, std::vector<uint32_t> before, Next waits_as, bool shared)
-        : stage_(stage), before_(std::move(before)), waits_as_(waits_as), shared_(shared) {}
+    /// As a member of `stage`, which waits for the stages in the mask `before`; `shared`: others of it take, too.
+    /// `generation`: of a stage that was added later, else 0.
+    Lanes(uint32_t stage, uint64_t generation, uint32_t before, Next waits_as, bool shared)
+        : stage_(stage), generation_(generation), before_(before), waits_as_(waits_as), shared_(shared) {}
 
     auto begin() const noexcept { return lanes_.begin(); }
     auto end() const noexcept { return lanes_.end(); }
@@ -38,14 +40,15 @@ public:
         }
         std::erase_if(retired_, [](const auto& lane) { return lane->outstanding() == 0; });
         bool found = false;
+        pending = false;
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t w = c.lane(i).state.load(seq_cst);  // LANE OPEN
-            if (state_in<LaneState>(w) != LaneState::free && !known(i, count_in(w)) && attach(c, i, count_in(w))) found = true;
+            if (state_in<LaneState>(w) != LaneState::free && !known(i, count_in(w)) && attach(c, i, w)) found = true;
         }
         std::sort(lanes_.begin(), lanes_.end(), [](const auto& a, const auto& b) { return a->join < b->join; });
         turn = lanes_.empty() || one_sender(c.shape.pattern) ? 0 : first % lanes_.size();
         epoch = now;
-        any = any || found || (now != 0 && c.storage().lasting());  // lanes that ended before we came count too
+        any = any || found || pending || (now != 0 && c.storage().lasting());  // lanes that ended before we came count too
         return found;
     }
 
@@ -83,7 +86,8 @@ public:
 
 private:
     uint32_t stage_;
-    std::vector<uint32_t> before_;
+    uint64_t generation_;
+    uint32_t before_;
     Next waits_as_;
     bool shared_;
     std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
@@ -95,17 +99,38 @@ private:
         return false;
     }
 
-    bool attach(const ChannelFile& c, uint64_t index, uint64_t join) {
+    /// Has its sender admitted our stage? Then `from` is the first position for us. Throws Errc::no_space.
+    bool admitted(const ChannelFile& c, uint64_t index, uint64_t state, uint64_t& from) {
+        if (generation_ == 0) return true;
+        const LaneRecord& record = c.lane(index);
+        const uint64_t as = record.admitted[stage_].load(acquire);  // ADMIT
+        from = record.from[stage_].load(acquire);
+        if (record.state.load(seq_cst) != state) return false;  // another sender's meanwhile: lanes_epoch tells
+        if ((as & ~kRefused) != generation_) {
+            pending = pending || state_in<LaneState>(state) == LaneState::open;
+            return false;
+        }
+        if (as & kRefused)
+            fail(Errc::no_space, "a sender of " + c.address() + " has no space in shared memory for the words of stage '" +
+                                     load_name(c.stage(stage_).name) + "'; free space in /dev/shm and add the stage again");
+        return true;
+    }
+
+    bool attach(const ChannelFile& c, uint64_t index, uint64_t state) {
+        const uint64_t join = count_in(state);
         auto lane = std::make_unique<LaneReader>();
+        if (!admitted(c, index, state, lane->from)) return false;
         lane->slab = Slab::attach(c.storage(), join, c.shape.payload_bytes, waits_as_ == Next::writes, sys::Populate::yes);
         if (!lane->slab || lane->slab.stages < c.shape.stage_count) return false;  // let go by all meanwhile
         lane->index = index;
         lane->record = &c.lane(index);
         lane->join = join;
         lane->own = lane->slab.row(stage_);
-        for (uint32_t s : before_) lane->before.push_back(lane->slab.row(s));
+        each_bit(before_, [&](uint32_t s) {
+            if (const Gate gate = Graph(c).gate(s, *lane->record, lane->slab); gate.row) lane->before.push_back(gate);
+        });
         lane->waits_as = waits_as_;
-        lane->plain = before_.empty() && lane->slab.variants == nullptr;
+        lane->plain = before_ == 0 && lane->slab.variants == nullptr;
         lane->alone = lane->plain && !shared_;
         lane->next = lane->behind_all_taken();
         lanes_.push_back(std::move(lane));

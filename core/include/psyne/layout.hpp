@@ -10,7 +10,7 @@
 //  └────────────┴───────────────────┴──────────────────────┴───────────────────────────────┘
 //  <name>.<generation>.<join>.<number>.acks  beside each slab, written by the stages
 //  ┌────────────┬──────────────────────────┐
-//  │ AcksShape  │ ack words[stage][slot]   │
+//  │ AcksShape  │ ack words[stage][slot]   │   32 rows; those of stages that nobody added have no pages
 //  └────────────┴──────────────────────────┘
 //  <name>.<generation>.<join>.wake           a FIFO, for members that an event loop waits for (bell.hpp)
 #pragma once
@@ -126,10 +126,10 @@ struct alignas(kLine) MemberRecord {
 
 struct alignas(kLine) StageRecord {
     SharedName name;
-    uint32_t after;      // a bit per stage directly before
-    uint32_t ancestors;  // a bit per stage before, directly or not
-    uint32_t mutates;
-    uint32_t redelivers;  // half-changed messages too
+    Atomic32 after;      // a bit per stage directly before
+    Atomic32 ancestors;  // a bit per stage before, directly or not
+    Atomic32 mutates;
+    Atomic32 redelivers;  // half-changed messages too
     alignas(kLine) Atomic64 idle;  // a bit per member that sleeps
     Atomic64 orphans;              // burials and returns so far; looked at by each receive
     Atomic64 word;                 // of a stage added later: stage_word()
@@ -178,7 +178,7 @@ struct AcksShape {
     uint64_t join;
     uint64_t number;
     uint64_t row_bytes;
-    uint64_t rows;
+    uint64_t rows;  // of declared stages: those that have pages from the start
 };
 
 inline constexpr uint64_t kMembersOffset = kHeaderBytes;

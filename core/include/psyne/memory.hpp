@@ -78,7 +78,7 @@ public:
         return {std::move(fd), bytes, where, std::move(storage)};
     }
 
-    Block make(uint64_t join, Part part, uint64_t bytes) const override {
+    Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const override {
         if (bytes > kPartBytes)
             fail(Errc::no_space, "no space for " + std::to_string(bytes) + " bytes in " + address + ": a ring has at most " +
                                      std::to_string(kPartBytes) + "; lower capacity=");
@@ -88,8 +88,11 @@ public:
         Block block = place(join, part, true);
         block.bytes = bytes;
         sys::write_at(block.file, "", 1, block.offset);  // sweep() finds written pages, not those that are only reserved
-        sys::reserve_memory(block.file, block.offset, bytes);
+        sys::reserve_memory(block.file, block.offset, reserved);
         return block;
+    }
+    void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const override {
+        sys::reserve_memory(fd_, (2 * join + static_cast<uint64_t>(part)) * kPartBytes + at, bytes);
     }
     bool publish(const Block&) const override { return true; }  // the lane's record will say that it is there
 
@@ -99,7 +102,7 @@ public:
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
         if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
-        if (block.bytes > kPartBytes || block.bytes > sys::bytes_in_use(block.file))
+        if (block.bytes > kPartBytes || (part == Part::slab && block.bytes > sys::bytes_in_use(block.file)))
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;

@@ -79,9 +79,9 @@ inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
     if (c.shape.pattern != spec.pattern) return "pattern";
     if (c.shape.stage_count != spec.stages.size()) return "stages";
     for (uint32_t i = 0; i < spec.stages.size(); ++i)
-        if (load_name(c.stage(i).name) != spec.stages[i].name || c.stage(i).after != spec.stages[i].after ||
-            (c.stage(i).mutates != 0) != spec.stages[i].mutates ||
-            (c.stage(i).redelivers != 0) != spec.stages[i].redelivers)
+        if (load_name(c.stage(i).name) != spec.stages[i].name || c.stage(i).after.load(relaxed) != spec.stages[i].after ||
+            (c.stage(i).mutates.load(relaxed) != 0) != spec.stages[i].mutates ||
+            (c.stage(i).redelivers.load(relaxed) != 0) != spec.stages[i].redelivers)
             return "stages";
     return "";
 }
@@ -101,6 +101,7 @@ inline uint64_t leave(Registry& r) {
         for (uint64_t i = 0; i < kMaxMembers && !others; ++i) others = i != r.id && r.living(i);
         if (!others) left = r.unread();
         r.gone();
+        r.graph().clear();
         const bool replaced = state_in<ChannelState>(r.file.header().state.load(seq_cst)) == ChannelState::closed;
         if (r.close_if_empty() || (replaced && !r.anybody_living())) {
             unread = left;
@@ -192,45 +193,88 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
     }
 }
 
-/// Joins a channel as a member of a stage; null when there is no channel. `stage` names it, "" is the only one.
-inline std::unique_ptr<Receiver> open_receiver(const NamesPtr& names, const std::string& name,
-                                               const std::string& stage, Spinner::Mode wait, const std::string& program) {
+/// A stage that is there, or one to be added.
+struct StagePlace {
+    std::string name;  // "": the only one
+    const Graph::Wanted* wanted = nullptr;
+    StagePlace(std::string stage, const Graph::Wanted* added = nullptr) : name(std::move(stage)), wanted(added) {}
+    StagePlace(const char* stage) : name(stage) {}
+};
+
+/// Finds the stage, or adds it, for a registered member; without one when others came between: look again.
+inline Graph::Found find_stage(const Registry& r, const StagePlace& place) {
+    const Graph graph = r.graph();
+    if (place.name.empty() && !place.wanted && r.file.shape.stage_count == 1) return {0, 0};
+    const Graph::Found found = graph.find(place.name);
+    if (!place.wanted) {
+        if (found) return found;
+        if (graph.names().empty()) fail(Errc::invalid, r.address() + " was opened with stages=[]: it has no stage to be a member of");
+        fail(Errc::invalid, r.address() + (place.name.empty() ? " has several stages" : " has no stage '" + place.name + "'") +
+                                "; say stage= one of " + graph.names());
+    }
+    if (found && !graph.is_added(found.stage))
+        fail(Errc::invalid, r.address() + " was opened with the stage '" + place.name + "'; leave new_stage= out to be a member of it");
+    if (found) {
+        const StageRecord& s = r.file.stage(found.stage);
+        const bool elsewhere = !place.wanted->at_the_end && graph.resolve(*place.wanted) != s.after.load(relaxed);
+        if (elsewhere || (s.mutates.load(relaxed) != 0) != place.wanted->mutates ||
+            (s.redelivers.load(relaxed) != 0) != place.wanted->redelivers)
+            fail(Errc::mismatch, "stage '" + place.name + "' of " + r.address() + " was added with another after=, mutate= or "
+                                 "on_crash=; repeat these, or leave new_stage= out");
+        return found;
+    }
+    return graph.add(*place.wanted, r.id);
+}
+
+/// A registered member is none of its stage.
+inline void withdraw(const Registry& r) noexcept {
+    const uint32_t stage = r.me().stage.exchange(kTapStage, seq_cst);
+    if (r.graph().close_if_deserted(stage)) r.wake_everybody();
+}
+
+/// Makes a registered member one of its stage; false when the stage was closed meanwhile: look again.
+inline bool join_stage(Registry& r, const StagePlace& place, Graph::Found& found) {
+    found = find_stage(r, place);
+    if (!found) return false;
+    StageRecord& s = r.file.stage(found.stage);
+    const bool first = r.me().stage.load(seq_cst) == found.stage;  // it was added for us
+    r.me().stage.store(found.stage, seq_cst);
+    if (one_member(r.file.shape.pattern) && !r.hold(s.holder))
+        fail(Errc::busy, "stage '" + load_name(s.name) + "' of " + r.address() + " has a member " +
+                             holder_text(r, s.holder.load(seq_cst)) +
+                             "; to share its messages open the channel with pattern=\"mpmc\" (or \"spmc\"), to see all of "
+                             "them use psyne.tap(), or a stage of your own with new_stage=True");
+    if (first || found.generation == 0 || r.graph().count_in(found.stage, found.generation)) return true;
+    r.let_go_of(s.holder);
+    return false;
+}
+
+/// Joins a channel as a member of a stage; null when there is no channel.
+inline std::unique_ptr<Receiver> open_receiver(const NamesPtr& names, const std::string& name, const StagePlace& place,
+                                               Spinner::Mode wait, const std::string& program) {
     check_name(name);
     for (;;) {
-        std::optional<ChannelFile> found = find_channel(names, name);
-        if (!found) return nullptr;
-        Registry r(std::move(*found), program);
-        uint32_t index = 0;
-        std::string known;
-        for (uint32_t i = 0; i < r.file.shape.stage_count; ++i) {
-            const std::string n = load_name(r.file.stage(i).name);
-            known += (i ? ", '" : "'") + n + "'";
-            if (n == stage) index = i + 1;
-        }
-        if (stage.empty() && r.file.shape.stage_count == 1) index = 1;
-        if (index == 0)
-            fail(Errc::invalid, r.file.shape.stage_count == 0
-                                    ? r.address() + " was opened with stages=[]: it has no stage to be a member of"
-                                    : r.address() + (stage.empty() ? " has several stages" : " has no stage '" + stage + "'") +
-                                    "; say stage= one of " + known);
-        StageRecord& s = r.file.stage(--index);
-        if (!r.enlist(0, kMaxReceivers, index)) no_room(r, "receivers", kMaxReceivers);
-        if (one_member(r.file.shape.pattern) && !r.hold(s.holder)) {
-            const std::string who = holder_text(r, s.holder.load(seq_cst));
-            const std::string stage_name = load_name(s.name);
-            leave(r);
-            fail(Errc::busy, "stage '" + stage_name + "' of " + r.address() + " has a member " + who +
-                                 "; to share its messages open the channel with pattern=\"mpmc\" (or \"spmc\"), to see "
-                                 "all of them give the channel a stage of its own for this reader");
-        }
-        if (!r.count_in_channel()) {
-            r.let_go_of(s.holder);
-            r.gone();
-            continue;
-        }
-        auto receiver = std::make_unique<Receiver>(std::move(r), index, wait);
+        std::optional<ChannelFile> found_file = find_channel(names, name);
+        if (!found_file) return nullptr;
+        Registry r(std::move(*found_file), program);
+        if (!place.wanted) find_stage(r, place);  // an unknown name disturbs nobody
+        if (!r.enlist(0, kMaxReceivers, kTapStage)) no_room(r, "receivers", kMaxReceivers);
+        Graph::Found stage;
         try {
-            receiver->registry.bury_dead();
+            if (!r.count_in_channel()) {
+                r.gone();
+                continue;
+            }
+            r.bury_dead();
+            while (!join_stage(r, place, stage)) withdraw(r);
+        } catch (const Error&) {
+            withdraw(r);
+            leave(r);
+            throw;
+        }
+        r.wake_all(r.file.header().senders_idle, kMaxReceivers);  // they admit a stage that was added
+        auto receiver = std::make_unique<Receiver>(std::move(r), stage.stage, stage.generation, wait);
+        try {
             receiver->refresh();
         } catch (const Error&) {
             receiver->close();

@@ -13,27 +13,23 @@ public:
     bool follow = false;                // an ended channel may go on: wait for the next sender
     bool oldest_first = false;          // of lanes that keep timestamps, in place of turns
 
-    Receiver(Registry r, uint32_t stage, Spinner::Mode wait)
+    /// `generation`: of a stage that was added later, else 0.
+    Receiver(Registry r, uint32_t stage, uint64_t generation, Spinner::Mode wait)
         : registry(std::move(r)), stage_(registry.file.stage(stage)), stage_index_(stage),
-          shared_(!one_member(registry.file.shape.pattern)),
-          lanes_(stage, stages_in(stage_.mutates ? stage_.ancestors : stage_.after),
-                 stage_.mutates ? Next::writes : Next::reads, shared_),
+          writes_(stage_.mutates.load(relaxed) != 0), shared_(!one_member(registry.file.shape.pattern)),
+          lanes_(stage, generation, registry.graph().waits_for(stage), writes_ ? Next::writes : Next::reads, shared_),
           fence_(registry.file.header()), spinner_(wait), standby_(registry, stage_.idle, 0, true) {
-        const ChannelFile& c = registry.file;
-        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
-            const StageRecord& other = c.stage(s);
-            if ((other.mutates ? other.ancestors : other.after) >> stage & 1) behind_.push_back(&c.stage(s).idle);
-        }
+        look_behind();
         orphans_seen_ = ~0ull;  // differs: look for orphans first
     }
 
-    bool writes() const noexcept { return stage_.mutates != 0; }
+    bool writes() const noexcept { return writes_; }
     const Lanes& lanes() const noexcept { return lanes_; }
 
     /// Takes up to `limit` consecutive messages; false when there is none now.
     bool try_take(uint64_t limit, Taken& out) {
         const ChannelHeader& h = registry.file.header();
-        if (h.lanes_epoch.load(acquire) != lanes_.epoch) refresh();
+        if (h.lanes_epoch.load(acquire) != lanes_.epoch || lanes_.pending) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out)) return true;
         const size_t n = lanes_.size(), first = oldest_first ? oldest() : lanes_.turn;
         for (size_t k = 0; k < n; ++k) {
@@ -69,7 +65,7 @@ public:
     }
     /// How many messages, `limit` at most, try_take would give now.
     uint64_t there(uint64_t limit) {
-        if (registry.file.header().lanes_epoch.load(acquire) != lanes_.epoch) refresh();
+        if (registry.file.header().lanes_epoch.load(acquire) != lanes_.epoch || lanes_.pending) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && orphan_there()) return 1;
         for (size_t k = 0; k < lanes_.size(); ++k) {
             LaneReader& lane = lanes_[(lanes_.turn + k) % lanes_.size()];
@@ -160,6 +156,8 @@ public:
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);
     }
 
+    bool is_dirty(const Taken& t) const noexcept { return (t.lane->own[t.slot].load(relaxed) & kDirty) != 0; }
+
     /// Messages lost by full="drop" just before this one.
     static uint64_t missed(const Taken& t) noexcept {
         return t.lane->slab.dropped ? t.lane->slab.dropped[t.slot].load(relaxed) : 0;
@@ -176,6 +174,8 @@ public:
         const ChannelFile& c = registry.file;
         const uint64_t epoch = c.header().lanes_epoch.load(seq_cst);
         if (epoch != lanes_.epoch) return false;
+        if (lanes_.pending) refresh();
+        if (lanes_.pending) return false;
         if (!lanes_.any) return closed();
         for (const auto& lane : lanes_)
             if (!lane->at_end()) return false;
@@ -221,27 +221,32 @@ public:
         registry.let_go_of(stage_.holder);
         registry.me().at_end.store(1, seq_cst);  // what it keeps it will not hand on: colleagues need not wait
         registry.leaving();
-        registry.wake_stage(stage_index_);
+        if (registry.graph().close_if_deserted(stage_index_))
+            registry.wake_everybody();
+        else
+            registry.wake_stage(stage_index_);
     }
 
 private:
     StageRecord& stage_;
     uint32_t stage_index_;
+    bool writes_;
     bool shared_;         // several members may take
     Lanes lanes_;
     bool at_end_ = false;  // our at_end word is set
     bool waits_ = false;   // armed by one who waits
     uint64_t orphans_seen_ = 0;
-    std::vector<Atomic64*> behind_;  // idle masks of stages that wait for this one
+    std::atomic<uint64_t> graph_{0};   // the channel's when last looked at
+    std::atomic<uint32_t> behind_{0};  // stages that wait for this one
     WakerFence fence_;
     Spinner spinner_;
     Bed standby_;
 
-    std::vector<uint32_t> stages_in(uint32_t mask) const {
-        std::vector<uint32_t> stages;
-        for (uint32_t s = 0; s < registry.file.shape.stage_count; ++s)
-            if (mask >> s & 1) stages.push_back(s);
-        return stages;
+    /// Any thread: stages were added behind us, or have gone.
+    void look_behind() noexcept {
+        const uint64_t now = registry.file.header().graph.load(acquire);
+        behind_.store(registry.graph().behind(stage_index_), relaxed);
+        graph_.store(now, relaxed);
     }
 
     /// Takes a run of consecutive messages at the lane's cursor.
@@ -389,7 +394,7 @@ private:
         const uint64_t seen = stage_.orphans.load(seq_cst);
         for (const auto& lane : lanes_)
             for (uint64_t s = 0; s < lane->slab.capacity; ++s)
-                if (ack_of(lane->own[s].load(acquire)) == Ack::orphan) return true;
+                if (const uint64_t w = lane->own[s].load(acquire); ack_of(w) == Ack::orphan && lane->ours(s, w)) return true;
         orphans_seen_ = seen;  // none left that we could have missed
         return false;
     }
@@ -398,7 +403,7 @@ private:
         for (const auto& lane : lanes_)
             for (uint64_t s = 0; s < lane->slab.capacity; ++s) {
                 uint64_t w = lane->own[s].load(acquire);
-                if (ack_of(w) != Ack::orphan) continue;
+                if (ack_of(w) != Ack::orphan || !lane->ours(s, w)) continue;
                 if (at_end_) not_at_end();
                 const uint64_t taken = word(lap_of(w), Ack::taken, registry.id) | (w & (kDirty | kDeaths));
                 if (!lane->own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
@@ -413,6 +418,7 @@ private:
     bool finished(const LaneReader& lane) const noexcept {
         for (uint64_t s = 0; s < lane.slab.capacity; ++s) {
             const uint64_t w = lane.own[s].load(seq_cst);
+            if (!lane.ours(s, w)) continue;
             if (ack_of(w) == Ack::orphan) return false;
             const uint64_t owner = owner_of(w);
             if (ack_of(w) == Ack::taken && owner != registry.id &&
@@ -429,8 +435,11 @@ private:
 
     void wake_others(const LaneReader& lane) noexcept {
         fence_();
-        for (Atomic64* idle : behind_)
-            if (idle->load(relaxed) != 0) registry.wake_one(*idle, 0);
+        if (registry.file.header().graph.load(relaxed) != graph_.load(relaxed)) [[unlikely]]
+            look_behind();
+        each_bit(behind_.load(relaxed), [&](uint32_t s) {
+            if (Atomic64& idle = registry.file.stage(s).idle; idle.load(relaxed) != 0) registry.wake_one(idle, 0);
+        });
         const uint64_t sender = 1ull << lane.index;
         Atomic64& senders = registry.file.header().senders_idle;
         if ((senders.load(relaxed) & sender) && (senders.fetch_and(~sender, seq_cst) & sender))

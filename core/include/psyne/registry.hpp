@@ -6,7 +6,7 @@
 
 #include <psyne/bell.hpp>
 #include <psyne/eventcount.hpp>
-#include <psyne/slab.hpp>
+#include <psyne/graph.hpp>
 
 namespace psyne {
 
@@ -41,6 +41,7 @@ public:
     uint64_t ticked = 0;  // when this end last looked after the others
     Burials burials;
 
+    Graph graph() const noexcept { return Graph(file); }
     uint64_t join() const noexcept { return count_in(word); }
     const std::string& address() const noexcept { return file.address(); }
     MemberRecord& me() const noexcept { return file.member(id); }
@@ -64,7 +65,7 @@ public:
     }
     void wake_stage(uint32_t stage) const noexcept { wake_all(file.stage(stage).idle, 0); }
     void wake_everybody() const noexcept {
-        for (uint32_t s = 0; s < file.shape.stage_count; ++s) wake_stage(s);
+        each_bit(graph().all(), [&](uint32_t s) { wake_stage(s); });
         wake_all(file.header().senders_idle, kMaxReceivers);
     }
 
@@ -194,20 +195,21 @@ public:
         return true;
     }
 
-    /// Every published word of the lane let go by every stage? Unread: how many the slowest stage never took.
-    static bool drained(const Slab& slab, uint64_t* unread = nullptr) noexcept {
+    /// Every published word of a lane let go by every stage? Unread: how many the slowest stage never took.
+    bool drained(const LaneRecord& lane, const Slab& slab, uint64_t* unread = nullptr) const noexcept {
         bool all = true;
         uint64_t most = 0;
-        for (uint32_t s = 0; s < slab.stages; ++s) {
+        each_bit(graph().all(), [&](uint32_t s) {
+            const Gate gate = graph().gate(s, lane, slab);
             uint64_t missing = 0;
-            for (uint64_t i = 0; i < slab.capacity; ++i) {
+            for (uint64_t i = 0; gate.row && i < slab.capacity; ++i) {
                 const uint64_t r = slab.ready[i].load(acquire);
-                const uint64_t a = slab.row(s)[i].load(acquire);
-                all = all && (lap_of(r) == 0 || let_go(a, lap_of(r), Next::writes));
-                missing += ready_of(r) == Ready::ready && lap_of(a) < lap_of(r);
+                if (gate.let_go(slab, i, lap_of(r), Next::writes)) continue;
+                all = false;
+                missing += ready_of(r) == Ready::ready && lap_of(gate.word(i)) < lap_of(r);
             }
             most = std::max(most, missing);
-        }
+        });
         if (unread) *unread = most;
         return all;
     }
@@ -220,7 +222,7 @@ public:
             const auto s = state_in<LaneState>(w);
             if (s != LaneState::ended && s != LaneState::lost) continue;
             const Slab slab = attach(count_in(w));
-            if (slab && !drained(slab)) continue;
+            if (slab && !drained(lane, slab)) continue;
             file.storage().remove(count_in(w));  // files first: both steps may be done again
             lane.state.compare_exchange_strong(w, stated(count_in(w), LaneState::free), seq_cst);
         }
@@ -234,7 +236,7 @@ public:
             const uint64_t w = file.lane(i).state.load(seq_cst);
             if (state_in<LaneState>(w) == LaneState::free) continue;
             uint64_t n = 0;
-            if (const Slab slab = attach(count_in(w))) drained(slab, &n);
+            if (const Slab slab = attach(count_in(w))) drained(file.lane(i), slab, &n);
             sum += n;
         }
         return sum;
@@ -280,24 +282,27 @@ private:
         if (ours) {
             burials.dead.push_back(describe(d));
             bells_->remove(count_in(w));
-            if (d < kMaxReceivers)
+            if (d < kMaxReceivers) {
                 bury_receiver(d, r.stage.load(relaxed), w);
-            else
+                graph().bury(d);
+            } else {
                 bury_sender(d - kMaxReceivers, w);
+            }
             r.state.compare_exchange_strong(w, stated(count_in(w), MemberState::swept), seq_cst);
+            graph().clear();
             wake_everybody();
         }
         return ours;
     }
 
     void bury_receiver(uint64_t d, uint32_t stage_index, uint64_t w) {
-        if (stage_index >= file.shape.stage_count) return;
+        if (stage_index >= kMaxStages) return;
         StageRecord& stage = file.stage(stage_index);
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t lane = file.lane(i).state.load(seq_cst);
             if (state_in<LaneState>(lane) == LaneState::free) continue;
             const Slab slab = attach(count_in(lane));
-            if (!slab || stage_index >= slab.stages) continue;
+            if (!slab || !graph().gate(stage_index, file.lane(i), slab).row) continue;
             for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d);
         }
         stage.idle.fetch_and(~(1ull << d), seq_cst);
@@ -314,7 +319,7 @@ private:
         if (ack_of(a) == Ack::passed) {
             next = psyne::word(lap_of(a), Ack::done);
         } else if (ack_of(a) == Ack::taken) {
-            const bool half_changed = (a & kDirty) && !stage.redelivers;
+            const bool half_changed = (a & kDirty) && !stage.redelivers.load(relaxed);
             const bool poison = deaths_of(a) + 1 >= kMaxDeaths;
             if (half_changed || poison) {
                 next = psyne::word(lap_of(a), Ack::done) | kDrop;

@@ -36,17 +36,12 @@ public:
         side_columns_ = slab_.dropped || slab_.variants || slab_.stamps;
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
         window_ = std::clamp<uint64_t>(slab_.capacity / 8, 1, 64);
-        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
-            rows_.push_back(slab_.row(s));
-            if (c.stage(s).after == 0) first_stages_.push_back(&c.stage(s).idle);
-        }
+        for (uint32_t s = 0; s < c.shape.stage_count; ++s) declared_.push_back(slab_.row(s));
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(0, seq_cst);
         lane.newest.store(0, seq_cst);
-        for (uint32_t s = 0; s < c.shape.stage_count; ++s) {
-            lane.from[s].store(slab_.first, seq_cst);
-            lane.admitted[s].store(1, seq_cst);
-        }
+        for (Atomic64& admitted : lane.admitted) admitted.store(0, seq_cst);
+        look_at_graph();
         lane.state.store(stated(join, LaneState::open), seq_cst);  // LANE OPEN
         c.header().lanes_epoch.fetch_add(1, seq_cst);
         registry.wake_everybody();
@@ -59,6 +54,8 @@ public:
 
     /// Takes `n` consecutive slots to write; false while they are not let go by all stages.
     bool try_loan(uint64_t n, Loan& loan) {
+        if (registry.file.header().graph.load(relaxed) != graph_) [[unlikely]]
+            look_at_graph();
         if (next_.slot + n > slab_.capacity) {  // consecutive slots: skip to the next lap
             const uint64_t rest = slab_.capacity - next_.slot;
             if (!look_ahead(rest)) return false;
@@ -161,10 +158,7 @@ public:
         const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
         Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
         for (; c.position < next_.position; c.advance(slab_.capacity))
-            for (const Atomic64* row : rows_)
-                if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap &&
-                    !let_go(row[c.slot].load(acquire), c.lap, Next::reads))
-                    return false;
+            if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap && !let_go_by_all(c.slot, c.lap, Next::reads)) return false;
         return true;
     }
 
@@ -174,9 +168,7 @@ public:
         uint64_t left = 0;
         for (Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity); c.position < next_.position;
              c.advance(slab_.capacity)) {
-            bool used = held_[c.slot].load(relaxed) != 0;
-            for (const Atomic64* row : rows_) used = used || !let_go(row[c.slot].load(relaxed), c.lap, Next::writes);
-            left += used;
+            left += held_[c.slot].load(relaxed) != 0 || !let_go_by_all(c.slot, c.lap, Next::writes);
         }
         return left;
     }
@@ -188,7 +180,8 @@ public:
         if (holds_.load(acquire) == 0) return false;
         Cursor c = next_;
         c.advance(slab_.capacity, free_run(c, std::min(n, rest_of_lap())));
-        return c.position < next_.position + n && held_[c.slot].load(acquire) != 0 && let_go_by_all(c);
+        return c.position < next_.position + n && held_[c.slot].load(acquire) != 0 &&
+               let_go_by_all(c.slot, c.lap - 1, Next::writes);
     }
 
     /// Consecutive slots that are left in this lap.
@@ -198,10 +191,12 @@ public:
     std::string why_full() const {
         std::ostringstream text;
         const ChannelFile& c = registry.file;
-        for (uint32_t s = 0; s < rows_.size(); ++s) {
-            const uint64_t w = rows_[s][next_.slot].load(acquire);
+        for (uint32_t s = 0; s < kMaxStages; ++s) {
+            const Gate gate = gate_of(s);
+            if (!gate.row) continue;
             if (lap_of(slab_.ready[next_.slot].load(relaxed)) + 1 < next_.lap) break;  // not even sent
-            if (next_.lap == 1 || let_go(w, next_.lap - 1, Next::writes)) continue;
+            if (next_.lap == 1 || gate.let_go(slab_, next_.slot, next_.lap - 1, Next::writes)) continue;
+            const uint64_t w = gate.word(next_.slot);
             const bool taken = lap_of(w) == next_.lap - 1 && (ack_of(w) == Ack::taken || ack_of(w) == Ack::passed);
             text << "stage '" << load_name(c.stage(s).name) << "' ";
             if (taken) {
@@ -222,11 +217,12 @@ public:
     std::string why_not_passed() const {
         const ChannelFile& c = registry.file;
         const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
-        for (uint32_t s = 0; s < rows_.size(); ++s) {
+        for (uint32_t s = 0; s < kMaxStages; ++s) {
+            const Gate gate = gate_of(s);
             Cursor k = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
             uint64_t left = 0;
-            for (; k.position < next_.position; k.advance(slab_.capacity))
-                left += !let_go(rows_[s][k.slot].load(acquire), k.lap, Next::reads);
+            for (; gate.row && k.position < next_.position; k.advance(slab_.capacity))
+                left += !gate.let_go(slab_, k.slot, k.lap, Next::reads);
             if (left != 0) return "stage '" + load_name(c.stage(s).name) + "' has " + std::to_string(left) + " messages to pass";
         }
         return "all was passed just now";
@@ -256,8 +252,10 @@ private:
     uint64_t window_ = 1;      // how far to claim ahead
     uint64_t dropped_ = 0;     // since the last message that was sent
     bool side_columns_ = false;  // there is one
-    std::vector<Atomic64*> rows_;
-    std::vector<Atomic64*> first_stages_;  // idle masks of stages right behind the sender
+    std::vector<Atomic64*> declared_;  // rows of the declared stages
+    uint64_t graph_ = 0;               // the channel's when last looked at
+    std::atomic<uint32_t> added_{0};   // stages that were added later and hold us back
+    std::atomic<uint32_t> first_{0};   // stages right behind the sender
     std::unique_ptr<std::atomic<uint8_t>[]> held_;
     std::atomic<uint64_t> holds_{0};
     WakerFence fence_;
@@ -265,6 +263,57 @@ private:
     Bed standby_;
 
     uint64_t lane_index() const noexcept { return registry.id - kMaxReceivers; }
+
+    /// Stages were added, or have gone. The former are admitted from the next loan on, each after those it waits for.
+    void look_at_graph() {
+        const Graph graph(registry.file);
+        uint64_t now = registry.file.header().graph.load(seq_cst);
+        uint32_t gates = 0;
+        for (uint32_t left = added_in(now) & ~graph.declared(); left != 0;)
+            each_bit(left, [&](uint32_t s) {
+                if (!(left >> s & 1)) return;
+                const uint64_t stage = graph.opened(s);
+                if (registry.file.stage(s).ancestors.load(relaxed) & left) return;
+                if (const uint64_t g = registry.file.header().graph.load(seq_cst); g != now) {  // its record may be another's
+                    now = g;
+                    left = added_in(now) & ~graph.declared();
+                    gates = 0;
+                    return;
+                }
+                left &= ~(1u << s);
+                if (admit(s, stage)) gates |= 1u << s;
+            });
+        free_until_ = std::min(free_until_, next_.position + slab_.capacity);  // it was looked at before a loan came back
+        added_.store(gates, release);
+        first_.store(graph.first(), relaxed);
+        graph_ = now;
+    }
+
+    /// True: the stage has a say here.
+    bool admit(uint32_t s, uint64_t stage) {
+        LaneRecord& lane = registry.file.lane(lane_index());
+        uint64_t as = lane.admitted[s].load(relaxed);
+        if ((as & ~kRefused) != generation_in(stage)) {
+            if (state_in<StageState>(stage) != StageState::open) return false;
+            as = generation_in(stage);
+            try {
+                slab_.back_row(registry.file.storage(), registry.join(), s);
+            } catch (const Error&) {  // its members are told
+                as |= kRefused;
+            }
+            lane.from[s].store(next_.position, release);
+            lane.admitted[s].store(as, seq_cst);  // ADMIT
+            registry.wake_stage(s);
+        }
+        return (as & kRefused) == 0;
+    }
+
+    /// Without a row: it has no say.
+    Gate gate_of(uint32_t s) const noexcept {
+        if (s < declared_.size()) return {declared_[s]};
+        if (!(added_.load(acquire) >> s & 1)) return {};
+        return registry.graph().gate(s, registry.file.lane(lane_index()), slab_);
+    }
 
     /// Of the first `n` slots of a loan, n > 0; READY publishes them too.
     void write_side_columns(const Loan& loan, uint64_t n) noexcept {
@@ -305,9 +354,20 @@ private:
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
     uint64_t free_run(const Cursor& c, uint64_t most) const noexcept {
         uint64_t n = most;
-        for (const Atomic64* row : rows_) {
+        for (const Atomic64* row : declared_) {
             uint64_t i = 0;
             while (i < n && let_go(row[c.slot + i].load(acquire), c.lap - 1, Next::writes)) ++i;  // END
+            n = i;
+        }
+        each_bit(added_.load(relaxed), [&](uint32_t s) {
+            const Gate gate = gate_of(s);
+            uint64_t i = 0;
+            while (gate.row && i < n && gate.let_go(slab_, c.slot + i, c.lap - 1, Next::writes)) ++i;
+            if (gate.row) n = i;
+        });
+        if (declared_.empty()) {  // nobody looks whether it was sent at all: own open loans
+            uint64_t i = 0;
+            while (i < n && lap_of(slab_.ready[c.slot + i].load(relaxed)) + 1 >= c.lap) ++i;
             n = i;
         }
         if (holds_.load(acquire) != 0)  // after the words: a view of the sent message came before its READY
@@ -316,10 +376,15 @@ private:
         return n;
     }
 
-    bool let_go_by_all(const Cursor& c) const noexcept {
-        for (const Atomic64* row : rows_)
-            if (!let_go(row[c.slot].load(acquire), c.lap - 1, Next::writes)) return false;  // END
-        return true;
+    bool let_go_by_all(uint64_t slot, uint64_t lap, Next next) const noexcept {
+        for (const Atomic64* row : declared_)
+            if (!let_go(row[slot].load(acquire), lap, next)) return false;  // END
+        bool all = true;
+        each_bit(added_.load(relaxed), [&](uint32_t s) {
+            const Gate gate = gate_of(s);
+            all = all && (!gate.row || gate.let_go(slab_, slot, lap, next));
+        });
+        return all;
     }
 
     /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
@@ -336,8 +401,9 @@ private:
 
     void wake_receivers() noexcept {
         fence_();
-        for (Atomic64* idle : first_stages_)
-            if (idle->load(relaxed) != 0) registry.wake_one(*idle, 0);
+        each_bit(first_.load(relaxed), [&](uint32_t s) {
+            if (Atomic64& idle = registry.file.stage(s).idle; idle.load(relaxed) != 0) registry.wake_one(idle, 0);
+        });
     }
 
     template <class Ready, class Stop, class Peek, class Tick>

@@ -73,14 +73,15 @@ public:
                        stamps = side(spec.columns.stamps);
         const uint64_t payload = round_up(words, std::max<uint64_t>(4096, sys::page_size()));
         const uint64_t bytes = round_up(payload + room, kSlabUnit);
-        const uint64_t row = round_up(spec.capacity * 8, 4096);
-        const uint64_t acks_bytes = round_up(kHeaderBytes + row * spec.stages, kSlabUnit);
+        const uint64_t row = row_size(spec.capacity);
+        const uint64_t acks_bytes = acks_size(row), declared = kHeaderBytes + row * spec.stages;
 
-        Block slab_block = storage.make(join, Part::slab, bytes);
-        const Block acks_block = storage.make(join, Part::acks, acks_bytes);
+        Block slab_block = storage.make(join, Part::slab, bytes, bytes);
+        const Block acks_block = storage.make(join, Part::acks, acks_bytes, declared);
         Slab slab;
         slab.bytes_ = slab_block.map(true, sys::Populate::yes);
-        slab.acks_ = acks_block.map(true, sys::Populate::yes);
+        slab.acks_ = acks_block.map(true, sys::Populate::no);
+        sys::populate(slab.acks_.data(), declared, true);
         auto* header = new (slab.bytes_.data()) SlabHeader{};
         header->shape = {kSlabMagic, kLayoutVersion, kAbi, bytes, join, 0, 0, spec.capacity, spec.stride,
                          kHeaderBytes, dropped, variants, stamps, payload};
@@ -104,22 +105,22 @@ public:
         const std::string& where = slab_block.name;
         if (bytes < kHeaderBytes || acks_bytes < kHeaderBytes) corrupted(where, "too short");
         slab.bytes_ = slab_block.map(writable, populate);
-        slab.acks_ = acks_block.map(true, populate);
+        slab.acks_ = acks_block.map(true, sys::Populate::no);
         const SlabShape h = reinterpret_cast<const SlabHeader*>(slab.bytes_.data())->shape;
         const AcksShape a = *reinterpret_cast<const AcksShape*>(slab.acks_.data());
-        uint64_t room = 0, rows = 0;
+        uint64_t room = 0;
         if (h.magic != kSlabMagic || a.magic != kAcksMagic || h.version != kLayoutVersion ||
             a.version != kLayoutVersion || h.abi != kAbi || a.abi != kAbi || h.file_bytes != bytes ||
             a.file_bytes != acks_bytes || h.join != join || a.join != join)
             corrupted(where, "foreign headers");
         if (h.capacity == 0 || h.stride < payload_bytes || h.payload_offset > bytes || h.ready_offset != kHeaderBytes ||
-            h.capacity > bytes / 8 || h.payload_offset < kHeaderBytes + h.capacity * 8 ||
+            h.capacity > bytes / 8 || h.capacity > 1ull << 48 || h.payload_offset < kHeaderBytes + h.capacity * 8 ||
             h.payload_offset % kHeaderBytes != 0 || (payload_bytes >= 64 && h.stride % 64 != 0) ||
             !side_fits(h, h.dropped_offset) || !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
-            a.rows > kMaxStages || a.row_bytes < h.capacity * 8 || a.row_bytes % 8 != 0 ||
-            __builtin_mul_overflow(a.rows, a.row_bytes, &rows) || rows > acks_bytes - kHeaderBytes)
+            a.rows > kMaxStages || a.row_bytes != row_size(h.capacity) || acks_bytes != acks_size(a.row_bytes))
             corrupted(where, "sizes that do not fit the file");
+        if (populate == sys::Populate::yes) sys::populate(slab.acks_.data(), kHeaderBytes + a.rows * a.row_bytes, true);
         slab.resolve(h, a);
         slab.keep(std::move(slab_block));
         return slab;
@@ -135,9 +136,19 @@ public:
         return pages;
     }
 
+    /// Pages for the row of a stage that was added later. Throws Errc::no_space.
+    void back_row(const Storage& storage, uint64_t join, uint32_t stage) const {
+        const uint64_t at = kHeaderBytes + stage * row_bytes_;
+        storage.reserve(join, Part::acks, at, row_bytes_);
+        sys::populate(acks_.data() + at, row_bytes_, true);
+    }
+
     explicit operator bool() const noexcept { return header != nullptr; }
 
 private:
+    static constexpr uint64_t row_size(uint64_t capacity) noexcept { return round_up(capacity * 8, kHeaderBytes); }
+    static constexpr uint64_t acks_size(uint64_t row) noexcept { return round_up(kHeaderBytes + kMaxStages * row, kSlabUnit); }
+
     sys::Fd file_;  // for private pages; in some storages it says that the memory is mapped: let go after it is not
     uint64_t file_offset_ = 0;
     sys::Mapping bytes_, acks_;

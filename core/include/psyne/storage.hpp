@@ -39,8 +39,10 @@ public:
 
     const std::string address;  // "ipc://camera"
 
-    /// Memory for a part of the lane of this join number, reserved and zero. Throws Errc::no_space.
-    virtual Block make(uint64_t join, Part part, uint64_t bytes) const = 0;
+    /// Memory for a part of the lane of this join number, zero, its beginning reserved. Throws Errc::no_space.
+    virtual Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const = 0;
+    /// Reserves another piece of it. Throws Errc::no_space.
+    virtual void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const = 0;
     /// Lets others find it, once its header is written; false when there is one already.
     virtual bool publish(const Block& block) const = 0;
     /// What another end made; an empty block when it is gone.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 from .. import _native, ends
 from ..batch import Batch
 from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
+from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
 from ..waiting import ready
@@ -257,9 +258,15 @@ class Receiver(EventLoopEnd, Generic[R]):
         super().__init__(end)
         self._rx = end
 
-    def clone(self, stage: str | None = None) -> Self:
+    def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:
         """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
-        return type(self)(self._rx.clone(stage))
+        return type(self)(self._rx.clone(stage, new_stage))
+
+    def leave(self) -> int:
+        """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
+        left = self._rx.leave()
+        self._bell.leave()
+        return left
 
     async def receive(self) -> R:
         """The next message. Raises EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."""

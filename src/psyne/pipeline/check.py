@@ -33,7 +33,7 @@ def check_work(work: Any, takes: str, workers: str) -> None:
         raise InvalidArgument(f"{takes}; {work!r} cannot be called")
     called: Any = work if inspect.isroutine(work) or isinstance(work, partial) else work.__call__
     if is_class(work):
-        cls = work.func if isinstance(work, partial) else work
+        cls: Any = work.func if isinstance(work, partial) else work
         if "__call__" not in dir(cls):
             raise InvalidArgument(f"{takes}; instances of {cls.__name__} cannot be called: give it a __call__")
         _check_arguments(work, (), "a class is instantiated as cls(), or as functools.partial(cls, …)(); here")

@@ -15,7 +15,7 @@ from .report import Report, SourceReport, StageReport, rate, seconds
 
 __all__ = ["draw"]
 
-WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, FOOT = 188, 112, 64, 26, 28, 34
+WIDTH, HEIGHT, GAP_X, GAP_Y, MARGIN, FOOT = 216, 112, 64, 26, 28, 34
 SOURCE, READS, WRITES, STUCK = "#0f766e", "#334155", "#6d28d9", "#dc2626"
 STYLE = (
     "text{font-family:system-ui,'Segoe UI',Helvetica,Arial,sans-serif;fill:#1e293b}"
@@ -111,7 +111,7 @@ def _box(box: Box, runs: bool, stuck: bool) -> str:
         what = "source" if stage is None else "stage"
         return "".join([*parts, _text("small", x + 12, y + 58, what)])
     parts.append(_text("rate", x + 12, y + 58, rate(it.per_second)))
-    parts.append(_text("unit", x + WIDTH - 12, y + 58, f"{it.messages:,} messages".replace(",", " "), "end"))
+    parts.append(_text("unit", x + WIDTH - 12, y + 58, f"{rate(it.messages)} messages", "end"))
     if stage is None:
         assert isinstance(it, SourceReport)
         parts.append(_text("small", x + 12, y + 77, "messages/s"))
@@ -121,7 +121,7 @@ def _box(box: Box, runs: bool, stuck: bool) -> str:
         parts.append(_text("small", x + 12, y + 77, times))
         share, label = stage.busy, f"busy {stage.busy:.0%} · backlog {stage.backlog}"
     if it.restarts:
-        label += f" · {it.restarts} restarts"
+        label += f" · restarts {it.restarts}"
     most = WIDTH - 24
     parts.append(
         _bar(x + 12, y + 84, most, 5, 'fill="#e2e8f0"') + _bar(x + 12, y + 84, most * share, 5, f'fill="{colour}"')

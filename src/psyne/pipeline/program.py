@@ -9,13 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack, cast
 
 from ..address import channel_name
 from ..anonymous import channel
 from ..errors import InvalidArgument
 from ..handover import TypeReference
-from ..options import SenderOptions
+from ..options import ChannelOptions, SenderOptions
 from ..stage import Pattern, Stage, stage_graph
 from ..types import AnyLayout, as_type
 from .check import check_count, check_work, name_of
@@ -186,7 +186,7 @@ class Pipeline:
             raise InvalidArgument(f"{given.pop()}= follows from the stages: add them with .stage(…) and members=")
         if options.get("timestamps") is None:
             options["timestamps"] = True
-        sender, _ = channel(*types, **options)  # checks types and options
+        checked, _ = channel(*types, **cast("ChannelOptions", options))  # of types and options; nobody joins
         if address is None:
             word = re.sub(r"\W", "_", name, flags=re.ASCII)[:48]
             scheme = "memory" if self.workers == "threads" else "ipc"
@@ -195,7 +195,7 @@ class Pipeline:
         references = tuple(TypeReference.to(as_type(kind)) for kind in types)
         policy = self.restart if restart is None else restart_of(restart)
         source = Source(
-            name, address, capture, references, members, policy, options, sender.capacity, self.workers, self.restart
+            name, address, capture, references, members, policy, options, checked.capacity, self.workers, self.restart
         )  # fmt: skip
         self.sources.append(source)
         return source

@@ -71,14 +71,21 @@ inline void remove_unfinished(const Fd& directory) {
     }
 }
 
-/// A file that nobody finds yet, its memory reserved: a full file system is an error here, never SIGBUS later.
-inline Fd make_unnamed(const Fd& directory, uint64_t size) {
+/// Pages for a part of a file, which has none there yet.
+inline void reserve(const Fd& fd, uint64_t offset, uint64_t size) {
+    const std::vector<char> zeros(size);
+    write_at(fd, zeros.data(), size, offset);
+}
+
+/// A file that nobody finds yet, the memory of its beginning reserved: a full file system is an error here, never
+/// SIGBUS later.
+inline Fd make_unnamed(const Fd& directory, uint64_t size, uint64_t reserved) {
     static std::atomic<uint64_t> number{0};
     remove_unfinished(directory);
     const std::string name = "." + std::to_string(::getpid()) + "." + std::to_string(number.fetch_add(1)) + kMaking;
     Fd fd(::openat(directory.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
-    fstore_t room{F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(size), 0};
+    fstore_t room{F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(reserved), 0};
     if (::fcntl(fd.get(), F_PREALLOCATE, &room) == -1 || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
         const int e = errno;
         unlink_file(directory, name);
@@ -105,17 +112,20 @@ inline bool publish(const Fd& directory, const Fd& file, const std::string& name
 
 enum class Populate { no, yes };
 
+/// From here on few touches of these pages fault.
+inline void populate(std::byte* data, uint64_t size, bool) noexcept {
+    ::madvise(data, size, MADV_WILLNEED);
+    const volatile std::byte* bytes = data;
+    for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
+}
+
 /// Maps a part of a file of ours; with Populate::yes no later touch of it faults.
-inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate, uint64_t offset = 0) {
+inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate all, uint64_t offset = 0) {
     void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(),
                         static_cast<off_t>(offset));
     if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes");
     Mapping mapping(data, size);
-    if (populate == Populate::yes) {
-        ::madvise(data, size, MADV_WILLNEED);
-        const volatile char* bytes = static_cast<const char*>(data);
-        for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
-    }
+    if (all == Populate::yes) populate(mapping.data(), size, writable);
     return mapping;
 }
 

@@ -54,11 +54,13 @@ inline void reserve(const Fd& fd, uint64_t offset, uint64_t size) {
     if (e != 0) fail_reserve(size, e);
 }
 
-/// A file without a name, its pages reserved.
-inline Fd make_unnamed(const Fd& directory, uint64_t size) {
+/// A file without a name, the pages of its beginning reserved.
+inline Fd make_unnamed(const Fd& directory, uint64_t size, uint64_t reserved) {
     Fd fd(::openat(directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
-    reserve(fd, 0, size);
+    reserve(fd, 0, reserved);
+    if (size > reserved && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
+        fail_errno("cannot make a file of " + std::to_string(size) + " bytes");
     return fd;
 }
 
@@ -72,16 +74,20 @@ inline bool publish(const Fd& directory, const Fd& file, const std::string& name
 
 enum class Populate { no, yes };
 
+/// From here on no touch of these pages faults.
+inline void populate(std::byte* data, uint64_t size, bool writable) noexcept {
+    if (::madvise(data, size, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) == 0) return;
+    const volatile std::byte* bytes = data;  // before Linux 5.14
+    for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
+}
+
 /// Maps a part of a file of ours; with Populate::yes no later touch of it faults.
-inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate populate, uint64_t offset = 0) {
+inline Mapping map(const Fd& fd, uint64_t size, bool writable, Populate all, uint64_t offset = 0) {
     void* data = ::mmap(nullptr, size, writable ? PROT_READ | PROT_WRITE : PROT_READ, MAP_SHARED, fd.get(),
                         static_cast<off_t>(offset));
     if (data == MAP_FAILED) fail_errno("cannot map " + std::to_string(size) + " bytes");
     Mapping mapping(data, size);
-    if (populate == Populate::yes && ::madvise(data, size, writable ? MADV_POPULATE_WRITE : MADV_POPULATE_READ) != 0) {
-        const volatile char* bytes = static_cast<const char*>(data);  // before Linux 5.14
-        for (uint64_t i = 0; i < size; i += page_size()) (void)bytes[i];
-    }
+    if (all == Populate::yes) populate(mapping.data(), size, writable);
     return mapping;
 }
 
