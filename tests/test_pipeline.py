@@ -245,12 +245,18 @@ def test_a_message_that_a_failing_stage_had_half_changed_is_taken_out(notes: Not
     assert (report.sources[0].dropped, report.stage("spoil").restarts) == (1, 1)
 
 
-def test_kill_ends_everything_at_once_and_leaves_nothing(notes: Notes) -> None:
+def test_kill_ends_everything_at_once_and_leaves_nothing(
+    notes: Notes, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("psyne.pipeline.supervisor.PATIENCE", 0.0)
     pipe = psyne.Pipeline()
     pipe.source(pipelines.deaf, Frame).stage(pipelines.draw)
     running = pipe.start()
+    until(lambda: running.report().seconds, "the beginning")
     running.stop()
-    until(lambda: pipe.report().sources[0].pids, "the source")
+    until(lambda: notes("told"), "the source")
+    until(lambda: "has not ended" in caplog.text, "the warning")
+    assert running.alive
     pids = [*pipe.report().sources[0].pids, *pipe.report().stage("draw").pids]
     running.kill()
     assert not running.wait(PATIENCE).running

@@ -10,8 +10,6 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import psyne
 from psyne import Struct, u8, u64
 from psyne.demo.place import place_of
@@ -139,10 +137,6 @@ class Broken:
 
     def __call__(self, m: Any) -> None:
         pass
-
-
-def sum_of(m: Any) -> None:
-    np.add(m.image, 1, out=m.image)
 
 
 def program(name: str) -> psyne.Pipeline:
