@@ -121,6 +121,21 @@ def test_a_signal_stops_the_source_and_all_that_it_sent_is_drawn(
     assert numbers(notes("draw")) == list(range(int(notes("sent")[0][1])))
 
 
+def children(pid: int) -> int:
+    return len(Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_ctrl_c_while_the_workers_still_start_ends_all_without_a_word(
+    start: Callable[[str], subprocess.Popen[str]], notes: Notes
+) -> None:
+    program = start("endless")
+    until(lambda: children(program.pid) >= 4, "the workers")  # and the resource tracker of multiprocessing
+    os.killpg(program.pid, signal.SIGINT)
+    printed, errors = program.communicate(timeout=PATIENCE)
+    assert (program.returncode, printed, errors) == (0, "stopped by SIGINT\n", "")
+    assert notes("draw") == []
+
+
 def test_a_second_signal_ends_everything_at_once(start: Callable[[str], subprocess.Popen[str]], notes: Notes) -> None:
     program = start("standing")
     until(lambda: notes("stands"), "the stage")
@@ -218,6 +233,23 @@ def test_an_exception_in_a_source_is_told_and_what_it_sent_is_drawn(notes: Notes
     error = failure_of(pipe)
     assert str(error) == f"source 'failing_capture' (pid {error.pid}) crashed: ValueError: the camera is unplugged"
     assert numbers(notes("draw")) == list(range(COUNT))
+
+
+def test_when_one_branch_fails_the_other_is_worked_off_to_its_end(notes: Notes) -> None:
+    pipe = psyne.Pipeline()
+    cam = pipe.source(pipelines.endless, Frame, capacity=16)
+    cam.stage(pipelines.fail_of_bad).stage(pipelines.sluggish, after=[]).stage(pipelines.draw)
+    assert failure_of(pipe).stage == "fail_of_bad"
+    assert numbers(notes("draw")) == list(range(int(notes("sent")[0][1])))
+
+
+def test_a_source_that_fails_is_started_again_and_its_stages_stay(notes: Notes) -> None:
+    pipe = psyne.Pipeline(restart=on_crash(1))
+    pipe.source(pipelines.flaky_capture, Frame).stage(pipelines.draw)
+    report = pipe.run()
+    assert numbers(notes("draw")) == [*range(5), *range(COUNT)]
+    assert len({words[0] for words in notes("draw")}) == 1
+    assert (report.sources[0].restarts, report.sources[0].messages) == (1, 5 + COUNT)
 
 
 def test_a_class_that_cannot_be_made_stops_the_pipeline_before_anything_is_sent(notes: Notes) -> None:

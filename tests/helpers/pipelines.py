@@ -61,6 +61,17 @@ def failing_capture(out: Any) -> None:
     raise ValueError("the camera is unplugged")
 
 
+def flaky_capture(out: Any) -> None:
+    """Fails the first time, when it has sent five messages."""
+    began = "began" in Path(os.environ["PSYNE_TEST_NOTES"]).read_text()
+    note("began", os.getpid())
+    for n in range(COUNT if began else 5):
+        with out.loan() as m:
+            m.n = n
+    if not began:
+        raise ValueError("the camera is unplugged")
+
+
 def place(m: Any) -> str:
     at = place_of(m.image)
     return f"{at.device}:{at.inode}:{at.offset}"
@@ -129,6 +140,12 @@ def stand_still(m: Any) -> None:
 
 def slow(m: Any) -> None:
     time.sleep(0.02)
+
+
+def sluggish(m: Any) -> None:
+    """For the first messages longer than a worker waits before it looks around."""
+    if m.n < 4:
+        time.sleep(0.25)
 
 
 class Broken:

@@ -42,6 +42,7 @@ def run_in_process(task: Task, link: "Connection[Any, Any]", memory: Memory) -> 
     leash = Leash(link, stopper.ask if stopper else lambda: None)
 
     def fail(error: BaseException) -> NoReturn:
+        leash.publish()
         leash.tell("failed", _told(task, error))
         _die()
 
