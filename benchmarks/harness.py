@@ -104,11 +104,17 @@ def private_channels() -> Iterator[None]:
         yield
 
 
-def compile_pingpong(directory: Path) -> Path:
-    program = directory / "pingpong"
+def compile_bare(name: str, directory: Path) -> Path:
+    """One of the bare loops in C++ that are the floors."""
+    program = directory / name
     compiler = os.environ.get("CXX", "c++")
-    subprocess.run([compiler, "-std=c++20", "-O2", str(HERE / "pingpong.cpp"), "-o", str(program)], check=True)
+    subprocess.run([compiler, "-std=c++20", "-O2", str(HERE / f"{name}.cpp"), "-o", str(program)], check=True)
     return program
+
+
+def run_bare(program: Path, *arguments: object) -> Figures:
+    done = subprocess.run([program, *map(str, arguments)], check=True, stdout=subprocess.PIPE)
+    return json.loads(done.stdout)  # type: ignore[no-any-return]
 
 
 # ------------------------------------------------------------------------ figures

@@ -10,8 +10,6 @@ message of 64 MiB against one of 64 bytes, payload not touched.
 from __future__ import annotations
 
 import argparse
-import json
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -21,7 +19,7 @@ import numpy as np
 import peers
 from harness import (
     Figures,
-    compile_pingpong,
+    compile_bare,
     expect,
     installed,
     interleaved,
@@ -32,6 +30,7 @@ from harness import (
     play_role,
     private_channels,
     ratio,
+    run_bare,
     run_roles,
     write,
 )
@@ -203,9 +202,7 @@ def main() -> None:
     first, second = chosen.cores
 
     def floor(mode: str, trips: int, *pause: int) -> Figures:
-        arguments = [mode, *map(str, (trips, first, second, *pause))]
-        done = subprocess.run([program, *arguments], check=True, stdout=subprocess.PIPE)
-        return json.loads(done.stdout)  # type: ignore[no-any-return]
+        return run_bare(program, mode, trips, first, second, *pause)
 
     def pair(script: str, prefix: str, arguments: Figures) -> Figures:
         roles = (f"{prefix}ping", first, arguments), (f"{prefix}pong", second, arguments)
@@ -234,7 +231,7 @@ def main() -> None:
         cases["iceoryx2"] = lambda: pair(peers.__file__, "iceoryx_", peer)
 
     with private_channels(), tempfile.TemporaryDirectory() as directory:
-        program = compile_pingpong(Path(directory))
+        program = compile_bare("pingpong", Path(directory))
         rounds = interleaved(chosen.rounds, cases)
 
     compared = {f"psyne {wait} / floor": (f"psyne {wait}", "floor") for wait in WAITS}

@@ -35,16 +35,17 @@ class Words(ctypes.Structure):
 class Topic:
     """One service with one publisher and one subscriber, in this process one of the two."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, payload: type[ctypes.Structure] = Words, depth: int = DEPTH) -> None:
         import iceoryx2
 
+        self.depth = depth
         iceoryx2.set_log_level(iceoryx2.LogLevel.Error)
         self.node = iceoryx2.NodeBuilder.new().create(iceoryx2.ServiceType.Ipc)
         self.service = (
             self.node.service_builder(iceoryx2.ServiceName.new(f"psyne-benchmark/{os.getppid()}/{name}"))
-            .publish_subscribe(Words)
+            .publish_subscribe(payload)
             .enable_safe_overflow(False)
-            .subscriber_max_buffer_size(DEPTH)
+            .subscriber_max_buffer_size(depth)
             .open_or_create()
         )
 
@@ -52,10 +53,10 @@ class Topic:
         return self.service.publisher_builder().create()
 
     def subscriber(self) -> Any:
-        return self.service.subscriber_builder().buffer_size(DEPTH).create()
+        return self.service.subscriber_builder().buffer_size(self.depth).create()
 
-    def wait_for_subscriber(self) -> None:
-        while self.service.dynamic_config.number_of_subscribers == 0:
+    def wait_for_subscriber(self, gone: bool = False) -> None:
+        while (self.service.dynamic_config.number_of_subscribers == 0) is not gone:
             time.sleep(0.001)
 
 
@@ -107,8 +108,7 @@ def iceoryx_send(messages: int) -> None:
             loan = publisher.loan_uninit()
             copy(loan.payload_ptr, reference, 64)
             loan.assume_init().send()
-    while topic.service.dynamic_config.number_of_subscribers:
-        time.sleep(0.001)
+    topic.wait_for_subscriber(gone=True)
 
 
 def iceoryx_receive(messages: int) -> Figures:

@@ -80,6 +80,14 @@ PyObject* get_info(PyObject* o, void*) {
         missed = Receiver::missed(t);
         redelivered = t.deaths != 0;
         stamp = t.stamp();
+    } else if (m->hold.kind == Hold::Kind::called && usable(m)) {
+        const Sender& sender_core = *sender_end(m->end).sender;
+        const Slab& slab = sender_core.slab();
+        const uint64_t slot = m->hold.loan.slot + i;
+        sequence = m->hold.loan.position + i;
+        sender = sender_core.registry.join();
+        missed = slab.dropped ? slab.dropped[slot].load(relaxed) : 0;
+        stamp = slab.stamps ? slab.stamps[slot].load(relaxed) : 0;
     } else if (m->hold.kind == Hold::Kind::loan) {
         sequence = m->hold.loan.position + i;
         sender = sender_end(m->end).sender->registry.join();
@@ -117,7 +125,7 @@ PyObject* copy(PyObject* o, PyObject*) {
     }
     MessageObject* c = new_message(Py_TYPE(o), m->layout);
     if (!c) return nullptr;
-    if (!make_private(c) || !copy_message(m, c->at)) {
+    if (!make_private(c) || !copy_message(*m->layout, m->at, c->at)) {
         drop_empty(c);
         return nullptr;
     }
@@ -157,7 +165,8 @@ LeaseObject* lease_of(MessageObject* m) {
     m = root(m);
     if (!m->lease && (m->lease = new_lease(m->end, m->generation))) {
         if (m->hold.kind == Hold::Kind::taken) m->lease->slab = &m->hold.taken.lane->slab;
-        if (m->hold.kind == Hold::Kind::loan) m->lease->slab = &sender_end(m->end).sender->slab();
+        if (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::called)
+            m->lease->slab = &sender_end(m->end).sender->slab();
     }
     return m->lease;
 }

@@ -6,6 +6,8 @@
 
 namespace psyne::python {
 
+inline constexpr int kPolls = 100;  // about a microsecond with the GIL: as long as letting it go and taking it back
+
 /// One type of messages of a channel.
 struct Kind {
     nb::object type;    // their class
@@ -62,6 +64,8 @@ struct SenderEnd : End {
     bool drops = false;  // full="drop"
     uint64_t planned = 0;  // capacity that it will have, before it joins
     bool close_failed = false;
+    uint64_t called = 0;   // messages of call() that are waited for or read
+    bool starved = false;  // a task waits for room that they take: the next that ends rings the bell
     SenderEnd() = default;
     ~SenderEnd();
 };

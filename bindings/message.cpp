@@ -55,6 +55,13 @@ void hold_slots(SenderEnd& e, const Loan& loan, uint64_t n) {
     for (uint64_t i = 0; i < n; ++i) e.sender->hold(loan.slot + i);
 }
 
+void unhold_slots(SenderEnd& e, const Loan& loan) {
+    for (uint64_t i = 0; i < loan.count; ++i) e.sender->unhold(loan.slot + i);
+    if (std::exchange(e.starved, false) && e.bell) e.bell->ring();
+    if (e.level && !e.busy) [[unlikely]]
+        keep_level(e);
+}
+
 /// References to what is counted as one. Whoever dropped others has read what it wanted to read.
 Py_ssize_t references(PyObject* o) {
 #ifdef Py_GIL_DISABLED
@@ -114,6 +121,15 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
         case Hold::Kind::scratch:
             if (send != 0 && !sender_end(m->end).closed) sender_end(m->end).sender->drop(send), sender_end(m->end).counts.missed += send;
             break;
+        case Hold::Kind::called: {
+            SenderEnd& e = sender_end(m->end);
+            --e.called;
+            if (!live) return unhold_slots(e, h.loan);
+            m->lease->hold = h;
+            m->lease->hold.kind = Hold::Kind::sent;
+            if (std::exchange(e.starved, false) && e.bell) e.bell->ring();  // to hear that views stand in the way
+            break;
+        }
         case Hold::Kind::taken:
             unlink_taken(m);
             h.receiver->end(h.taken, live);
@@ -191,10 +207,7 @@ void lease_dealloc(PyObject* o) {
     if (Hold& h = lease->hold; h.kind != Hold::Kind::nothing && ours(lease->generation)) {
         const Guard guard(lease->end);
         if (h.kind == Hold::Kind::sent) {
-            SenderEnd& e = sender_end(lease->end);
-            for (uint64_t i = 0; i < h.loan.count; ++i) e.sender->unhold(h.loan.slot + i);
-            if (e.level && !e.busy) [[unlikely]]
-                keep_level(e);
+            unhold_slots(sender_end(lease->end), h.loan);
         } else if (h.kind == Hold::Kind::taken || h.kind == Hold::Kind::passed) {
             h.kind == Hold::Kind::passed ? h.receiver->finish(h.taken) : h.receiver->end(h.taken, false);
             settled(lease->end);
@@ -287,20 +300,19 @@ bool shape_from(PyObject* shape, const Layout& layout, Dims& out) {
     return false;
 }
 
-bool copy_message(const MessageObject* from, const Place& to) {
-    const Layout& layout = *from->layout;
+bool copy_message(const Layout& layout, const Place& from, const Place& to) {
     if (layout.columns) {
         for (const Layout::Column& c : layout.fields)
-            std::memcpy(to.field(layout, c.offset, c.bytes), from->at.field(layout, c.offset, c.bytes), c.bytes);
+            std::memcpy(to.field(layout, c.offset, c.bytes), from.field(layout, c.offset, c.bytes), c.bytes);
         return true;
     }
     Dims d;
     uint64_t used = layout.bytes;
     if (layout.shaped) {
-        if (!layout.read_dims(from->at.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
+        if (!layout.read_dims(from.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
         layout.write_dims(to.data, d);
     }
-    std::memcpy(to.data, from->at.data, used);
+    std::memcpy(to.data, from.data, used);
     return true;
 }
 

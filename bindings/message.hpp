@@ -30,7 +30,7 @@ struct Place {
 
 /// What must be told when slots are no longer used.
 struct Hold {
-    enum class Kind : uint8_t { nothing, loan, sent, taken, passed, scratch };
+    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch };  // called: by call(), for reading
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {
@@ -96,7 +96,7 @@ inline bool dims_of(const MessageObject* m, Dims& out) {
 /// shape= or size= of a shaped message, checked against its room. False with an exception set.
 bool shape_from(PyObject* shape, const Layout& layout, Dims& out);
 /// Copies one message into other memory of the same layout. False with an exception set.
-bool copy_message(const MessageObject* from, const Place& to);
+bool copy_message(const Layout& layout, const Place& from, const Place& to);
 /// The layout of a message class. Null with an exception set.
 Layout* layout_of(PyTypeObject* type);
 /// A lease without any memory yet. Null with an exception set.

@@ -51,7 +51,8 @@ PyObject* release_message(PyObject* o, PyObject*) {
 PyObject* discard(PyObject* o, PyObject*) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     if (m->parent) return PyErr_Format(PyExc_TypeError, "a part of a message cannot be discarded by itself"), nullptr;
-    if (m->hold.kind == Hold::Kind::taken) return raise("NotALoan", "a received message cannot be discarded; release() it");
+    if (m->hold.kind == Hold::Kind::taken || m->hold.kind == Hold::Kind::called)
+        return raise("NotALoan", "a received message cannot be discarded; release() it");
     if (m->open && !discard_message(m)) return nullptr;
     Py_RETURN_NONE;
 }

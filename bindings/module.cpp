@@ -28,7 +28,9 @@ NB_MODULE(_native, m) {
     bind_dlpack(m);
     bind_private(m);
     bind_sender(m);
+    bind_call(m);
     bind_receiver(m);
+    bind_runs(m);
     bind_opening(m);
     bind_statistics(m);
     bind_inspect(m);

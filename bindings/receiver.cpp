@@ -6,8 +6,6 @@ namespace psyne::python {
 
 namespace {
 
-constexpr int kPolls = 100;  // about a microsecond with the GIL: as long as letting it go and taking it back
-
 /// Without a channel yet: lets Python look for it until the deadline. False with an exception set.
 bool await_channel(PyObject* self, ReceiverEnd& e, uint64_t deadline) {
     while (!e.receiver) {

@@ -1,13 +1,9 @@
 // The sending end: loan, send, drain. Decisions are the core's; this converts.
 #include "guard.hpp"
-#include "source.hpp"
+#include "sending.hpp"
 
 namespace psyne::python {
 
-namespace {
-
-constexpr uint64_t kAllSent = ~0ull;
-/// Enters the end for one call, as a member of its channel; false with an exception set.
 bool enter_joined(PyObject* self, SenderEnd& e) {
     if (!e.enter()) return false;
     if (e.sender) [[likely]]
@@ -19,6 +15,10 @@ bool enter_joined(PyObject* self, SenderEnd& e) {
     if (e.closed) close_now(e);  // by another thread meanwhile
     return done ? e.refuse() : false;
 }
+
+namespace {
+
+constexpr uint64_t kAllSent = ~0ull;
 
 /// Waits for `n` slots; false with an exception set. Without room and time: Full.
 bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
@@ -46,11 +46,40 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
     return false;
 }
 
+}  // namespace
+
 Place place_of(const SenderEnd& e, const Kind& kind, const Loan& loan) {
     const Slab& slab = e.sender->slab();
     if (kind.shape->columns) return {slab.payload, slab.stride, slab.capacity, loan.slot};
     return {loan.data, slab.stride, 1, 0};
 }
+
+bool copy_in(SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only, Copied& c) {
+    c.kind = e.kind_for(what);
+    Source source;
+    if (!c.kind || !source.of(what, e, *c.kind, false)) return false;
+    if (!e.sender->try_loan(1, c.loan)) [[unlikely]] {
+        if (try_only) return e.sender->look_after_others(), false;
+        if (!take_loan(e, 1, c.loan, deadline)) return false;
+        if (!source.of(what, e, *c.kind, false)) {  // others ran meanwhile: look again
+            e.sender->discard(c.loan);
+            return false;
+        }
+    }
+    c.loan.variant = c.kind->header;
+    c.bytes = source.bytes();
+    if (source.copy_to(place_of(e, *c.kind, c.loan), 1, 0)) return true;
+    e.sender->discard(c.loan);
+    return false;
+}
+
+MessageObject* own_loan(PyObject* self, PyObject* what) {
+    if (!is_message(what)) return nullptr;
+    auto* m = reinterpret_cast<MessageObject*>(what);
+    return m->end == self && (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch) ? m : nullptr;
+}
+
+namespace {
 
 void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
@@ -187,41 +216,22 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
     SenderEnd& e = sender_end(self);
     PyObject* what = values[0];
     const Guard guard(self, what);
-    if (is_message(what)) {
-        auto* m = reinterpret_cast<MessageObject*>(what);
-        const bool own = m->end == self && (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch);
-        if (own) {  // one's own loan: published in place
-            const bool dropped = m->hold.kind == Hold::Kind::scratch;
-            if (!usable(m) || !finish_message(m, m->count)) return nullptr;
-            return PyBool_FromLong(!dropped);
-        }
+    if (MessageObject* m = own_loan(self, what)) {  // published in place
+        const bool dropped = m->hold.kind == Hold::Kind::scratch;
+        if (!usable(m) || !finish_message(m, m->count)) return nullptr;
+        return PyBool_FromLong(!dropped);
     }
     if (!enter_joined(self, e)) return nullptr;
     Inside<SenderEnd> inside{e};
-    const Kind* kind = e.kind_for(what);
-    Source source;
-    if (!kind || !source.of(what, e, *kind, false)) return nullptr;
-    Loan loan;
-    if (!e.sender->try_loan(1, loan)) [[unlikely]] {
-        if (e.drops) {
-            e.sender->look_after_others();
-            e.sender->drop(1), ++e.counts.missed;
-            Py_RETURN_FALSE;
-        }
-        if (!take_loan(e, 1, loan, deadline)) return nullptr;
-        if (!source.of(what, e, *kind, false)) {  // others ran meanwhile: look again
-            e.sender->discard(loan);
-            return nullptr;
-        }
+    Copied c;
+    if (!copy_in(e, what, deadline, e.drops, c)) {
+        if (PyErr_Occurred()) return nullptr;
+        e.sender->drop(1), ++e.counts.missed;
+        Py_RETURN_FALSE;
     }
-    loan.variant = kind->header;
-    if (!source.copy_to(place_of(e, *kind, loan), 1, 0)) {
-        e.sender->discard(loan);
-        return nullptr;
-    }
-    e.sender->commit(loan, 1);
+    e.sender->commit(c.loan, 1);
     e.counts.messages += 1;
-    e.counts.copied += source.bytes();
+    e.counts.copied += c.bytes;
     Py_RETURN_TRUE;
 } catch (...) {
     return raise_current();
@@ -323,6 +333,11 @@ PyMethodDef methods[] = {
      "send($self, message, timeout=None)\n--\n\n"
      "Copy one message, array, buffer, text or number in and send it; one's own loan is sent in place.\n\n"
      "False: dropped (full=\"drop\"). Raises LayoutMismatch for another dtype or shape, Full."},
+    {"call", method(call), METH_FASTCALL | METH_KEYWORDS,
+     "call($self, message, timeout=None)\n--\n\n"
+     "Send one message as send() does, wait until every stage has passed it, and give it back for reading what they wrote.\n\n"
+     "The same slot, read-only; it is lent again when the message has ended. Raises Full without room, Empty without an\n"
+     "answer in time, TakenOut, ChannelClosed, LayoutMismatch."},
     {"send_many", method(send_many), METH_FASTCALL | METH_KEYWORDS,
      "send_many($self, array, type=None, timeout=None)\n--\n\n"
      "Copy any number of messages, an array of shape (k, *shape), and send them; for columns also a dict of arrays."},
@@ -335,8 +350,8 @@ PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
 }  // namespace
 
 void own_views_stand(SenderEnd& e) {
-    raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent message; "
-                        "drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
+    raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent message, or by "
+                        "one that call() gave you; drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
 }
 
 void bind_sender(nb::module_& m) {

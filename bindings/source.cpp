@@ -214,7 +214,7 @@ bool Source::copy_columns(const Place& to, uint64_t n, uint64_t first) const {
 
 bool Source::copy_to(const Place& to, uint64_t n, uint64_t first) const {
     const Layout& l = *layout_;
-    if (message_) return copy_message(message_, to);
+    if (message_) return copy_message(*message_->layout, message_->at, to);
     if (fields_) return copy_columns(to, n, first);
     if (l.shaped) l.write_dims(to.data, dims_);
     if (data_) {

@@ -92,11 +92,14 @@ void hush(nb::object o) {
     });
 }
 
-/// For a sender that waits for room: its own arrays stand in the way, and waiting would not help.
+/// For a sender that waits for room: its own arrays stand in the way, and waiting would not help. Messages of call()
+/// that other tasks read do help when they end.
 void check_room(nb::object o, uint64_t n) {
     SenderEnd& e = in_use(o, sender_end(o.ptr()));
     check_free(e);
     if (!e.sender->blocked_by_own_view(n)) return;
+    e.starved = e.called != 0;
+    if (e.starved) return;
     own_views_stand(e);
     throw nb::python_error();
 }
@@ -122,11 +125,18 @@ bool ready(nb::object o) {
     });
 }
 
+uint64_t slice_of(ReceiverEnd& e) { return e.receiver->slice(); }
+uint64_t slice_of(SenderEnd& e) {
+    if (e.called == 0) return e.sender->slice();
+    e.sender->look_after_others();
+    return 0;  // what calls wait for is not for the core to see
+}
+
 double slice(nb::object o) {
     return with_end(o, [](auto& e) {
         auto* core = core_of(e);
         if (e.closed || e.busy || e.forked() || !core) return 0.0;
-        const uint64_t ns = core->slice();
+        const uint64_t ns = slice_of(e);
         if (!core->registry.burials.dead.empty() && !tell_burials(core->registry)) throw nb::python_error();
         return static_cast<double>(ns) * 1e-9;
     });

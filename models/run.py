@@ -116,7 +116,7 @@ def show(result: Result) -> None:
     configuration = " ".join((f"[{run.mutant}]" if run.mutant else "", *run.defines)).strip()
     flag = "  " if result.expected else "✗ "
     cost = f"{result.states:>10,} {result.seconds:>6.1f} s"
-    print(f"{flag}{run.model.stem:<8} {configuration:<72} {cost}  {result.verdict}", flush=True)
+    print(f"{flag}{run.model.stem:<11} {configuration:<72} {cost}  {result.verdict}", flush=True)
 
 
 def inline_lines(model: Path) -> set[int]:
@@ -165,7 +165,7 @@ def main() -> int:
         return 2
     runs = [run for model in models for run in runs_of(model) if options.long or not run.long]
 
-    print(f"  {'model':<8} {'configuration ([mutant])':<72} {'states':>10} {'time':>8}  result")
+    print(f"  {'model':<11} {'configuration ([mutant])':<72} {'states':>10} {'time':>8}  result")
     results = []
     with ThreadPoolExecutor(min(2, os.cpu_count() or 1)) as pool:
         for result in pool.map(lambda run: check(run, 1200, 300), [run for run in runs if not run.long]):

@@ -148,7 +148,9 @@ def test_the_page_on_the_interface_names_all_of_it() -> None:
     classes += (psyne.Batch, psyne.Queue, psyne.Listener, psyne.aio.Sender, psyne.aio.Receiver)
     classes += (psyne.Pipeline, psyne.pipeline.Running)
     methods = {name for it in classes for name in dir(it) if name[0] != "_"}
+    classes += (psyne.Aligned, psyne.aio.Aligned)
     fields = {*psyne.Info._fields, *psyne.VariantHdr._fields, *psyne.Statistics.__annotations__}
+    fields |= psyne.AlignedStatistics.__annotations__.keys()
     fields |= {name for it in (psyne.Info, psyne.VariantHdr) for name in vars(it) if name[0] != "_"}
     openers = (options.SenderOptions, options.ReceiverOptions, options.ChannelOptions)
     keywords = {name for it in openers for name in it.__annotations__}

@@ -5,7 +5,7 @@ psyne\._native\.(Message|Batch)$:
     class \1:
         def __buffer__(self, flags: int, /) -> memoryview: ...
 
-psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many|drain)$:
+psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many|call|drain)$:
 
 psyne\._native\.SenderEnd\._send_some$:
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...

@@ -5,6 +5,7 @@ import typing as _typing
 from importlib.metadata import version as _version
 
 from . import interop
+from .align import Aligned, align
 from .anonymous import channel
 from .batch import Batch
 from .ends import Receiver, Sender
@@ -31,11 +32,13 @@ from .errors import (
     ReadOnly,
     SenderLost,
     SystemFailure,
+    TakenOut,
     ViewsAlive,
 )
 from .info import Info
 from .inspect import inspect
 from .listener import Listener
+from .matching import AlignedStatistics
 from .openers import receiver, sender
 from .queues import Queue
 from .stage import Stage
@@ -90,6 +93,8 @@ else:
 __version__ = _version("psyne")
 
 __all__ = [
+    "Aligned",
+    "AlignedStatistics",
     "Array",
     "ArrowBatch",
     "Batch",
@@ -126,10 +131,12 @@ __all__ = [
     "Statistics",
     "Struct",
     "SystemFailure",
+    "TakenOut",
     "Text",
     "VariantHdr",
     "ViewsAlive",
     "__version__",
+    "align",
     "bf16",
     "bool_",
     "c64",

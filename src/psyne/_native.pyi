@@ -99,6 +99,21 @@ class SenderEnd:
     @property
     def joined(self) -> bool: ...
 
+def begin_call(end: object, message: object) -> object:
+    """Send a message that stays held; None while there is no room."""
+
+def own_loan(end: object, message: object) -> bool:
+    """Is this an open loan of this end?"""
+
+def why_no_room(end: object) -> str:
+    """Why a call finds no room, for people."""
+
+def answered(end: object, messages: list[object]) -> list[int]:
+    """Which of these calls every stage has passed: indices."""
+
+def check_answer(end: object, message: object) -> None:
+    """Raises TakenOut for one that a stage took out."""
+
 class ReceiverEnd:
     """The native receiving end."""
 
@@ -129,6 +144,20 @@ class ReceiverEnd:
 class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
     def __next__(self) -> Any: ...
+
+def split(batch: Batch, n: int) -> Batch:
+    """Cut the first n messages off a received batch: they end by themselves."""
+
+def join(a: Batch, b: Batch) -> bool:
+    """Append b to a, if it lies behind it in the same ring; whether it did."""
+
+def gather(end: ReceiverEnd, batches: list[Batch]) -> Batch:
+    """
+    A copy of all messages of several batches, read-only; of none an empty batch.
+    """
+
+def smallest_ring(end: object) -> int:
+    """Slots of the smallest ring of a receiver; 0: none yet."""
 
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""

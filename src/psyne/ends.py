@@ -179,6 +179,24 @@ class Sender(_native.SenderEnd, Generic[M]):
             """
             ...
 
+        @overload
+        def call(self, message: L, timeout: float | None = None) -> L: ...
+        @overload
+        def call(self, message: Batch[L], timeout: float | None = None) -> Batch[L]: ...  # type: ignore[overload-overlap]
+        @overload
+        def call(self, message: object, timeout: float | None = None) -> M: ...
+        def call(self, message: object, timeout: float | None = None) -> Any:
+            """Send a message as `send` does, wait until every stage has passed it, and give it back for reading.
+
+            It is the same slot, with what mutating stages wrote, read-only; ended like a received one, by its ``with``
+            block, ``release()`` or the last reference gone. The slot is not lent again before, nor while views live.
+
+            Raises Full for no room and Empty for no answer, within ``timeout`` seconds for both; Full at once where
+            ``full="drop"`` finds no room; TakenOut, ChannelClosed, LeaseLimit, LayoutMismatch, InvalidArgument for a
+            channel without stages. The message stays sent in all cases that come after its commit.
+            """
+            ...
+
         def send_many(self, array: object, type: type[Message] | None = None, timeout: float | None = None) -> None:
             """Copy any number of messages, an array of shape (k, \\*shape), and send them.
 

@@ -4,6 +4,7 @@ PsyneError
 ├── Full (TimeoutError, queue.Full)            no slot in time
 ├── Empty (TimeoutError, queue.Empty)          no message in time
 ├── EndOfChannel (EOFError)                    the last sender closed; all was received
+├── TakenOut (RuntimeError)                    a stage took out the message of a call()
 ├── SenderLost (ConnectionError)               a sender died or failed; all that it sent was received
 ├── ChannelClosed (ValueError)                 this end was closed
 ├── MessageReleased (ValueError)               the message was sent or released
@@ -50,6 +51,7 @@ __all__ = [
     "ReadOnly",
     "SenderLost",
     "SystemFailure",
+    "TakenOut",
     "ViewsAlive",
 ]
 
@@ -68,6 +70,10 @@ class Empty(PsyneError, TimeoutError, queue.Empty):
 
 class EndOfChannel(PsyneError, EOFError):
     """The last sender closed, and all that it sent was received."""
+
+
+class TakenOut(PsyneError, RuntimeError):
+    """A stage took the message of a ``call()`` out: a member died while it wrote to it, or three died on it."""
 
 
 class SenderLost(PsyneError, ConnectionError):

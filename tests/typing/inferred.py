@@ -298,6 +298,20 @@ async def the_ends_for_event_loops_have_the_same_types() -> None:
     assert_type(aio.channel(Imu, Sample, stages=["a", "b"])[1].clone("a"), aio.Receiver[Imu | Sample])
 
 
+def an_alignment_knows_its_sets(imu: Receiver[Imu], other: Receiver[Sample], late: aio.Receiver[Imu]) -> None:
+    pairs = psyne.align(imu, other, by="stamp", tolerance=5)
+    assert_type(pairs, psyne.Aligned[tuple[Imu, Sample]])
+    for a, b in pairs:
+        assert_type(a, Imu)
+        assert_type(b, Sample)
+    assert_type(pairs.try_receive(), tuple[Imu, Sample] | None)
+    three = psyne.align(imu, other, imu, by=("stamp", "time", lambda m: m.stamp))
+    assert_type(three.receive(timeout=1.0), tuple[Imu, Sample, Imu])
+    between = psyne.align(imu, other, by="stamp", between=True, hold=8)
+    assert_type(between, psyne.Aligned[tuple[Imu, Batch[Sample]]])
+    assert_type(aio.align(late, late, by="stamp"), aio.Aligned[tuple[Imu, Imu]])
+
+
 def an_anonymous_channel_knows_its_messages() -> None:
     tx, rx = psyne.channel(Imu)
     assert_type(tx, Sender[Imu])

@@ -126,7 +126,7 @@ public:
         Atomic64& graph = c_.header().graph;
         for (uint64_t g = graph.load(seq_cst);;) {
             uint32_t keep = 0, over = 0;
-            each_bit(added(), [&](uint32_t s) { keep |= c_.stage(s).ancestors.load(relaxed); });
+            each_bit(added_in(g) & ~declared(), [&](uint32_t s) { keep |= c_.stage(s).ancestors.load(relaxed); });
             each_bit(added_in(g) & ~declared() & ~keep, [&](uint32_t s) {
                 if (state_in<StageState>(c_.stage(s).word.load(seq_cst)) == StageState::draining && !has_member(s, kMaxMembers, true))
                     over |= 1u << s;

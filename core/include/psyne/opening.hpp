@@ -226,10 +226,11 @@ inline Graph::Found find_stage(const Registry& r, const StagePlace& place) {
     return graph.add(*place.wanted, r.id);
 }
 
-/// A registered member is none of its stage.
-inline void withdraw(const Registry& r) noexcept {
-    const uint32_t stage = r.me().stage.exchange(kTapStage, seq_cst);
-    if (r.graph().close_if_deserted(stage)) r.wake_everybody();
+/// A registered member did not become one of its stage. Others may have counted on it, so it leaves like one.
+inline void withdraw(Registry& r) {
+    r.leaving();
+    if (r.graph().close_if_deserted(r.me().stage.load(seq_cst))) r.wake_everybody();
+    leave(r);
 }
 
 /// Makes a registered member one of its stage; false when the stage was closed meanwhile: look again.
@@ -266,10 +267,12 @@ inline std::unique_ptr<Receiver> open_receiver(const NamesPtr& names, const std:
                 continue;
             }
             r.bury_dead();
-            while (!join_stage(r, place, stage)) withdraw(r);
+            if (!join_stage(r, place, stage)) {
+                withdraw(r);
+                continue;
+            }
         } catch (const Error&) {
             withdraw(r);
-            leave(r);
             throw;
         }
         r.wake_all(r.file.header().senders_idle, kMaxReceivers);  // they admit a stage that was added

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <memory>
-#include <sstream>
 
 #include <psyne/waiting.hpp>
 
@@ -189,26 +188,12 @@ public:
 
     /// Why the ring is full, for people.
     std::string why_full() const {
-        std::ostringstream text;
-        const ChannelFile& c = registry.file;
         for (uint32_t s = 0; s < kMaxStages; ++s) {
             const Gate gate = gate_of(s);
             if (!gate.row) continue;
             if (lap_of(slab_.ready[next_.slot].load(relaxed)) + 1 < next_.lap) break;  // not even sent
             if (next_.lap == 1 || gate.let_go(slab_, next_.slot, next_.lap - 1, Next::writes)) continue;
-            const uint64_t w = gate.word(next_.slot);
-            const bool taken = lap_of(w) == next_.lap - 1 && (ack_of(w) == Ack::taken || ack_of(w) == Ack::passed);
-            text << "stage '" << load_name(c.stage(s).name) << "' ";
-            if (taken) {
-                text << "holds the oldest message (" << registry.describe(owner_of(w)) << ")";
-            } else {
-                uint64_t members = 0;
-                for (uint64_t i = 0; i < kMaxReceivers; ++i)
-                    members += registry.present(i) && c.member(i).stage.load(relaxed) == s;
-                if (members == 0) text << "has no member";
-                else text << "has not taken the oldest message (" << members << " member" << (members > 1 ? "s)" : ")");
-            }
-            return text.str();
+            return who_holds(s, gate.word(next_.slot), next_.lap - 1, "the oldest message");
         }
         return blocked_by_own_view(1) ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
     }
@@ -226,6 +211,44 @@ public:
             if (left != 0) return "stage '" + load_name(c.stage(s).name) + "' has " + std::to_string(left) + " messages to pass";
         }
         return "all was passed just now";
+    }
+
+    // ---- call(): one's own message, whose slots are held, is waited for -----------------------------------------
+
+    /// Every stage has passed the messages of this loan.
+    bool passed(const Loan& loan) const noexcept {
+        for (uint64_t i = 0; i < loan.count; ++i)
+            if (!let_go_by_all(loan.slot + i, loan.lap, Next::reads)) return false;
+        return true;
+    }
+
+    /// The first stage that took one of them out of the pipeline; kMaxStages: none.
+    uint32_t taken_out_by(const Loan& loan) const noexcept {
+        for (uint32_t s = 0; s < kMaxStages; ++s) {
+            const Gate gate = gate_of(s);
+            for (uint64_t i = 0; gate.row && i < loan.count; ++i)
+                if (gate.dropped(loan.slot + i, loan.lap)) return s;
+        }
+        return kMaxStages;
+    }
+
+    /// Waits until every stage has passed them.
+    template <class Tick>
+    Wait await_passed(const Loan& loan, uint64_t deadline, Tick&& tick) {
+        return wait(
+            deadline, [&] { return passed(loan); }, [&] { return stopping.load(relaxed); },
+            [&] { return uint64_t{passed(loan)}; }, tick);
+    }
+
+    /// Why await_passed() still waits, for people.
+    std::string why_not_passed(const Loan& loan) const {
+        for (uint32_t s = 0; s < kMaxStages; ++s) {
+            const Gate gate = gate_of(s);
+            for (uint64_t i = 0; gate.row && i < loan.count; ++i)
+                if (!gate.let_go(slab_, loan.slot + i, loan.lap, Next::reads))
+                    return who_holds(s, gate.word(loan.slot + i), loan.lap, "it");
+        }
+        return "all stages passed it just now";
     }
 
     /// Ends the lane. `failed`: receivers get SenderLost instead of the end.
@@ -283,7 +306,6 @@ private:
                 left &= ~(1u << s);
                 if (admit(s, stage)) gates |= 1u << s;
             });
-        free_until_ = std::min(free_until_, next_.position + slab_.capacity);  // it was looked at before a loan came back
         added_.store(gates, release);
         first_.store(graph.first(), relaxed);
         graph_ = now;
@@ -374,6 +396,19 @@ private:
             for (uint64_t i = 0; i < n; ++i)
                 if (held_[c.slot + i].load(acquire) != 0) n = i;  // OWN VIEW
         return n;
+    }
+
+    /// Stage `s`, whose ack word is `w`, has not let go message `what` of `lap`: "stage 'infer' holds it (pid 812, infer.py)"
+    std::string who_holds(uint32_t s, uint64_t w, uint64_t lap, const char* what) const {
+        const ChannelFile& c = registry.file;
+        const std::string stage = "stage '" + load_name(c.stage(s).name) + "' ";
+        if (lap_of(w) == lap && (ack_of(w) == Ack::taken || ack_of(w) == Ack::passed))
+            return stage + "holds " + what + " (" + registry.describe(owner_of(w)) + ")";
+        uint64_t members = 0;
+        for (uint64_t i = 0; i < kMaxReceivers; ++i)
+            members += registry.present(i) && c.member(i).stage.load(relaxed) == s;
+        if (members == 0) return stage + "has no member";
+        return stage + "has not taken " + what + " (" + std::to_string(members) + (members > 1 ? " members)" : " member)");
     }
 
     bool let_go_by_all(uint64_t slot, uint64_t lap, Next next) const noexcept {

@@ -4,8 +4,9 @@ There is no ``timeout=``: cancelling is the time-out, and loses nothing. A messa
 going through the loop, which still gets a turn every 64 messages or millisecond.
 """
 
+from .align import Aligned, align
 from .ends import Loan, Receiver, Sender
 from .openers import channel, receiver, sender
 from .waiting import select
 
-__all__ = ["Loan", "Receiver", "Sender", "channel", "receiver", "select", "sender"]
+__all__ = ["Aligned", "Loan", "Receiver", "Sender", "align", "channel", "receiver", "select", "sender"]

@@ -15,6 +15,7 @@ from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
 from ..waiting import ready
+from .calls import Calls
 from .loops import Doorbell, sleep
 
 if TYPE_CHECKING:
@@ -84,29 +85,35 @@ class EventLoopEnd:
         try:
             self._calls += 1
             if self._calls >= MOST or time.monotonic_ns() - self._since > LONGEST:
-                await sleep(0)  # nothing is taken yet: cancelling here loses nothing
-                self._calls, self._since = 0, time.monotonic_ns()
+                await self._turn()  # nothing is taken yet: cancelling here loses nothing
             got = attempt()
-            if got is not None:
-                return got
-            try:
-                while True:
-                    _native.arm(self._end)
-                    got = attempt()
-                    if got is None:
-                        await self._bell.rung()
-                        got = attempt()
-                    if got is not None:
-                        _native.disarm(self._end, True)
-                        return got
-            except BaseException:
-                _native.disarm(self._end, False)  # cancelled, perhaps with a wake in hand: somebody else gets it
-                raise
-            finally:
-                self._bell.answered()
-                self._calls, self._since = 0, time.monotonic_ns()
+            return got if got is not None else await self._watch(attempt)
         finally:
             self._waits = False
+
+    async def _turn(self) -> None:
+        """A turn of the loop for the others."""
+        await sleep(0)
+        self._calls, self._since = 0, time.monotonic_ns()
+
+    async def _watch(self, attempt: Callable[[], T | None]) -> T:
+        """What `attempt` gives, tried at each ring of the bell."""
+        try:
+            while True:
+                _native.arm(self._end)
+                got = attempt()
+                if got is None:
+                    await self._bell.rung()
+                    self._calls, self._since = 0, time.monotonic_ns()
+                    got = attempt()
+                if got is not None:
+                    _native.disarm(self._end, True)
+                    return got
+        except BaseException:
+            _native.disarm(self._end, False)  # cancelled, perhaps with a wake in hand: somebody else gets it
+            raise
+        finally:
+            self._bell.answered()
 
     def __del__(self) -> None:
         if bell := getattr(self, "_bell", None):
@@ -154,6 +161,7 @@ class Sender(EventLoopEnd, Generic[M]):
             )
         super().__init__(end)
         self._tx = end
+        self._answers = Calls(end)
 
     @property
     def capacity(self) -> int:
@@ -205,7 +213,27 @@ class Sender(EventLoopEnd, Generic[M]):
                     return tx.send(message, 0)
             return None
 
+        if self._answers.first and _native.own_loan(tx, message):  # behind no call that waits for room
+            return await self._until(attempt)
         return await self._room(1, attempt)
+
+    @overload
+    async def call(self, message: K) -> K: ...
+    @overload
+    async def call(self, message: Batch[K]) -> Batch[K]: ...  # type: ignore[overload-overlap]
+    @overload
+    async def call(self, message: object) -> M: ...
+    async def call(self, message: object) -> Any:
+        """Send a message as `send` does, wait until every stage has passed it, and give it back for reading.
+
+        Any number of tasks may call at once, also while another one sends; they are served in order. Cancelled it has
+        perhaps sent the message. Raises Full (``full="drop"`` and no room), TakenOut, ChannelClosed, LeaseLimit,
+        LayoutMismatch, InvalidArgument for a channel without stages.
+        """
+        self._calls += 1
+        if self._calls >= MOST or time.monotonic_ns() - self._since > LONGEST:
+            await self._turn()
+        return await self._answers.call(message, super()._watch)
 
     async def send_many(self, array: object, type: type[Message] | None = None) -> None:
         """Copy any number of messages, an array of shape (k, \\*shape), and send them.
@@ -228,12 +256,17 @@ class Sender(EventLoopEnd, Generic[M]):
 
     async def _room(self, n: int, attempt: Callable[[], T | None]) -> T:
         def look() -> T | None:
+            if self._answers.first:
+                return None
             got = attempt()
             if got is None:
                 _native.check_room(self._tx, n)
             return got
 
         return await self._until(look)
+
+    async def _watch(self, attempt: Callable[[], T | None]) -> T:
+        return await self._answers.other(attempt, super()._watch)
 
     async def __aenter__(self) -> Self:
         self._tx.__enter__()

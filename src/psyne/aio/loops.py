@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import sys
 import weakref
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from types import ModuleType
 
 from .. import _native
 
-__all__ = ["Doorbell", "readable", "sleep", "trio"]
+__all__ = ["Doorbell", "Wake", "readable", "sleep", "this_loop", "trio"]
 
 SLICE = 0.1  # seconds between looks after the dead
 End = _native.SenderEnd | _native.ReceiverEnd
@@ -21,6 +22,11 @@ def trio() -> ModuleType | None:
     """The module trio, in a task of it. It is never imported here: whoever runs it has."""
     module = sys.modules.get("trio")
     return module if module is not None and module.lowlevel.in_trio_task() else None
+
+
+def this_loop() -> object:
+    """What tells the running event loop from others."""
+    return module.lowlevel.current_trio_token() if (module := trio()) else asyncio.get_running_loop()
 
 
 async def sleep(seconds: float) -> None:
@@ -48,6 +54,34 @@ async def readable(fd: int, seconds: float) -> None:
 def _settle(future: asyncio.Future[None]) -> None:
     if not future.done():
         future.set_result(None)
+
+
+class Wake:
+    """Wakes one task, now or when it waits the next time. Its loop alone uses it."""
+
+    def __init__(self) -> None:
+        self._woken = False
+        self._wake: Callable[[], object] | None = None
+
+    def set(self) -> None:
+        self._woken = True
+        if self._wake is not None:
+            self._wake()
+
+    async def wait(self) -> None:
+        if not self._woken:
+            try:
+                if module := trio():
+                    event = module.Event()
+                    self._wake = event.set
+                    await event.wait()
+                else:
+                    future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+                    self._wake = functools.partial(_settle, future)
+                    await future
+            finally:
+                self._wake = None
+        self._woken = False
 
 
 class Doorbell:
