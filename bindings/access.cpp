@@ -88,6 +88,12 @@ PyObject* get_info(PyObject* o, void*) {
         sender = sender_core.registry.join();
         missed = slab.dropped ? slab.dropped[slot].load(relaxed) : 0;
         stamp = slab.stamps ? slab.stamps[slot].load(relaxed) : 0;
+    } else if (m->hold.kind == Hold::Kind::copied) {
+        const Sighting& c = m->hold.copied;
+        sequence = c.sequence + i;
+        sender = c.sender;
+        missed = c.dropped[i] + (i == 0 ? c.missed : 0);
+        stamp = c.stamps[i];
     } else if (m->hold.kind == Hold::Kind::loan) {
         sequence = m->hold.loan.position + i;
         sender = sender_end(m->end).sender->registry.join();

@@ -174,4 +174,13 @@ void close_now(ReceiverEnd& e) {
     leave_now(*e.receiver);
 }
 
+void close_now(TapEnd& e) {
+    if (e.forked() || !e.closed) return;
+    if (e.bell) e.bell->forget_name();
+    if (!e.tap || e.tap->registry.id == Registry::kNobody) return;
+    e.tap->close();
+    forget_end(&e.tap->registry);
+    leave(e.tap->registry);
+}
+
 }  // namespace psyne::python

@@ -1,4 +1,4 @@
-// The two ends as Python holds them.
+// The ends as Python holds them.
 #pragma once
 
 #include "counts.hpp"
@@ -16,7 +16,7 @@ struct Kind {
     uint64_t header;  // VariantHdr of its messages, as a word
 };
 
-/// What both ends share: who uses it, which process made it, what its messages are.
+/// What all ends share: who uses it, which process made it, what its messages are.
 struct End {
     std::vector<Kind> kinds;  // by type number
     nb::object batch_type;
@@ -29,7 +29,7 @@ struct End {
     bool joined = false;  // a member of its channel
     bool prepared = false;  // of an anonymous channel: its types were known before it joined
     std::string address;
-    NamesPtr names;       // where a receiver looks for its channel,
+    NamesPtr names;       // where a receiver or tap looks for its channel,
     std::string channel;  // and its name
     Counts counts;
 
@@ -80,6 +80,19 @@ struct ReceiverEnd : End {
     ~ReceiverEnd();
 };
 
+struct TapEnd : End {
+    bool follow = false;
+    bool late = false;  // it waits or has waited for its channel: from there on it reads from the first message
+    std::atomic<bool> interrupted{false};  // one wait ends as if its time were over
+    std::unique_ptr<Tap> tap;              // null until the channel exists
+    TapEnd() = default;
+    ~TapEnd();
+};
+
+inline Sender* core_of(SenderEnd& e) { return e.sender.get(); }
+inline Receiver* core_of(ReceiverEnd& e) { return e.receiver.get(); }
+inline Tap* core_of(TapEnd& e) { return e.tap.get(); }
+
 /// Tells the logger psyne (at most once a second and cause). False when a signal handler raised meanwhile.
 bool warn(const std::string& text);
 
@@ -108,13 +121,20 @@ struct Tick {
 /// Called when the last user leaves a closed end, and by its last message.
 void close_now(SenderEnd& e);
 void close_now(ReceiverEnd& e);
+void close_now(TapEnd& e);
 
 /// Brings the level of fileno() up to date.
 void keep_level(SenderEnd& e);
 void keep_level(ReceiverEnd& e);
-/// The bell goes by another name when its receiver has found a channel, and when that is over.
+void keep_level(TapEnd& e);
+/// The bell goes by another name when its end has found a channel, and when that is over.
 void joined(ReceiverEnd& e);
+void joined(TapEnd& e);
 void left(ReceiverEnd& e);
+void left(TapEnd& e);
+/// An end that cannot use the channel that it has joined, or goes on to the next.
+void leave_channel(ReceiverEnd& e);
+void leave_channel(TapEnd& e);
 int fileno_of(nb::object end);
 /// LeaseLimit: the oldest slot is used by the sender's own arrays.
 void own_views_stand(SenderEnd& e);
@@ -144,5 +164,14 @@ struct Inside {  // leaves the end, and closes it if close() came meanwhile
 
 inline SenderEnd& sender_end(PyObject* o) { return *nb::inst_ptr<SenderEnd>(o); }
 inline ReceiverEnd& receiver_end(PyObject* o) { return *nb::inst_ptr<ReceiverEnd>(o); }
+inline TapEnd& tap_end(PyObject* o) { return *nb::inst_ptr<TapEnd>(o); }
+
+/// Calls `f` with the end behind a Python object that messages come out of.
+template <class F>
+auto with_reader(nb::handle o, F&& f) {
+    if (nb::isinstance<ReceiverEnd>(o)) return f(receiver_end(o.ptr()));
+    if (nb::isinstance<TapEnd>(o)) return f(tap_end(o.ptr()));
+    throw nb::type_error("not an end that receives");
+}
 
 }  // namespace psyne::python

@@ -89,15 +89,6 @@ void close_views(MessageObject* m) {
     Py_CLEAR(m->views);
 }
 
-/// The message is responsible for its slots no longer.
-void unlink_taken(MessageObject* m) {
-    MessageObject*& from = m->before ? m->before->behind : receiver_end(m->end).held;
-    if (from != m) return;  // was never in it
-    from = m->behind;
-    if (m->behind) m->behind->before = m->before;
-    m->before = m->behind = nullptr;
-}
-
 /// What the end of a message means for its slots. `send` messages of a loan are sent, 0 discards it.
 void end_hold(MessageObject* m, uint64_t send, bool live) {
     Hold& h = m->hold;
@@ -227,6 +218,14 @@ void link_taken(MessageObject* m) {
     m->behind = first;
     if (first) first->before = m;
     first = m;
+}
+
+void unlink_taken(MessageObject* m) {
+    MessageObject*& from = m->before ? m->before->behind : receiver_end(m->end).held;
+    if (from != m) return;  // was never in it
+    from = m->behind;
+    if (m->behind) m->behind->before = m->before;
+    m->before = m->behind = nullptr;
 }
 
 uint64_t give_back_held(ReceiverEnd& e) {

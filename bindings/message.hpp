@@ -28,14 +28,22 @@ struct Place {
     }
 };
 
+/// What a tap tells of the private messages that it copied.
+struct Sighting {
+    uint64_t sequence, sender, missed;  // of the first
+    const uint64_t *dropped, *stamps;   // of each, in the memory of the messages
+};
+
 /// What must be told when slots are no longer used.
 struct Hold {
-    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch };  // called: by call(), for reading
+    // called: by call(), for reading. copied: by a tap
+    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch, copied };
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {
         Loan loan;
         Taken taken;
+        Sighting copied;  // holds nothing
     };
     Hold() : loan() {}
 };
@@ -117,8 +125,9 @@ bool finish_message(MessageObject* m, uint64_t send_count);
 bool discard_message(MessageObject* m);
 /// Gives up a message that was never filled.
 void drop_empty(MessageObject* m);
-/// Puts a message that was taken into its receiver's list.
+/// Puts a message that was taken into its receiver's list, and out of it when it is responsible no longer.
 void link_taken(MessageObject* m);
+void unlink_taken(MessageObject* m);
 /// Gives back to their stage the messages that a receiver holds, but those that the user keeps arrays of or has begun to
 /// change; how many were given back.
 uint64_t give_back_held(ReceiverEnd& e);

@@ -31,6 +31,7 @@ NB_MODULE(_native, m) {
     bind_call(m);
     bind_receiver(m);
     bind_runs(m);
+    bind_tap(m);
     bind_opening(m);
     bind_statistics(m);
     bind_inspect(m);

@@ -114,15 +114,30 @@ void open_sending(nb::object self, nb::object place, const std::string& name, co
     give_types(e, e.sender->registry.file, std::move(types), std::move(batch_type));
 }
 
-/// A receiver that cannot use the channel that it has joined.
-void leave_channel(ReceiverEnd& e) {
-    if (!e.receiver) return;
-    left(e);
-    e.receiver->close();
-    forget_end(&e.receiver->registry);
-    leave(e.receiver->registry);
-    e.receiver.reset();
-    e.joined = false;
+/// Where an end looks for its channel.
+template <class E>
+NamesPtr look_at(E& e, nb::handle place, const std::string& name, bool follow) {
+    e.names = names_of(place);
+    e.address = e.names->address(name);
+    e.channel = name;
+    e.follow = follow;
+    return e.names;
+}
+
+/// An end that has just joined its channel.
+template <class E>
+void begin(E& e) {
+    auto& core = *core_of(e);
+    core.follow = e.follow;
+    e.has_joined();
+    remember_end(&core.registry);
+    try {
+        joined(e);
+        if (!tell_burials(core.registry)) throw nb::python_error();
+    } catch (...) {  // Ctrl-C, perhaps: without its types it must not be used
+        leave_channel(e);
+        throw;
+    }
 }
 
 /// (after or None for all, mutates, redelivers)
@@ -137,26 +152,25 @@ Graph::Wanted wanted_from(const std::string& name, nb::handle h) {
 bool open_receiving(nb::object self, nb::object place, const std::string& name, const std::string& stage,
                     nb::object added, const std::string& wait, const std::string& program, bool follow, bool oldest_first) {
     ReceiverEnd& e = receiver_end(self.ptr());
-    const NamesPtr names = names_of(place);
-    e.address = names->address(name);
-    e.names = names;
-    e.channel = name;
-    e.follow = follow;
+    const NamesPtr names = look_at(e, place, name, follow);
     if (e.receiver) return true;
     const Graph::Wanted wanted = added.is_none() ? Graph::Wanted{} : wanted_from(stage, added);
     e.receiver = open_receiver(names, name, {stage, added.is_none() ? nullptr : &wanted}, mode_of(wait), program);
     if (!e.receiver) return false;
-    e.receiver->follow = follow;
     e.receiver->oldest_first = oldest_first;
-    e.has_joined();
-    remember_end(&e.receiver->registry);
-    try {
-        joined(e);
-        if (!tell_burials(e.receiver->registry)) throw nb::python_error();
-    } catch (...) {  // Ctrl-C, perhaps: without its types it must not be used
-        leave_channel(e);
-        throw;
-    }
+    begin(e);
+    return true;
+}
+
+bool open_tapping(nb::object self, nb::object place, const std::string& name, bool latest, uint64_t history,
+                  const std::string& wait, const std::string& program, bool follow) {
+    TapEnd& e = tap_end(self.ptr());
+    const NamesPtr names = look_at(e, place, name, follow);
+    if (e.tap) return true;
+    e.tap = open_tap(names, name, {latest, history, e.late, mode_of(wait)}, program);
+    e.late = true;
+    if (!e.tap) return false;
+    begin(e);
     return true;
 }
 
@@ -211,15 +225,30 @@ nb::dict counters(const Registry& r) {
 }
 
 nb::object counters_of(nb::object end) {
-    if (nb::isinstance<SenderEnd>(end)) {
-        const SenderEnd& e = sender_end(end.ptr());
-        return e.sender ? nb::object(counters(e.sender->registry)) : nb::none();
-    }
-    const ReceiverEnd& e = receiver_end(end.ptr());
-    return e.receiver ? nb::object(counters(e.receiver->registry)) : nb::none();
+    const auto of = [](auto& e) { return core_of(e) ? nb::object(counters(core_of(e)->registry)) : nb::none(); };
+    return nb::isinstance<SenderEnd>(end) ? of(sender_end(end.ptr())) : with_reader(end, of);
+}
+
+template <class E>
+bool leave_core(E& e) {
+    auto* core = core_of(e);
+    if (!core) return false;
+    left(e);
+    core->close();
+    forget_end(&core->registry);
+    leave(core->registry);
+    e.joined = false;
+    return true;
 }
 
 }  // namespace
+
+void leave_channel(ReceiverEnd& e) {
+    if (leave_core(e)) e.receiver.reset();
+}
+void leave_channel(TapEnd& e) {
+    if (leave_core(e)) e.tap.reset();
+}
 
 void bind_opening(nb::module_& m) {
     m.def("describe", describe, nb::arg("place"), nb::arg("name"),
@@ -237,17 +266,20 @@ void bind_opening(nb::module_& m) {
           nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, "
                   "added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, "
                   "oldest_first: bool) -> bool"));
+    m.def("open_tap", open_tapping, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("latest"),
+          nb::arg("history"), nb::arg("wait"), nb::arg("program"), nb::arg("follow"),
+          "Join a channel to look on; False when there is none.",
+          nb::sig("def open_tap(end: object, place: str | int, name: str, latest: bool, history: int, wait: str, "
+                  "program: str, follow: bool) -> bool"));
     m.def("give_types", [](nb::object end, nb::list types, nb::object batch) {
-              ReceiverEnd& e = receiver_end(end.ptr());
-              give_types(e, e.receiver->registry.file, std::move(types), std::move(batch));
+              with_reader(end, [&](auto& e) { give_types(e, core_of(e)->registry.file, std::move(types), std::move(batch)); });
           }, nb::arg("end").lock(), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None"));
-    m.def("leave", [](nb::object end) { leave_channel(receiver_end(end.ptr())); }, nb::arg("end").lock());
+    m.def("leave", [](nb::object end) { with_reader(end, [](auto& e) { leave_channel(e); }); }, nb::arg("end").lock());
     m.def("schema", [](nb::object end) {
-              const ReceiverEnd& e = receiver_end(end.ptr());
-              return shared_text(e.receiver ? e.receiver->registry.file.schema() : "");
+              return with_reader(end, [](auto& e) { return shared_text(core_of(e) ? core_of(e)->registry.file.schema() : ""); });
           }, nb::arg("end").lock(), nb::sig("def schema(end: object) -> str"),
-          "The schema text of the channel that a receiver has joined.");
+          "The schema text of the channel that an end has joined.");
     m.def("watch", watch, nb::arg("place"), nb::arg("deadline"),
           nb::sig("def watch(place: str | int, deadline: int) -> bool"));
     m.def("make_channel", make_channel, nb::arg("schema"), nb::arg("payload_bytes"), nb::arg("pattern"),

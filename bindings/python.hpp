@@ -138,6 +138,7 @@ void bind_sender(nb::module_& m);
 void bind_call(nb::module_& m);
 void bind_receiver(nb::module_& m);
 void bind_runs(nb::module_& m);
+void bind_tap(nb::module_& m);
 void bind_opening(nb::module_& m);
 void bind_statistics(nb::module_& m);
 void bind_inspect(nb::module_& m);

@@ -1,45 +1,10 @@
 // The receiving end: receive, batches, iteration. Decisions are the core's; this converts.
-#include "ends.hpp"
 #include "guard.hpp"
+#include "reading.hpp"
 
 namespace psyne::python {
 
 namespace {
-
-/// Without a channel yet: lets Python look for it until the deadline. False with an exception set.
-bool await_channel(PyObject* self, ReceiverEnd& e, uint64_t deadline) {
-    while (!e.receiver) {
-        PyObject* done = PyObject_CallMethod(self, "_await_channel", "K", static_cast<unsigned long long>(deadline));
-        if (!done) return false;
-        Py_DECREF(done);
-        if (e.closed || e.forked()) return e.refuse();
-    }
-    return true;
-}
-
-/// An ended wait as an exception.
-bool no_message(ReceiverEnd& e, Wait result) {
-    switch (result) {
-        case Wait::timeout: raise("Empty", "no message on " + e.address + " in time"); break;
-        case Wait::stopped:
-            if (e.closed) return e.refuse();
-            if (e.interrupted.exchange(false)) {
-                e.receiver->stopping.store(false);
-                raise("Empty", "the wait for " + e.address + " was interrupted");
-            } else if (e.receiver->hoards())
-                raise("LeaseLimit", "this receiver holds every slot of " + e.address + " (" +
-                                        std::to_string(e.receiver->outstanding()) +
-                                        " messages not released), so nothing can be sent; release or copy() some");
-            else if (e.receiver->sender_lost())
-                raise("SenderLost", "a sender of " + e.address + " died or failed; all that it sent was received. "
-                                    "follow=True waits for the next one");
-            else
-                raise("EndOfChannel", e.address + " has ended: its last sender closed and all was received");
-            break;
-        default: break;  // interrupted: the exception is set
-    }
-    return false;
-}
 
 /// Takes up to `limit` messages; false with an exception set.
 bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t deadline) {
@@ -151,29 +116,6 @@ PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t dead
     return reinterpret_cast<PyObject*>(m);
 }
 
-bool linger_from(PyObject* seconds, uint64_t& ns) {
-    ns = 0;
-    if (!seconds) return true;
-    uint64_t deadline;
-    if (seconds == Py_None || !deadline_from(seconds, deadline)) {
-        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "linger is a number of seconds, 0 or more");
-        return false;
-    }
-    ns = static_cast<uint64_t>(PyFloat_AsDouble(seconds) * 1e9);
-    return true;
-}
-
-bool limit_from(PyObject* value, uint64_t& limit) {
-    const Py_ssize_t n = PyNumber_AsSsize_t(value, PyExc_OverflowError);
-    if (n == -1 && PyErr_Occurred()) return false;
-    if (n < 1) {
-        PyErr_Format(PyExc_ValueError, "a batch has at least 1 message; got n=%zd", n);
-        return false;
-    }
-    limit = static_cast<uint64_t>(n);
-    return true;
-}
-
 PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
     uint64_t deadline = kForever;
     if (n != 0 || names) {
@@ -188,9 +130,7 @@ PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
 
 /// None instead of waiting; the end of the channel is an error all the same.
 PyObject* try_some(PyObject* self, uint64_t limit, bool batch) {
-    PyObject* got = receive_some(self, limit, batch, 0, 0);
-    if (got || !caught("Empty")) return got;
-    Py_RETURN_NONE;
+    return none_if_empty(receive_some(self, limit, batch, 0, 0));
 }
 
 PyObject* try_receive(PyObject* self, PyObject*) try {
@@ -378,37 +318,34 @@ PyType_Slot slots[] = {{Py_tp_methods, methods}, {Py_tp_iter, reinterpret_cast<v
 
 }  // namespace
 
+bool linger_from(PyObject* seconds, uint64_t& ns) {
+    ns = 0;
+    if (!seconds) return true;
+    uint64_t deadline;
+    if (seconds == Py_None || !deadline_from(seconds, deadline)) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "linger is a number of seconds, 0 or more");
+        return false;
+    }
+    ns = static_cast<uint64_t>(PyFloat_AsDouble(seconds) * 1e9);
+    return true;
+}
+
+bool limit_from(PyObject* value, uint64_t& limit) {
+    const Py_ssize_t n = PyNumber_AsSsize_t(value, PyExc_OverflowError);
+    if (n == -1 && PyErr_Occurred()) return false;
+    if (n < 1) {
+        PyErr_Format(PyExc_ValueError, "a batch has at least 1 message; got n=%zd", n);
+        return false;
+    }
+    limit = static_cast<uint64_t>(n);
+    return true;
+}
+
 void bind_receiver(nb::module_& m) {
-    nb::class_<ReceiverEnd>(m, "ReceiverEnd", nb::type_slots(slots), "The native receiving end.")
-        .def(nb::init<>())
-        .def("_close",
-             [](ReceiverEnd& e) {
-                 if (e.closed || e.forked()) return;
-                 e.closed = true;
-                 if (e.bell) e.bell->ring();
-                 if (!e.receiver) return close_now(e);
-                 e.receiver->stopping.store(true);
-                 if (e.busy)
-                     e.receiver->registry.wake(e.receiver->registry.id);
-                 else
-                     close_now(e);
-             },
-             nb::lock_self())
-        .def("_give_back", [](ReceiverEnd& e) { return e.closed || e.busy || e.forked() ? 0 : give_back_held(e); }, nb::lock_self(),
-             "Hand what this end holds back to its stage; how many messages.")
-        .def("fileno", &fileno_of, nb::lock_self(),
-             "A descriptor, readable while receive() would not wait; for select(), selectors and event loops.")
-        .def("_enter",
-             [](nb::handle self) {
-                 ReceiverEnd& e = receiver_end(self.ptr());
-                 if (!e.enter()) throw nb::python_error();
-                 Inside<ReceiverEnd> inside{e};
-                 if (!await_channel(self.ptr(), e, 0)) throw nb::python_error();
-             },
-             nb::lock_self(), "Join now, not at the first use.")
-        .def_prop_ro("closed", [](const ReceiverEnd& e) { return e.closed; }, nb::lock_self())
-        .def_prop_ro("address", [](const ReceiverEnd& e) { return e.address; }, nb::lock_self())
-        .def_prop_ro("joined", [](const ReceiverEnd& e) { return e.receiver != nullptr; }, nb::lock_self());
+    nb::class_<ReceiverEnd> c(m, "ReceiverEnd", nb::type_slots(slots), "The native receiving end.");
+    bind_reading(c);
+    c.def("_give_back", [](ReceiverEnd& e) { return e.closed || e.busy || e.forked() ? 0 : give_back_held(e); }, nb::lock_self(),
+          "Hand what this end holds back to its stage; how many messages.");
 
     static PyType_Slot iteration_slots[] = {{Py_tp_iter, reinterpret_cast<void*>(PyObject_SelfIter)},
                                             {Py_tp_iternext, reinterpret_cast<void*>(iteration_next)},

@@ -38,6 +38,7 @@ nb::object split(nb::object whole, uint64_t n) {
     head->touched = m->touched;
     head->hold = m->hold;
     head->hold.taken.count = n;
+    link_taken(head);
     m->at = m->at.part(*m->layout, n);
     m->count -= n;
     Taken& rest = m->hold.taken;
@@ -58,6 +59,7 @@ bool join(nb::object a, nb::object b) {
         return false;
     t.count += next.count;
     first->count = t.count;
+    unlink_taken(second);
     second->hold.kind = Hold::Kind::nothing;
     second->open = false;
     Py_CLEAR(second->lease);

@@ -38,6 +38,16 @@ nb::dict statistics(nb::object o) {
         d["capacity"] = e.sender ? e.sender->capacity() : 0;
         return d;
     }
+    if (nb::isinstance<TapEnd>(o)) {
+        const TapEnd& e = tap_end(o.ptr());
+        nb::dict d = common(e, e.tap ? &e.tap->registry : nullptr);
+        const Tap::Seen seen = e.tap ? e.tap->seen() : Tap::Seen{};
+        d["sent"] = d["held"] = 0;
+        d["received"] = e.counts.messages;
+        d["occupancy"] = e.closed ? 0 : seen.waiting;
+        d["capacity"] = seen.capacity;
+        return d;
+    }
     const ReceiverEnd& e = receiver_end(o.ptr());
     nb::dict d = common(e, e.receiver ? &e.receiver->registry : nullptr);
     const Lanes::Seen seen = e.receiver ? e.receiver->seen() : Lanes::Seen{};

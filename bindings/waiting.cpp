@@ -5,9 +5,6 @@ namespace psyne::python {
 
 namespace {
 
-Sender* core_of(SenderEnd& e) { return e.sender.get(); }
-Receiver* core_of(ReceiverEnd& e) { return e.receiver.get(); }
-
 /// Waiting is a use: an end of an anonymous channel joins now.
 template <class E>
 E& in_use(nb::handle o, E& e) {
@@ -15,11 +12,12 @@ E& in_use(nb::handle o, E& e) {
     return e;
 }
 
-/// Calls `f` with the end behind a Python object: a SenderEnd or a ReceiverEnd.
+/// Calls `f` with the end behind a Python object.
 template <class F>
 auto with_end(nb::handle o, F&& f) {
     if (nb::isinstance<SenderEnd>(o)) return f(in_use(o, sender_end(o.ptr())));
     if (nb::isinstance<ReceiverEnd>(o)) return f(in_use(o, receiver_end(o.ptr())));
+    if (nb::isinstance<TapEnd>(o)) return f(tap_end(o.ptr()));
     throw nb::type_error("not an end of a channel");
 }
 
@@ -42,6 +40,7 @@ Bell& bell_of(E& e) {
 }
 
 bool holds(const SenderEnd&) { return false; }
+bool holds(const TapEnd&) { return false; }
 bool holds(const ReceiverEnd& e) { return e.receiver && e.receiver->outstanding() != 0; }
 
 int bell(nb::object o) {
@@ -126,6 +125,7 @@ bool ready(nb::object o) {
 }
 
 uint64_t slice_of(ReceiverEnd& e) { return e.receiver->slice(); }
+uint64_t slice_of(TapEnd& e) { return core_of(e)->slice(); }
 uint64_t slice_of(SenderEnd& e) {
     if (e.called == 0) return e.sender->slice();
     e.sender->look_after_others();
@@ -144,21 +144,24 @@ double slice(nb::object o) {
 
 /// Ends the wait that another thread is in, or its next one, as if its time were over; `false` takes that back.
 void interrupt(nb::object o, bool on) {
-    ReceiverEnd& e = receiver_end(o.ptr());
-    if (e.closed || e.forked() || !e.receiver) return;
-    e.interrupted = on;
-    e.receiver->stopping.store(on);
-    if (on) e.receiver->registry.wake(e.receiver->registry.id);
+    with_reader(o, [on](auto& e) {
+        auto* core = core_of(e);
+        if (e.closed || e.forked() || !core) return;
+        e.interrupted = on;
+        core->stopping.store(on);
+        if (on) core->registry.wake(core->registry.id);
+    });
 }
 
 uint64_t there(nb::object o, uint64_t limit) {
-    ReceiverEnd& e = receiver_end(o.ptr());
-    check_free(e);
-    return e.receiver ? e.receiver->there(limit) : 0;
+    return with_reader(o, [limit](auto& e) -> uint64_t {
+        check_free(e);
+        return core_of(e) ? core_of(e)->there(limit) : 0;
+    });
 }
 
-/// A channel is there for a receiver that has none.
-bool may_join(const ReceiverEnd& e) {
+/// A channel is there for an end that has none.
+bool may_join(const End& e) {
     return find_channel(e.names, e.channel).has_value();
 }
 bool may_join(const SenderEnd&) { return false; }
@@ -176,17 +179,25 @@ void level_of(E& e) {
     }
 }
 
+template <class E>
+void rename_bell(E& e) {
+    const Registry& r = core_of(e)->registry;
+    if (e.bell && e.bell->ours()) e.bell->rename(bell_name(r.file.storage().fifos().prefix, r.join()));
+}
+void rename_waiting(End& e) {
+    if (e.bell && e.bell->ours()) e.bell->rename(waiting_bell_name(e.names->fifos(e.channel).prefix));
+}
+
 }  // namespace
 
 void keep_level(SenderEnd& e) { level_of(e); }
 void keep_level(ReceiverEnd& e) { level_of(e); }
+void keep_level(TapEnd& e) { level_of(e); }
 
-void joined(ReceiverEnd& e) {
-    if (e.bell && e.bell->ours()) e.bell->rename(bell_name(e.receiver->registry.file.storage().fifos().prefix, e.receiver->registry.join()));
-}
-void left(ReceiverEnd& e) {
-    if (e.bell && e.bell->ours()) e.bell->rename(waiting_bell_name(e.names->fifos(e.channel).prefix));
-}
+void joined(ReceiverEnd& e) { rename_bell(e); }
+void joined(TapEnd& e) { rename_bell(e); }
+void left(ReceiverEnd& e) { rename_waiting(e); }
+void left(TapEnd& e) { rename_waiting(e); }
 
 int fileno_of(nb::object o) {
     return with_end(o, [](auto& e) {

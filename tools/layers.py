@@ -25,7 +25,7 @@ CORE: Rows = [
     ["eventcount", "bell", "graph"],
     ["registry", "lane"],
     ["waiting", "lanes", "inspect"],
-    ["sender", "receiver"],
+    ["sender", "receiver", "tap"],
     ["opening"],
 ]
 
@@ -37,6 +37,7 @@ PYTHON: Rows = [
     ["options", "batch", "inspect"],
     ["handover", "listener", "matching"],
     ["ends", "testing"],
+    ["taps"],
     ["openers", "anonymous", "interop", "items"],
     ["queues", "waiting"],
     ["align"],

@@ -39,10 +39,11 @@ from .info import Info
 from .inspect import inspect
 from .listener import Listener
 from .matching import AlignedStatistics
-from .openers import receiver, sender
+from .openers import receiver, sender, tap
 from .queues import Queue
 from .stage import Stage
 from .statistics import Statistics
+from .taps import Tap
 from .types import (
     Array,
     ArrowBatch,
@@ -132,6 +133,7 @@ __all__ = [
     "Struct",
     "SystemFailure",
     "TakenOut",
+    "Tap",
     "Text",
     "VariantHdr",
     "ViewsAlive",
@@ -158,6 +160,7 @@ __all__ = [
     "receiver",
     "select",
     "sender",
+    "tap",
     "u4",
     "u8",
     "u16",

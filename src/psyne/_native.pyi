@@ -121,9 +121,6 @@ class ReceiverEnd:
 
     def _close(self) -> None: ...
 
-    def _give_back(self) -> int:
-        """Hand what this end holds back to its stage; how many messages."""
-
     def fileno(self) -> int:
         """
         A descriptor, readable while receive() would not wait; for select(), selectors and event loops.
@@ -140,6 +137,9 @@ class ReceiverEnd:
 
     @property
     def joined(self) -> bool: ...
+
+    def _give_back(self) -> int:
+        """Hand what this end holds back to its stage; how many messages."""
 
 class Iteration:
     def __iter__(self) -> Iterator[Any]: ...
@@ -159,6 +159,30 @@ def gather(end: ReceiverEnd, batches: list[Batch]) -> Batch:
 def smallest_ring(end: object) -> int:
     """Slots of the smallest ring of a receiver; 0: none yet."""
 
+class TapEnd:
+    """The native end that looks on."""
+
+    def __init__(self) -> None: ...
+
+    def _close(self) -> None: ...
+
+    def fileno(self) -> int:
+        """
+        A descriptor, readable while receive() would not wait; for select(), selectors and event loops.
+        """
+
+    def _enter(self) -> None:
+        """Join now, not at the first use."""
+
+    @property
+    def closed(self) -> bool: ...
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def joined(self) -> bool: ...
+
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
@@ -167,12 +191,15 @@ def open_sender(end: object, place: str | int, name: str, schema: str, pattern: 
 def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
 
+def open_tap(end: object, place: str | int, name: str, latest: bool, history: int, wait: str, program: str, follow: bool) -> bool:
+    """Join a channel to look on; False when there is none."""
+
 def give_types(end: object, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
 def leave(end: object) -> None: ...
 
 def schema(end: object) -> str:
-    """The schema text of the channel that a receiver has joined."""
+    """The schema text of the channel that an end has joined."""
 
 def watch(place: str | int, deadline: int) -> bool: ...
 

@@ -8,14 +8,14 @@ __all__ = ["Info"]
 
 
 class Info(NamedTuple):
-    """About one message, or the first of a batch; of a message in private memory all is 0."""
+    """About one message, or the first of a batch; of a message in private memory all is 0, unless a tap copied it."""
 
     sequence: int
     """Position in its sender's lane. Grows; a gap may be a loan that was taken back."""
     sender: int
     """Number of its sender in this channel; never used again for another one."""
     missed: int
-    """Messages that ``full="drop"`` lost just before this one."""
+    """Messages that ``full="drop"`` lost just before this one; of a tap also those of its sender that it missed."""
     redelivered: bool
     """A receiver died while it held this message."""
     stamp: int = 0

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar, Unpack, overload
 
 from .ends import Receiver, Sender
-from .options import ReceiverOptions, SenderOptions, known_options
+from .options import ReceiverOptions, SenderOptions, TapOptions, known_options
+from .taps import Tap
 from .types import AnyLayout, Message
 
-__all__ = ["receiver", "sender"]
+__all__ = ["receiver", "sender", "tap"]
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -86,3 +87,33 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
     """
     known_options(options, ReceiverOptions, "psyne.receiver")
     return Receiver(address, types, **options)
+
+
+@overload
+def tap(address: str, a: type[A], /, **options: Unpack[TapOptions]) -> Tap[A]: ...
+@overload
+def tap(address: str, a: type[A], b: type[B], /, **options: Unpack[TapOptions]) -> Tap[A | B]: ...
+@overload
+def tap(address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[TapOptions]) -> Tap[A | B | C]: ...
+@overload
+def tap(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[TapOptions]
+) -> Tap[A | B | C | D]: ...
+@overload
+def tap(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[TapOptions]
+) -> Tap[A | B | C | D | E]: ...
+@overload
+def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]: ...
+def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]:
+    """Look on at a channel: copies of its messages, as many as can be had, without holding anyone up.
+
+    It begins with what is sent after it was opened, or with the last ``history`` messages of each sender that are still
+    there. ``latest``: always the newest message of each sender. ``m.info.missed`` counts those of its sender that were
+    missed just before ``m``, exactly. Behind stages that write it sees what they have finished. It belongs to no stage,
+    and no ``pattern`` counts it. Opening never waits, types and ``follow`` are as for `receiver`.
+
+    Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
+    """
+    known_options(options, TapOptions, "psyne.tap")
+    return Tap(address, types, **options)

@@ -7,8 +7,8 @@ from .errors import InvalidArgument
 from .stage import PATTERNS, Pattern, Stage
 
 __all__ = [
-    "ChannelOptions", "ReceiverOptions", "SenderOptions", "Wait", "check_receiver_options", "check_sender_options",
-    "known_options",
+    "ChannelOptions", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait", "check_receiver_options",
+    "check_sender_options", "check_tap_options", "known_options",
 ]  # fmt: skip
 
 Wait = Literal["adaptive", "spin", "block"]
@@ -34,6 +34,15 @@ class ReceiverOptions(TypedDict, total=False):
     wait: Wait
     follow: bool
     subset: bool
+
+
+class TapOptions(TypedDict, total=False):
+    """What `tap` takes by keyword."""
+
+    latest: bool
+    history: int
+    wait: Wait
+    follow: bool
 
 
 class ChannelOptions(TypedDict, total=False):
@@ -87,6 +96,15 @@ def check_receiver_options(
     _check(wait, ("adaptive", "spin", "block"), "wait")
     _check(follow, (True, False), "follow")
     _check(subset, (True, False), "subset")
+
+
+def check_tap_options(latest: bool, history: int, wait: str, follow: bool) -> None:
+    """Raise InvalidArgument for an option of a tap that can never work."""
+    _check(latest, (True, False), "latest")
+    if not isinstance(history, int) or not 0 <= history < 1 << 63:
+        raise InvalidArgument(f"history is a number of messages of each sender, 0 or more; got {history!r}")
+    _check(wait, ("adaptive", "spin", "block"), "wait")
+    _check(follow, (True, False), "follow")
 
 
 def _check(value: object, allowed: tuple[object, ...], what: str) -> None:

@@ -14,9 +14,10 @@ class Statistics:
     sent: int
     """Messages that this sender has sent."""
     received: int
-    """Messages that this receiver has taken."""
+    """Messages that this receiver has taken, or this tap has copied."""
     missed: int
-    """Messages lost by ``full="drop"``: by this sender, or told to this receiver."""
+    """Messages lost by ``full="drop"``: by this sender, or told to this receiver. Of a tap, and those that it did not
+    see."""
     blocked: int
     """Calls that had to wait: of a sender for room, of a receiver for a message. Counted when the wait is over."""
     held: int
@@ -32,7 +33,7 @@ class Statistics:
     dropped: int
     """Of the whole channel: half-changed messages taken out because their mutating receiver died."""
     copied_bytes: int
-    """Bytes that send(), send_many() and receive_into() of this end copied; loans and views copy none."""
+    """Bytes that send(), send_many() and receive_into() of this end copied, or this tap; loans and views copy none."""
     occupancy: int
     """Now: slots of this sender that somebody has still to read or holds; messages that this receiver could take."""
     capacity: int

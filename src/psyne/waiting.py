@@ -11,12 +11,13 @@ from typing import Generic, Protocol, Self, TypeAlias, TypeVar, overload
 from . import _native
 from .ends import Receiver, Sender
 from .errors import InvalidArgument, PsyneError
+from .taps import Tap
 from .types import Message
 
 __all__ = ["End", "HasFileno", "Waiting", "select"]
 
 SLICE = 0.1  # seconds between looks after the dead
-End: TypeAlias = _native.SenderEnd | _native.ReceiverEnd
+End: TypeAlias = _native.SenderEnd | _native.ReceiverEnd | _native.TapEnd
 
 
 class HasFileno(Protocol):
@@ -110,8 +111,8 @@ class Waiting(Generic[T]):
 
 
 def ready(end: End) -> bool:
-    """Would its receive() or loan() return, or raise, at once? A receiver without a channel looks for one."""
-    if isinstance(end, Receiver) and not end.joined and not end.closed:
+    """Would its receive() or loan() return, or raise, at once? A receiver or tap without a channel looks for one."""
+    if isinstance(end, (Receiver, Tap)) and not end.joined and not end.closed:
         try:
             if not end._join():
                 return False
@@ -131,11 +132,13 @@ def _descriptor(thing: HasFileno | int) -> int:
 
 def end_of(thing: object) -> End | None:
     """The end that a thing is, if it is one."""
-    return thing if isinstance(thing, (_native.SenderEnd, _native.ReceiverEnd)) else None
+    return thing if isinstance(thing, (_native.SenderEnd, _native.ReceiverEnd, _native.TapEnd)) else None
 
 
 @overload
 def select(*ends: Receiver[M], timeout: float | None = None) -> list[Receiver[M]]: ...
+@overload
+def select(*ends: Tap[M], timeout: float | None = None) -> list[Tap[M]]: ...
 @overload
 def select(*ends: Sender[M], timeout: float | None = None) -> list[Sender[M]]: ...
 @overload
@@ -143,9 +146,10 @@ def select(*ends_or_fds: T, timeout: float | None = None) -> list[T]: ...
 def select(*ends_or_fds: T, timeout: float | None = None) -> list[T]:
     """Wait until one of several ends or descriptors has something; those that have.
 
-    A receiver has a message, or its end; a sender has room; a descriptor (a number, or anything with ``fileno()``) is
-    readable. Which comes first in the list changes from call to call. After ``timeout`` seconds (None: never) the
-    list is empty. In a stage with several members another one may take a message first: then use ``try_receive()``.
+    A receiver or tap has a message, or its end; a sender has room; a descriptor (a number, or anything with
+    ``fileno()``) is readable. Which comes first in the list changes from call to call. After ``timeout`` seconds
+    (None: never) the list is empty. In a stage with several members another one may take a message first: then use
+    ``try_receive()``.
 
     Raises InvalidArgument without ends, ValueError for a negative time-out, ConcurrentUse, ForkedError.
     """

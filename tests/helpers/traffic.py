@@ -150,3 +150,28 @@ def storm_worker(rx: Any, log_path: str, stop: str, mutates: bool) -> int:
             work(chance)
             del lines
     return torn
+
+
+def watch_lines(tap: Any, seed: int) -> tuple[dict[int, int], int, int]:
+    """Looks on until the end, singly, in batches and with pauses: for each sender how many lines were seen or missed,
+    how many were torn, and how many had another number than what was missed before them says."""
+    chance = np.random.default_rng(seed)
+    accounted: dict[int, int] = {}
+    torn = wrong = 0
+    try:
+        while True:
+            if chance.random() < 0.5:
+                batch = tap.receive_many(int(chance.integers(1, 50)))
+                lines, missed = batch.array, batch.info.missed
+            else:
+                message = tap.receive()
+                lines, missed = message.array[None], message.info.missed
+            torn += broken_lines(lines)
+            sender, first = int(lines[0, 0]), int(lines[0, 1])
+            wrong += first != accounted.get(sender, 0) + missed
+            wrong += bool((lines[:, 1] != np.arange(first, first + len(lines))).any())
+            accounted[sender] = first + len(lines)
+            if chance.random() < 0.05:
+                time.sleep(float(chance.random()) * 0.005)
+    except psyne.EndOfChannel:
+        return accounted, torn, wrong

@@ -23,6 +23,7 @@ from psyne import (
     Sender,
     Stage,
     Struct,
+    Tap,
     Text,
     VariantHdr,
     aio,
@@ -291,6 +292,13 @@ async def the_ends_for_event_loops_have_the_same_types() -> None:
             assert_type(batch, Batch[Imu])
         assert_type(await aio.select(imu), list[aio.Receiver[Imu]])
         assert_type(await aio.select(out), list[aio.Sender[Imu]])
+    async with psyne.aio.tap("ipc://imu", Imu, latest=True) as looks:
+        assert_type(await looks.receive(), Imu)
+        assert_type(looks.try_receive_many(3), Batch[Imu] | None)
+        async for m in looks:
+            assert_type(m, Imu)
+        assert_type(await aio.select(looks), list[aio.Tap[Imu]])
+    assert_type(aio.Tap(psyne.tap("ipc://imu", Imu)), aio.Tap[Imu])
     assert_type(aio.receiver("ipc://both", Imu, Pixels), aio.Receiver[Imu | Pixels])
     assert_type(aio.receiver("ipc://imu"), aio.Receiver[Any])
     assert_type(aio.Receiver(psyne.receiver("ipc://imu", Imu)), aio.Receiver[Imu])
@@ -331,3 +339,17 @@ def a_queue_knows_its_items() -> None:
     assert_type(q.get_nowait(), NDArray[np.float32])
     assert_type(q.get(copy=False), NDArray[np.float32])
     assert_type(q.qsize(), int)
+
+
+def taps_give_what_receivers_give() -> None:
+    with psyne.tap("ipc://imu", Imu, history=3, latest=True, follow=True, wait="block") as tap:
+        assert_type(tap, Tap[Imu])
+        assert_type(tap.receive(timeout=1.0), Imu)
+        assert_type(tap.try_receive(), Imu | None)
+        assert_type(tap.receive_many(8, linger=0.1), Batch[Imu])
+        assert_type(list(tap), list[Imu])
+        assert_type(tap.batches(4), Iterator[Batch[Imu]])
+        assert_type(tap.listen(print), Listener)
+        assert_type(psyne.select(tap), list[Tap[Imu]])
+    assert_type(psyne.tap("ipc://both", Imu, Sample), Tap[Imu | Sample])
+    assert_type(psyne.tap("ipc://imu"), Tap[Any])

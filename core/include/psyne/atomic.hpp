@@ -45,6 +45,17 @@ inline void full_fence() noexcept {
     }
 }
 
+/// What was read before it is read before what comes after it.
+inline void acquire_fence() noexcept {
+    if constexpr (kThreadSanitizer) {
+        full_fence();
+    } else {
+#if !defined(__SANITIZE_THREAD__)
+        std::atomic_thread_fence(acquire);
+#endif
+    }
+}
+
 /// Keeps the compiler from moving a load above a store; the sleeper's barrier does the rest.
 inline void compiler_fence() noexcept { std::atomic_signal_fence(seq_cst); }
 

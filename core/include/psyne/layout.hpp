@@ -70,6 +70,9 @@ constexpr uint64_t joins_in(uint64_t word) noexcept { return word >> 8 & 0xfffff
 constexpr uint64_t graph_word(uint64_t version, uint32_t added) noexcept { return version << 32 | added; }
 constexpr uint32_t added_in(uint64_t graph) noexcept { return static_cast<uint32_t>(graph); }
 
+/// Of a claim: its lower half, and how many of the positions a ring and more before it have no message.
+constexpr uint64_t skips_word(uint64_t claim, uint64_t skips) noexcept { return claim << 32 | (skips & 0xffffffff); }
+
 /// A short text that may be read while another process replaces it: garbled at worst.
 struct SharedName {
     Atomic64 words[kNameBytes / 8];
@@ -168,6 +171,7 @@ struct SlabHeader {
     SlabShape shape;
     alignas(kLine) Atomic64 close;  // 0 while open, else 1 + the next slab's first position
     alignas(kLine) Atomic64 claim;  // positions below may be being written
+    Atomic64 skips;                 // once there was one: skips_word() of the claim
 };
 
 struct AcksShape {

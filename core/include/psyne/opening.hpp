@@ -11,6 +11,7 @@
 #include <psyne/memory.hpp>
 #include <psyne/receiver.hpp>
 #include <psyne/sender.hpp>
+#include <psyne/tap.hpp>
 
 namespace psyne {
 
@@ -285,6 +286,32 @@ inline std::unique_ptr<Receiver> open_receiver(const NamesPtr& names, const std:
             throw;
         }
         return receiver;
+    }
+}
+
+/// Joins a channel to look on; null when there is no channel.
+inline std::unique_ptr<Tap> open_tap(const NamesPtr& names, const std::string& name, const TapOptions& options,
+                                     const std::string& program) {
+    check_name(name);
+    for (;;) {
+        std::optional<ChannelFile> found = find_channel(names, name);
+        if (!found) return nullptr;
+        Registry r(std::move(*found), program);
+        if (!r.enlist(0, kMaxReceivers, kTapStage)) no_room(r, "receivers and taps", kMaxReceivers);
+        if (!r.count_in_channel()) {
+            r.gone();
+            continue;
+        }
+        auto tap = std::make_unique<Tap>(std::move(r), options);
+        try {
+            tap->registry.bury_dead();
+            tap->begin();
+        } catch (const Error&) {
+            tap->close();
+            leave(tap->registry);
+            throw;
+        }
+        return tap;
     }
 }
 

@@ -135,6 +135,7 @@ public:
         const uint64_t w = views_live ? word(t.lap, Ack::passed, registry.id) : word(t.lap, Ack::done);
         for (uint64_t i = 0; i < t.count; ++i) t.lane->own[t.slot + i].store(w, release);  // END
         wake_others(*t.lane);
+        if (writes()) registry.wake_taps();
         if (!views_live) settle(t);  // last: the lane may be gone after it
     }
 

@@ -67,6 +67,12 @@ public:
     void wake_everybody() const noexcept {
         each_bit(graph().all(), [&](uint32_t s) { wake_stage(s); });
         wake_all(file.header().senders_idle, kMaxReceivers);
+        wake_taps();
+    }
+    /// All of them: each sees every message.
+    void wake_taps() const noexcept {
+        if (file.header().taps_idle.load(relaxed) != 0) [[unlikely]]
+            wake_sleeping_taps();
     }
 
     /// Takes a free record of [low, high) with its life lock; false when there is none.
@@ -83,6 +89,7 @@ public:
             word = stated(file.header().next_join.fetch_add(1, seq_cst) + 1, MemberState::active);
             r.sweeping.store(0, seq_cst);
             r.at_end.store(0, seq_cst);
+            r.tap_at.store(0, seq_cst);
             r.bell.store(0, seq_cst);
             r.stage.store(stage, relaxed);
             r.pid.store(static_cast<uint64_t>(self_.pid), relaxed);
@@ -243,6 +250,10 @@ public:
     }
 
 private:
+    [[gnu::noinline, gnu::cold]] void wake_sleeping_taps() const noexcept {  // senders come by with each message
+        wake_all(file.header().taps_idle, 0);
+    }
+
     std::string program_;
     Identity self_;
     uint64_t looks_ = 0;
@@ -296,6 +307,10 @@ private:
     }
 
     void bury_receiver(uint64_t d, uint32_t stage_index, uint64_t w) {
+        if (stage_index == kTapStage) {
+            file.member(d).tap_at.store(0, seq_cst);
+            file.header().taps_idle.fetch_and(~(1ull << d), seq_cst);
+        }
         if (stage_index >= kMaxStages) return;
         StageRecord& stage = file.stage(stage_index);
         for (uint64_t i = 0; i < kMaxLanes; ++i) {

@@ -36,6 +36,7 @@ public:
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
         window_ = std::clamp<uint64_t>(slab_.capacity / 8, 1, 64);
         for (uint32_t s = 0; s < c.shape.stage_count; ++s) declared_.push_back(slab_.row(s));
+        wakes_taps_ = (registry.graph().mutating() & registry.graph().declared()) == 0;
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(0, seq_cst);
         lane.newest.store(0, seq_cst);
@@ -58,6 +59,7 @@ public:
         if (next_.slot + n > slab_.capacity) {  // consecutive slots: skip to the next lap
             const uint64_t rest = slab_.capacity - next_.slot;
             if (!look_ahead(rest)) return false;
+            skipped_.store(true, relaxed);
             for (uint64_t i = 0; i < rest; ++i)
                 slab_.ready[next_.slot + i].store(word(next_.lap, Ready::skip), release);  // PUBLISH
             next_.advance(slab_.capacity, rest);
@@ -275,6 +277,9 @@ private:
     uint64_t window_ = 1;      // how far to claim ahead
     uint64_t dropped_ = 0;     // since the last message that was sent
     bool side_columns_ = false;  // there is one
+    bool wakes_taps_ = true;     // no declared stage writes: then its members do
+    std::atomic<bool> skipped_{false};     // there was a SKIP
+    uint64_t counted_ = 0, skips_ = 0;     // claim up to which they were counted, and how many it left behind
     std::vector<Atomic64*> declared_;  // rows of the declared stages
     uint64_t graph_ = 0;               // the channel's when last looked at
     std::atomic<uint32_t> added_{0};   // stages that were added later and hold us back
@@ -366,11 +371,22 @@ private:
             c.advance(slab_.capacity, run);
         }
         if (c.position > free_until_) {
+            if (skipped_.load(relaxed)) [[unlikely]]
+                count_skips(c.position);
             free_until_ = c.position;
-            slab_.header->claim.store(free_until_, relaxed);  // CLAIM: before the first byte, for those who look on
+            slab_.header->claim.store(free_until_, release);  // CLAIM: before the first byte, for those who look on
             full_fence();
         }
         return need <= free_until_;
+    }
+
+    /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
+    [[gnu::noinline, gnu::cold]] void count_skips(uint64_t until) noexcept {
+        Cursor c = Cursor::at(std::max(counted_, free_until_), slab_.first, slab_.capacity);
+        for (; c.position < until; c.advance(slab_.capacity))
+            skips_ += slab_.ready[c.slot].load(relaxed) == word(c.lap - 1, Ready::skip);
+        counted_ = c.position;
+        slab_.header->skips.store(skips_word(counted_, skips_), release);  // CLAIM
     }
 
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
@@ -429,6 +445,7 @@ private:
             next_.advance(slab_.capacity, n);
             return false;
         }
+        skipped_.store(true, relaxed);
         for (uint64_t i = n; i < loan.count; ++i)
             slab_.ready[loan.slot + i].store(word(loan.lap, Ready::skip), release);  // PUBLISH
         return true;
@@ -439,6 +456,7 @@ private:
         each_bit(first_.load(relaxed), [&](uint32_t s) {
             if (Atomic64& idle = registry.file.stage(s).idle; idle.load(relaxed) != 0) registry.wake_one(idle, 0);
         });
+        if (wakes_taps_) registry.wake_taps();
     }
 
     template <class Ready, class Stop, class Peek, class Tick>

@@ -5,8 +5,8 @@ going through the loop, which still gets a turn every 64 messages or millisecond
 """
 
 from .align import Aligned, align
-from .ends import Loan, Receiver, Sender
-from .openers import channel, receiver, sender
+from .ends import Loan, Receiver, Sender, Tap
+from .openers import channel, receiver, sender, tap
 from .waiting import select
 
-__all__ = ["Aligned", "Loan", "Receiver", "Sender", "align", "channel", "receiver", "select", "sender"]
+__all__ = ["Aligned", "Loan", "Receiver", "Sender", "Tap", "align", "channel", "receiver", "select", "sender", "tap"]

@@ -129,4 +129,4 @@ def align(
                 f"aio.align() takes what psyne.aio.receiver() opens, one by one, not {rx!r}; aio.Receiver(rx) takes "
                 "over a blocking end"
             )
-    return Aligned(Alignment([rx._rx for rx in receivers], by, tolerance, between, hold))
+    return Aligned(Alignment([rx._receiver for rx in receivers], by, tolerance, between, hold))

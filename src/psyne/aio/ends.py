@@ -1,4 +1,4 @@
-"""The two ends, every wait a coroutine."""
+"""The ends, every wait a coroutine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from .. import _native, ends
+from .. import _native, ends, taps
 from ..batch import Batch
 from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
 from ..stage import Stage
@@ -21,7 +21,7 @@ from .loops import Doorbell, sleep
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["Loan", "Receiver", "Sender"]
+__all__ = ["Loan", "Receiver", "Sender", "Tap"]
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message, covariant=True)
@@ -35,9 +35,9 @@ LINGER = 0.001  # seconds between looks for more
 
 
 class EventLoopEnd:
-    """What both ends share: waiting, turns of the loop, closing."""
+    """What all ends share: waiting, turns of the loop, closing."""
 
-    def __init__(self, end: ends.Sender[Any] | ends.Receiver[Any]) -> None:
+    def __init__(self, end: ends.Sender[Any] | ends.Receiver[Any] | taps.Tap[Any]) -> None:
         self._bell = Doorbell(end)
         self._end: Any = end  # typed by the classes below
         self._waits = False
@@ -280,26 +280,12 @@ class Sender(EventLoopEnd, Generic[M]):
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
 
 
-class Receiver(EventLoopEnd, Generic[R]):
-    """The receiving end; `psyne.aio.receiver` opens one, ``aio.Receiver(rx)`` takes over a blocking one."""
+class Reader(EventLoopEnd, Generic[R]):
+    """What receivers and taps share."""
 
-    def __init__(self, end: ends.Receiver[R]) -> None:
-        if not isinstance(end, ends.Receiver):
-            raise TypeError(
-                f"aio.Receiver(rx) takes over a psyne.Receiver, not {end!r}; psyne.aio.receiver(address) opens one"
-            )
+    def __init__(self, end: ends.Receiver[R] | taps.Tap[R]) -> None:
         super().__init__(end)
         self._rx = end
-
-    def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:
-        """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
-        return type(self)(self._rx.clone(stage, new_stage))
-
-    def leave(self) -> int:
-        """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
-        left = self._rx.leave()
-        self._bell.leave()
-        return left
 
     async def receive(self) -> R:
         """The next message. Raises EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."""
@@ -319,13 +305,6 @@ class Receiver(EventLoopEnd, Generic[R]):
             if (batch := rx.try_receive_many(n)) is not None:
                 return batch
 
-    async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
-        """Copy up to ``len(out)`` messages of all senders into an array; how many. Waits for the first one."""
-        while True:
-            await self._until_more(len(out), linger)
-            with contextlib.suppress(Empty):  # another member took it
-                return int(self._rx.receive_into(out, 0))
-
     async def _until_more(self, n: int, linger: float) -> None:
         """Until something is there, and then ``linger`` seconds, or until n are there in a row; takes nothing."""
         await self._until(lambda: ready(self._rx) or None)
@@ -337,6 +316,35 @@ class Receiver(EventLoopEnd, Generic[R]):
         """1 to n messages, or None when there is none now."""
         return self._rx.try_receive_many(n)
 
+
+class Receiver(Reader[R]):
+    """The receiving end; `psyne.aio.receiver` opens one, ``aio.Receiver(rx)`` takes over a blocking one."""
+
+    def __init__(self, end: ends.Receiver[R]) -> None:
+        if not isinstance(end, ends.Receiver):
+            raise TypeError(
+                f"aio.Receiver(rx) takes over a psyne.Receiver, not {end!r}; psyne.aio.receiver(address) opens one"
+            )
+        super().__init__(end)
+        self._receiver = end
+
+    def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:
+        """Another end of the same kind (or of another stage), not joined yet; only of `psyne.aio.channel`."""
+        return type(self)(self._receiver.clone(stage, new_stage))
+
+    def leave(self) -> int:
+        """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
+        left = self._receiver.leave()
+        self._bell.leave()
+        return left
+
+    async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
+        """Copy up to ``len(out)`` messages of all senders into an array; how many. Waits for the first one."""
+        while True:
+            await self._until_more(len(out), linger)
+            with contextlib.suppress(Empty):  # another member took it
+                return int(self._receiver.receive_into(out, 0))
+
     def batches(self, n: int, linger: float = 0.0) -> AsyncIterator[Batch[R]]:
         """Iterate over `receive_many`; each step ends the batch before it."""
         return _Steps(lambda: self.receive_many(n, linger))
@@ -346,7 +354,7 @@ class Receiver(EventLoopEnd, Generic[R]):
         return _Steps(self.receive)
 
     async def __aenter__(self) -> Self:
-        self._rx.__enter__()
+        self._receiver.__enter__()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -356,11 +364,38 @@ class Receiver(EventLoopEnd, Generic[R]):
         return f"<psyne.aio.Receiver {self.address}{', closed' if self.closed else ''}>"
 
 
-class _Steps(AsyncIterator[L]):
-    """Each step ends what the one before gave."""
+class Tap(Reader[R]):
+    """Looks on; `psyne.aio.tap` opens one, ``aio.Tap(tap)`` takes over a blocking one. Its messages are copies."""
 
-    def __init__(self, step: Callable[[], Coroutine[Any, Any, L]]) -> None:
+    def __init__(self, end: taps.Tap[R]) -> None:
+        if not isinstance(end, taps.Tap):
+            raise TypeError(f"aio.Tap(tap) takes over a psyne.Tap, not {end!r}; psyne.aio.tap(address) opens one")
+        super().__init__(end)
+
+    def batches(self, n: int, linger: float = 0.0) -> AsyncIterator[Batch[R]]:
+        """Iterate over `receive_many`."""
+        return _Steps(lambda: self.receive_many(n, linger), ends_them=False)
+
+    def __aiter__(self) -> AsyncIterator[R]:
+        """Every message that can still be had. Stops at the end of the channel."""
+        return _Steps(self.receive, ends_them=False)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<psyne.aio.Tap {self.address}{', closed' if self.closed else ''}>"
+
+
+class _Steps(AsyncIterator[L]):
+    """Each step ends what the one before gave, unless that is a copy."""
+
+    def __init__(self, step: Callable[[], Coroutine[Any, Any, L]], *, ends_them: bool = True) -> None:
         self._step = step
+        self._ends_them = ends_them
         self._last: L | None = None
 
     async def __anext__(self) -> L:
@@ -369,7 +404,9 @@ class _Steps(AsyncIterator[L]):
             last.__exit__(None, None, None)
             del last
         try:
-            got = self._last = await self._step()
+            got = await self._step()
         except (EndOfChannel, ChannelClosed):
             raise StopAsyncIteration from None
+        if self._ends_them:
+            self._last = got
         return got

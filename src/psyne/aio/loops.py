@@ -15,7 +15,7 @@ from .. import _native
 __all__ = ["Doorbell", "Wake", "readable", "sleep", "this_loop", "trio"]
 
 SLICE = 0.1  # seconds between looks after the dead
-End = _native.SenderEnd | _native.ReceiverEnd
+End = _native.SenderEnd | _native.ReceiverEnd | _native.TapEnd
 
 
 def trio() -> ModuleType | None:

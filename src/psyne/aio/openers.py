@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any, TypeVar, Unpack, overload
 
 from .. import anonymous, openers
-from ..options import ChannelOptions, ReceiverOptions, SenderOptions
+from ..options import ChannelOptions, ReceiverOptions, SenderOptions, TapOptions
 from ..types import AnyLayout, Message
-from .ends import Receiver, Sender
+from .ends import Receiver, Sender, Tap
 
-__all__ = ["channel", "receiver", "sender"]
+__all__ = ["channel", "receiver", "sender", "tap"]
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -62,6 +62,27 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
     """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
     return Receiver(openers.receiver(address, *types, **options))
+
+
+@overload
+def tap(address: str, a: type[A], /, **options: Unpack[TapOptions]) -> Tap[A]: ...
+@overload
+def tap(address: str, a: type[A], b: type[B], /, **options: Unpack[TapOptions]) -> Tap[A | B]: ...
+@overload
+def tap(address: str, a: type[A], b: type[B], c: type[C], /, **options: Unpack[TapOptions]) -> Tap[A | B | C]: ...
+@overload
+def tap(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], /, **options: Unpack[TapOptions]
+) -> Tap[A | B | C | D]: ...
+@overload
+def tap(
+    address: str, a: type[A], b: type[B], c: type[C], d: type[D], e: type[E], /, **options: Unpack[TapOptions]
+) -> Tap[A | B | C | D | E]: ...
+@overload
+def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]: ...
+def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]:
+    """Look on at a channel, as `psyne.tap` does; opening waits for nobody."""
+    return Tap(openers.tap(address, *types, **options))
 
 
 @overload

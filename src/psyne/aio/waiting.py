@@ -6,7 +6,7 @@ from typing import TypeVar, overload
 
 from ..types import Message
 from ..waiting import End, HasFileno, Waiting, end_of
-from .ends import EventLoopEnd, Receiver, Sender
+from .ends import EventLoopEnd, Receiver, Sender, Tap
 from .loops import readable, sleep
 
 __all__ = ["select"]
@@ -19,6 +19,8 @@ W = TypeVar("W", bound=HasFileno | int)
 async def select(*receivers: Receiver[M]) -> list[Receiver[M]]: ...
 @overload
 async def select(*senders: Sender[M]) -> list[Sender[M]]: ...
+@overload
+async def select(*taps: Tap[M]) -> list[Tap[M]]: ...
 @overload
 async def select(*ends_or_fds: W) -> list[W]: ...
 async def select(*ends_or_fds: W) -> list[W]:
