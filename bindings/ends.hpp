@@ -141,6 +141,11 @@ void own_views_stand(SenderEnd& e);
 /// The channels inside this process: memory://.
 const std::shared_ptr<Process>& process_names();
 
+/// A place as Python has it: the path of a directory, "" for this process, or the descriptor of an anonymous channel.
+NamesPtr names_of(nb::handle place);
+/// What another process wrote, as text.
+nb::object shared_text(const std::string& bytes);
+
 /// Ends whose life locks a forked child must drop.
 void remember_end(Registry* registry);
 void forget_end(Registry* registry);

@@ -34,5 +34,6 @@ NB_MODULE(_native, m) {
     bind_tap(m);
     bind_opening(m);
     bind_statistics(m);
+    bind_inspect(m);
     bind_waiting(m);
 }

@@ -4,9 +4,6 @@
 
 namespace psyne::python {
 
-namespace {
-
-/// A place as Python has it: the path of a directory, "" for this process, or the descriptor of an anonymous channel.
 NamesPtr names_of(nb::handle place) {
     if (!nb::isinstance<nb::str>(place) || nb::len(place) == 0)
         fifo_directory().set(nb::cast<std::string>(nb::module_::import_("psyne.address").attr("channel_directory")()));
@@ -25,6 +22,8 @@ nb::object shared_text(const std::string& bytes) {
     if (!text) throw nb::python_error();
     return nb::steal(text);
 }
+
+namespace {
 
 constexpr uint64_t kStampsFrom = 4096;  // bytes of a message from which its sender keeps the time by itself
 

@@ -141,6 +141,7 @@ void bind_runs(nb::module_& m);
 void bind_tap(nb::module_& m);
 void bind_opening(nb::module_& m);
 void bind_statistics(nb::module_& m);
+void bind_inspect(nb::module_& m);
 void bind_waiting(nb::module_& m);
 
 }  // namespace psyne::python

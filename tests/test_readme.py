@@ -142,10 +142,11 @@ def test_a_link_leads_somewhere(target: str) -> None:
 
 
 def test_the_page_on_the_interface_names_all_of_it() -> None:
-    modules = (psyne, psyne.aio, psyne.interop, psyne.testing)
+    modules = (psyne, psyne.aio, psyne.interop, psyne.pipeline, psyne.testing)
     public = {name for module in modules for name in module.__all__ if not name.startswith("__")}
     classes = (psyne.Sender, psyne.Receiver, psyne.Struct, psyne.Array, psyne.Text, psyne.Bytes, psyne.ArrowBatch)
     classes += (psyne.Batch, psyne.Queue, psyne.Listener, psyne.aio.Sender, psyne.aio.Receiver)
+    classes += (psyne.Pipeline, psyne.pipeline.Running)
     methods = {name for it in classes for name in dir(it) if name[0] != "_"}
     classes += (psyne.Aligned, psyne.aio.Aligned)
     fields = {*psyne.Info._fields, *psyne.VariantHdr._fields, *psyne.Statistics.__annotations__}

@@ -27,6 +27,7 @@ from .errors import (
     NoSpace,
     NotALoan,
     PeerCorrupted,
+    PipelineError,
     PsyneError,
     ReadOnly,
     SenderLost,
@@ -35,6 +36,7 @@ from .errors import (
     ViewsAlive,
 )
 from .info import Info
+from .inspect import inspect
 from .listener import Listener
 from .matching import AlignedStatistics
 from .openers import receiver, sender, tap
@@ -76,12 +78,16 @@ from .waiting import select
 
 if _typing.TYPE_CHECKING:
     from . import aio as aio
+    from . import pipeline as pipeline
+    from .pipeline import Pipeline as Pipeline
 else:
 
     def __getattr__(name: str) -> object:
-        """psyne.aio is imported when it is first used."""
-        if name == "aio":
-            return _importlib.import_module(".aio", __name__)
+        """psyne.aio and psyne.pipeline are imported when they are first used."""
+        if name in ("aio", "pipeline"):
+            return _importlib.import_module(f".{name}", __name__)
+        if name == "Pipeline":
+            return _importlib.import_module(".pipeline", __name__).Pipeline
         raise AttributeError(f"module 'psyne' has no attribute {name!r}")
 
 
@@ -115,6 +121,7 @@ __all__ = [
     "NoSpace",
     "NotALoan",
     "PeerCorrupted",
+    "PipelineError",
     "PsyneError",
     "Queue",
     "ReadOnly",
@@ -148,6 +155,7 @@ __all__ = [
     "i16",
     "i32",
     "i64",
+    "inspect",
     "interop",
     "receiver",
     "select",

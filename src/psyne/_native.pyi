@@ -223,6 +223,9 @@ def now_ns() -> int:
 
 def statistics(end: object) -> dict[str, Any]: ...
 
+def inspect(place: str | int, name: str) -> dict[str, Any] | None:
+    """Members, lanes and stages of an open channel, or None. Joins nothing."""
+
 def bell(end: object) -> int:
     """The descriptor that is readable once an armed end was woken."""
 

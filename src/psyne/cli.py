@@ -4,10 +4,11 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from . import PsyneError, __version__, _native
 from .address import channel_directory
+from .inspect import Channel, Member, inspect
 from .stage import PATTERNS, NativeStage
 from .types.schema import type_name
 
@@ -36,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--json", metavar="FILE", help="write the figures and every message's place in memory")
     demo.set_defaults(command=_demo)
     ls = commands.add_parser("ls", help="list the channels of $PSYNE_DIR or of this user")
+    ls.add_argument("--stages", action="store_true", help="with how far each stage has come, and who is in it")
     ls.set_defaults(command=_ls)
     return parser
 
@@ -55,15 +57,39 @@ def _demo(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ls(_: argparse.Namespace) -> int:
+def _ls(options: argparse.Namespace) -> int:
     directory = channel_directory()
     rows = list(_channels(directory))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("   ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        if options.stages and row[2]:
+            _print_stages(inspect(row[0]))
     if not rows:
         print(f"no channels in {directory}")
     return 0
+
+
+def _print_stages(seen: Channel | None) -> None:
+    """A line for each sender and stage. None: the channel is gone meanwhile."""
+    rows = [
+        (
+            "",
+            f"sent {lane.position}, {lane.used} of {lane.capacity} slots used",
+            _pids([lane.sender] if lane.sender else []),
+        )
+        for lane in (seen.lanes if seen else ())
+    ]
+    for stage in seen.stages if seen else ():
+        counts = f"passed {stage.passed}, held {stage.held}, waiting {stage.waiting}"
+        rows.append((stage.name, counts, _pids(stage.members)))
+    widths = [max(len(row[i]) for row in rows) for i in range(2)] if rows else []
+    for name, counts, pids in rows:
+        print(f"    {name.ljust(widths[0])}   {counts.ljust(widths[1])}   {pids}")
+
+
+def _pids(members: Iterable[Member]) -> str:
+    return ", ".join(f"pid {m.pid}{'' if m.alive else ' (dead)'}" for m in members) or "nobody"
 
 
 def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:

@@ -22,6 +22,7 @@ PsyneError
 ├── IncompatibleChannel (OSError)              a foreign or damaged file, or another layout version
 ├── PeerCorrupted (OSError)                    a message contradicts its own header
 ├── InvalidArgument (ValueError)               an argument that can never work
+├── PipelineError (RuntimeError)               a worker of a pipeline was lost for good
 └── SystemFailure (OSError)                    a system call failed
 """
 
@@ -45,6 +46,7 @@ __all__ = [
     "NoSpace",
     "NotALoan",
     "PeerCorrupted",
+    "PipelineError",
     "PsyneError",
     "ReadOnly",
     "SenderLost",
@@ -140,6 +142,18 @@ class PeerCorrupted(PsyneError, OSError):
 
 class InvalidArgument(PsyneError, ValueError):
     """An argument that can never work: a name, a stage, an address."""
+
+
+class PipelineError(PsyneError, RuntimeError):
+    """A worker of a pipeline was lost for good: killed, or its function raised. What could be worked off was."""
+
+    def __init__(self, text: str, stage: str = "", pid: int = 0, reason: str = "") -> None:
+        super().__init__(text)
+        self.stage: str = stage
+        """The name of its stage or source."""
+        self.pid: int = pid
+        self.reason: str = reason
+        """What its function raised, with the traceback, or what killed it."""
 
 
 class SystemFailure(PsyneError, OSError):
