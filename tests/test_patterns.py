@@ -37,7 +37,7 @@ def test_the_second_member_is_refused_with_the_first_ones_pid_and_program_and_th
     with psyne.sender("ipc://limited", Number, pattern=pattern) as tx, Child() as first, Child() as second:
         first.run(JOIN)
         with pytest.raises(
-            psyne.ChannelBusy, match=rf"stage 'main'.*pid {first.pid}, child\.py.*mpmc.*stage of its own"
+            psyne.ChannelBusy, match=rf"stage 'main'.*pid {first.pid}, child\.py.*mpmc.*psyne\.tap\(\).*new_stage=True"
         ) as refused:
             second.run(JOIN)
         assert isinstance(refused.value, RuntimeError)

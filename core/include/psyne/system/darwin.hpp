@@ -77,8 +77,7 @@ inline void reserve(const Fd& fd, uint64_t offset, uint64_t size) {
     write_at(fd, zeros.data(), size, offset);
 }
 
-/// A file that nobody finds yet, the memory of its beginning reserved: a full file system is an error here, never
-/// SIGBUS later.
+/// A file that nobody finds yet, its beginning reserved: a full file system is an error here, never SIGBUS later.
 inline Fd make_unnamed(const Fd& directory, uint64_t size, uint64_t reserved) {
     static std::atomic<uint64_t> number{0};
     remove_unfinished(directory);
