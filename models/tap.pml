@@ -1,20 +1,20 @@
 /* A tap beside a sender and a mutating stage: it copies what is sent, and knows exactly how much it missed.
 
-   Sender: before it writes at or above `claim`, claim = the end of its look-ahead (then a full fence). It claims q only when
-   q - capacity was let go by the stages AND was published by itself: loans are open for as long as they like.
+   Sender: before it writes at or above `claim`, claim = the end of its look-ahead (then a full fence). It claims q only
+   when q - capacity was let go by the stages AND was published by itself: loans are open for as long as they like.
    So all positions below claim - capacity are settled: a message or a SKIP each, for ever.
-   Once there was a SKIP (`skipped`, said before the SKIP word), each look-ahead counts the SKIPs that its claim leaves behind, and
-   stores `skips`, ONE word of this claim and the count, before it stores the claim.
-   Tap, at p: whole (claim <= p + capacity); READY(lap p); then the graph; every mutating stage let p go (DROP: passed over,
-   missed); copy; whole again: accepted. (A stage that is added after the graph was read begins above p.)
+   Once there was a SKIP (`skipped`, set before the SKIP word), each look-ahead counts the SKIPs that its claim leaves
+   behind, and stores `skips`, ONE word of this claim and the count, before it stores the claim.
+   Tap, at p: whole (claim <= p + capacity); READY(lap p); then the graph; every mutating stage let p go (DROP: passed
+   over, missed); copy; whole still: accepted. (A stage that is added after the graph was read begins above p.)
    When p is not whole it catches up: claim, THEN skips, which is of this claim or of a later one. It goes on at
    b = the claim in that word - capacity, never further: an open loan may still become SKIP. Missed are
    (b - p) - (the count in that word - the SKIPs below p). No word yet: no SKIP is left behind, b = claim - capacity.
    Whoever wants the latest only steps on from there, word by word.
-   At an unpublished word: whether the lane is frozen is read first, then whole, then the word. In a lost lane p is a hole if a
-   word behind it is published.
+   At an unpublished word: whether the lane is frozen is read first, then whole, then the word. In a lost lane p is a
+   hole if a word behind it is published.
 
-   STAGES: 0 none · 1 a mutating stage · 2 one that is added at run time, which the sender admits at one of its next loans.
+   STAGES: 0 none · 1 a mutating stage · 2 one that is added at run time, which the sender admits at one of its loans.
    Loans are committed and skipped by other threads of the sender at any time, also in the middle of its look-ahead.
    Nothing that the tap does is read by anybody, so it holds nobody up.
 
@@ -73,12 +73,12 @@ byte ready[SLOTS]; bool is_skip[SLOTS];                 /* the ready word: lap; 
 byte low[SLOTS], high[SLOTS];                           /* the payload, in two halves */
 byte ack[SLOTS]; bool drop[SLOTS];                      /* the stage's word: lap of DONE; DROP */
 byte claim; SkipsWord skips;                            /* of the slab */
-bool skipped; byte open;                                /* of the sender: there was a SKIP; loans that are written, a mask */
+bool skipped; byte open;                                /* of the sender: there was a SKIP; a mask of open loans */
 bool graph = (STAGES == 1), admitted = (STAGES == 1); byte from;
 bool ended, lost;                                       /* the lane's state; `lost` is the kernel's word */
 byte deaths;
 
-byte sent, no_message;                                  /* ghosts: masks of positions that were published as one or the other */
+byte sent, no_message;                                  /* ghosts: masks of positions that were published as that */
 #define CHANGED 16                                      /* what the stage makes of a message */
 #define GATES(p)      (admitted && (p) >= from)
 #define PUBLISHED(p)  (ready[SLOT(p)] == LAP(p))
@@ -99,7 +99,7 @@ inline choose_open() {                                  /* p: any open loan */
     :: (open & BIT(p)) -> break
     :: (open >> (p + 1)) -> p++
     od }
-inline publish_skip() {                                         /* one word of a run */
+inline publish_skip() {                                 /* one word of a run */
     ready[SLOT(p)] = LAP(p); is_skip[SLOT(p)] = 1; open = open & ~BIT(p); no_message = no_message | BIT(p); p = 0 }
 
 #define IS_LEFT_SKIP(q) (is_skip[SLOT(q)] && ready[SLOT(q)] == LAP(q) - 1)
@@ -118,7 +118,7 @@ inline count_skips() {                                  /* those that a claim up
     do :: p < until + ONE_FURTHER -> count = count + (COUNTS(p) -> 1 : 0); p++ :: else -> break od;
     p = 0 }
 
-#define SETTLED(below) (((sent | no_message) & BELOW(below)) == BELOW(below))
+#define SETTLED(q) (((sent | no_message) & BELOW(q)) == BELOW(q))     /* everything below q */
 #define ALIVE if :: lost -> goto over :: else fi         /* the first thing in each step */
 #ifdef SKIPS_IN_TWO_WORDS
 #define STORE_SKIPS skips.claim = until } atomic { ALIVE; skips.count = count
@@ -154,7 +154,7 @@ active proctype Sender()
     :: atomic { next && (open & BIT(next - 1)) && !lost -> open = open & ~BIT(next - 1); next-- }    /* rewound */
     :: break
     od;
-    do                                                  /* close(): open loans become SKIP, and nothing is claimed any more */
+    do                                                  /* close(): open loans become SKIP */
     :: atomic { open -> ALIVE; choose_open(); publish_skip() }
     :: atomic { !open -> ALIVE; ended = 1 } break
     od;
@@ -174,7 +174,7 @@ end:
     :: atomic { no_message && !skipped && !lost -> skipped = 1 }
 #else
     :: atomic { open && !skipped && !lost -> skipped = 1 }
-    :: atomic { open && skipped && !lost -> choose_open(); publish_skip() }                                  /* PUBLISH */
+    :: atomic { open && skipped && !lost -> choose_open(); publish_skip() }                 /* PUBLISH */
 #endif
     od
 }
@@ -199,7 +199,7 @@ end_admitted:
 end:
     do
     :: atomic { PUBLISHED(p) && is_skip[SLOT(p)] -> ack[SLOT(p)] = LAP(p); drop[SLOT(p)] = 0; p++ }
-    :: atomic { PUBLISHED(p) && !is_skip[SLOT(p)] -> low[SLOT(p)] = low[SLOT(p)] + CHANGED }        /* TAKEN, and DIRTY */
+    :: atomic { PUBLISHED(p) && !is_skip[SLOT(p)] -> low[SLOT(p)] = low[SLOT(p)] + CHANGED }    /* TAKEN, and DIRTY */
        if
        :: high[SLOT(p)] = high[SLOT(p)] + CHANGED;
           atomic { ack[SLOT(p)] = LAP(p); drop[SLOT(p)] = 0; p++ }                                  /* END */
@@ -223,14 +223,16 @@ end:
 #else
 #define HOLE LATER(at)
 #endif
-#if defined(OLDEST_TAKEN_FROM_CLAIM)
+#ifdef OLDEST_TAKEN_FROM_CLAIM
 #define OLDEST (claimed - SLOTS)
 #else
 #define OLDEST (told.claim - SLOTS)
 #endif
 
 #if defined(CLAIM_AND_SKIPS_MUST_AGREE)
-#define READ_SKIPS atomic { skips.claim == claim || !skips.claim -> told.claim = skips.claim; told.count = skips.count; claimed = claim }
+#define READ_SKIPS \
+    atomic { skips.claim == claim || !skips.claim -> \
+             claimed = claim; told.claim = skips.claim; told.count = skips.count }
 #elif defined(SKIPS_IN_TWO_WORDS)
 #define READ_SKIPS told.claim = skips.claim; told.count = skips.count
 #else
@@ -258,7 +260,7 @@ next:
     if                                                  /* PUBLISH */
     :: atomic { ready[SLOT(at)] > LAP(at) -> frozen = 0 } goto next
     :: atomic { PUBLISHED(at) && is_skip[SLOT(at)] -> at++; below++; frozen = 0 } goto next
-    :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] -> at++; counted++; frozen = 0 } goto next        /* to come to newer ones */
+    :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] -> at++; counted++; frozen = 0 } goto next    /* to newer ones */
     :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] -> frozen = 0 }
     :: NEVER_SENT(at) -> goto unpublished
     fi;
