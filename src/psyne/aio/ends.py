@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from .. import _native, ends, taps
 from ..batch import Batch
-from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, Full
+from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel
 from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
@@ -204,18 +204,9 @@ class Sender(EventLoopEnd, Generic[M]):
     async def send(self, message: object) -> bool:
         """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``)."""
         tx = self._tx
-
-        def attempt() -> bool | None:
-            if tx._drops or _native.room(tx, 1):
-                return tx.send(message, 0)
-            if isinstance(message, Message):  # one's own loan needs no room
-                with contextlib.suppress(Full):
-                    return tx.send(message, 0)
-            return None
-
-        if self._answers.first and _native.own_loan(tx, message):  # behind no call that waits for room
-            return await self._until(attempt)
-        return await self._room(1, attempt)
+        if isinstance(message, (Message, Batch)) and _native.own_loan(tx, message):  # needs no room: behind nobody
+            return await self._until(lambda: tx.send(message, 0))
+        return await self._room(1, lambda: tx.send(message, 0) if tx._drops or _native.room(tx, 1) else None)
 
     @overload
     async def call(self, message: K) -> K: ...
