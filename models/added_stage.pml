@@ -19,7 +19,8 @@
 
 @ holds  short  SLOTS=1 MESSAGES=3
 @ holds  short  SLOTS=1 MESSAGES=2 TRIES_ALWAYS
-@ holds  short  SLOTS=1 MESSAGES=2 KILLS=1
+@ holds  short  SLOTS=1 MESSAGES=1 KILLS=1
+@ holds  long   SLOTS=1 MESSAGES=2 KILLS=1
 @ holds  long   SLOTS=2 MESSAGES=4
 @ holds  long   SLOTS=2 MESSAGES=3 LOAN_ASKS
 @ mutant JOINER_DECIDES_FIRST      | MESSAGES=4           | got

@@ -1,41 +1,48 @@
 /* A tap beside a sender and a mutating stage: it copies what is sent, and knows exactly how much it missed.
 
-   Sender: before it writes at or above `claim`, claim = the end of its look-ahead (then a full fence). It lends q only when
-   q - capacity was let go by the stages AND was published by itself: loans are open for as long as they like.
-   So all positions below claim - capacity are published, and stay what they are.
-   Tap, at p: READY(lap p); every mutating stage DONE (DROP: passed over, missed); copy; claim <= p + capacity, and the
-   graph word is what it was: accepted. (Read between READY and the copy it does as well: a stage that is admitted after READY(p)
-   begins above p.) Otherwise it jumps to b = claim - capacity, never further: an open loan may still
-   become SKIP. Whoever wants the latest only walks on from there, word by word.
-   Missed are (b - a) - (S(b) - S(a)) with S(b) the SKIPs below b. The sender counts `begun` before it stores a run of SKIP words
-   and `done` after it. S(b) = done - the SKIP words at b and above, if begun is that same number after the scan, and still
-   claim <= b + capacity. A sender that is killed within a run leaves begun - done words open: it had stored `skip_at`
-   before, and who reads the lane of the dead leaves out the words from there on.
+   Sender: before it writes at or above `claim`, claim = the end of its look-ahead (then a full fence). It claims q only
+   when q - capacity was let go by the stages AND was published by itself: loans are open for as long as they like.
+   So all positions below claim - capacity are settled: a message or a SKIP each, for ever.
+   Once there was a SKIP (`skipped`, set before the SKIP word), each look-ahead counts the SKIPs that its claim leaves
+   behind, and stores `skips`, ONE word of this claim and the count, before it stores the claim.
+   Tap, at p: whole (claim <= p + capacity); READY(lap p); then the graph; every mutating stage let p go (DROP: passed
+   over, missed); copy; whole still: accepted. (A stage that is added after the graph was read begins above p.)
+   When p is not whole it catches up: claim, THEN skips, which is of this claim or of a later one. It goes on at
+   b = the claim in that word - capacity, never further: an open loan may still become SKIP. Missed are
+   (b - p) - (the count in that word - the SKIPs below p). No word yet: no SKIP is left behind, b = claim - capacity.
+   Whoever wants the latest only steps on from there, word by word.
+   At an unpublished word: whether the lane is frozen is read first, then whole, then the word. In a lost lane p is a
+   hole if a word behind it is published.
 
-   STAGES: 0 none · 1 a mutating stage · 2 one that is added at run time, which the sender admits at its next loan.
+   STAGES: 0 none · 1 a mutating stage · 2 one that is added at run time, which the sender admits at one of its loans.
+   Loans are committed and skipped by other threads of the sender at any time, also in the middle of its look-ahead.
    Nothing that the tap does is read by anybody, so it holds nobody up.
 
-@ holds  short  STAGES=0 POSITIONS=4 KILLS=1
-@ holds  short  STAGES=1 POSITIONS=3 DEATHS=1
-@ holds  short  STAGES=2 POSITIONS=3
-@ holds  short  STAGES=2 POSITIONS=3 GRAPH_READ_AFTER_READY
-@ holds  long   STAGES=1 POSITIONS=5 KILLS=1 DEATHS=1
-@ holds  long   STAGES=2 POSITIONS=4 KILLS=1
-@ holds  long   STAGES=0 POSITIONS=6 SLOTS=3 WINDOW=2 KILLS=1
+@ holds  short  STAGES=0 POSITIONS=6 SLOTS=3 WINDOW=2 KILLS=1
+@ holds  short  STAGES=1 POSITIONS=4 DEATHS=1 KILLS=1
+@ holds  short  STAGES=2 POSITIONS=4
+@ holds  long   STAGES=0 POSITIONS=8 SLOTS=2 WINDOW=2 KILLS=1
+@ holds  long   STAGES=0 POSITIONS=8 SLOTS=3 WINDOW=3 KILLS=1
+@ holds  long   STAGES=1 POSITIONS=6 WINDOW=2 KILLS=1 DEATHS=1
+@ holds  long   STAGES=2 POSITIONS=5 WINDOW=2 KILLS=1
 @ mutant READY_CHECKED_TWICE        | STAGES=0                    | low_copy
 @ mutant CLAIMED_TOO_LATE           | STAGES=0                    | low_copy
 @ mutant CLAIM_CHECKED_BEFORE_ONLY  | STAGES=0                    | low_copy
 @ mutant STAGE_NOT_AWAITED          | STAGES=1                    | low_copy
 @ mutant DROP_NOT_SEEN              | STAGES=1 DEATHS=1           | low_copy
-@ mutant GRAPH_NOT_COMPARED         | STAGES=2                    | low_copy
-@ mutant GRAPH_READ_BEFORE_READY    | STAGES=2                    | low_copy
-@ mutant LENDS_OVER_OPEN_LOANS      | STAGES=0                    | open
-@ mutant SKIPS_COUNTED_AFTER_ONLY   | STAGES=0 POSITIONS=5        | counted
-@ mutant SKIPS_COUNTED_BEFORE_ONLY  | STAGES=0 POSITIONS=5        | counted
-@ mutant SKIPS_EQUAL_TWICE          | STAGES=0 POSITIONS=5        | counted
-@ mutant CLAIM_NOT_ASKED_AGAIN      | STAGES=0 POSITIONS=5        | counted
-@ mutant JUMPS_OVER_OPEN_LOANS      | STAGES=0 POSITIONS=5        | missed
-@ mutant OPEN_RUN_COUNTED           | STAGES=0 POSITIONS=5 KILLS=1 | counted
+@ mutant GRAPH_READ_BEFORE_READY    | STAGES=2 POSITIONS=3        | low_copy
+@ mutant LENDS_OVER_OPEN_LOANS      | STAGES=0                    | until
+@ mutant JUMPS_OVER_OPEN_LOANS      | STAGES=0                    | <<oldest
+@ mutant SKIPS_STORED_AFTER_CLAIM   | STAGES=0                    | oldest
+@ mutant SKIPS_IN_TWO_WORDS         | STAGES=0                    | passed
+@ mutant SKIPPED_SAID_AFTERWARDS    | STAGES=0                    | passed
+@ mutant UNSETTLED_COUNTED          | STAGES=0                    | passed
+@ mutant RUN_COUNTED_ONCE           | STAGES=0 POSITIONS=5 WINDOW=2 | passed
+@ mutant SKIPS_READ_BEFORE_CLAIM    | STAGES=0                    | passed
+@ mutant OLDEST_TAKEN_FROM_CLAIM    | STAGES=0                    | passed
+@ mutant CLAIM_AND_SKIPS_MUST_AGREE | STAGES=0 KILLS=1            | invalid end state
+@ mutant FROZEN_READ_LAST           | STAGES=0                    | counted
+@ mutant HOLES_END_THE_LANE         | STAGES=0 KILLS=1            | counted
 */
 #ifndef STAGES
 #define STAGES 0
@@ -55,96 +62,130 @@
 #ifndef DEATHS
 #define DEATHS 0
 #endif
-#define LOANS 2                                         /* open at a time */
 
-#define SLOT(p)        ((p) % SLOTS)
-#define LAP(p)         (1 + (p) / SLOTS)
-#define POSITION(l, i) (((l) - 1) * SLOTS + (i))
-#define BIT(p)         (1 << (p))
+#define SLOT(p)   ((p) % SLOTS)
+#define LAP(p)    (1 + (p) / SLOTS)
+#define BIT(p)    (1 << (p))
+#define BELOW(p)  (BIT(p) - 1)
 
-byte ready[SLOTS]; bool is_skip[SLOTS];                    /* the ready word: lap; SKIP, or READY */
+typedef SkipsWord { byte claim, count };                /* the SKIPs below claim - capacity; 0: none */
+byte ready[SLOTS]; bool is_skip[SLOTS];                 /* the ready word: lap; SKIP, or READY */
 byte low[SLOTS], high[SLOTS];                           /* the payload, in two halves */
 byte ack[SLOTS]; bool drop[SLOTS];                      /* the stage's word: lap of DONE; DROP */
-byte claim, begun, done, skip_at;
+byte claim; SkipsWord skips;                            /* of the slab */
+bool skipped; byte open;                                /* of the sender: there was a SKIP; a mask of open loans */
 bool graph = (STAGES == 1), admitted = (STAGES == 1); byte from;
 bool ended, lost;                                       /* the lane's state; `lost` is the kernel's word */
-byte kills, deaths;
+byte deaths;
 
-byte sent, skipped, open;                               /* masks of positions. The first two are ghosts */
+byte sent, no_message;                                  /* ghosts: masks of positions that were published as that */
 #define CHANGED 16                                      /* what the stage makes of a message */
-#define GATES(p)     (admitted && (p) >= from)
-#define PUBLISHED(p) (ready[SLOT(p)] == LAP(p))
+#define GATES(p)      (admitted && (p) >= from)
+#define PUBLISHED(p)  (ready[SLOT(p)] == LAP(p))
 #define NEVER_SENT(p) (ready[SLOT(p)] < LAP(p))
-#define LATER(p)     (PUBLISHED((p) + 1) || (SLOTS > 2 && PUBLISHED((p) + 2)))     /* in a lost lane p is a hole */
+#define LATER(p)      (PUBLISHED((p) + 1) || (SLOTS > 2 && PUBLISHED((p) + 2)))
 
-#ifdef LENDS_OVER_OPEN_LOANS
+#if STAGES == 1 || defined(LENDS_OVER_OPEN_LOANS)       /* a declared stage lets nothing go that was not published */
 #define WAS_PUBLISHED(q) true
 #else
 #define WAS_PUBLISHED(q) (ready[SLOT(q)] == LAP(q) - 1)
 #endif
 #define FREE(q) (WAS_PUBLISHED(q) && ((q) < SLOTS || !GATES((q) - SLOTS) || ack[SLOT(q)] == LAP(q) - 1))
+#define MAY_CLAIM(q) ((q) < POSITIONS && (q) < next + WINDOW && FREE(q))
 
-#define KILL if :: atomic { kills < KILLS -> kills++; lost = 1 } goto over :: true fi
-
-inline skip_run(p, k) {                                 /* k SKIP words from p on */
-    KILL;
-    skip_at = p;
-    begun = begun + k;
-    i = 0;
-    do
-    :: i < k -> KILL; atomic { ready[SLOT(p + i)] = LAP(p + i); is_skip[SLOT(p + i)] = 1; open = open & ~BIT(p + i);
-                               skipped = skipped | BIT(p + i); i++ }
-    :: i == k -> break
-    od;
-    KILL;
-    atomic { done = done + k; i = 0 } }
 inline choose_open() {                                  /* p: any open loan */
     p = 0;
     do
     :: (open & BIT(p)) -> break
     :: (open >> (p + 1)) -> p++
     od }
+inline publish_skip() {                                 /* one word of a run */
+    ready[SLOT(p)] = LAP(p); is_skip[SLOT(p)] = 1; open = open & ~BIT(p); no_message = no_message | BIT(p); p = 0 }
+
+#define IS_LEFT_SKIP(q) (is_skip[SLOT(q)] && ready[SLOT(q)] == LAP(q) - 1)
+#ifdef RUN_COUNTED_ONCE
+#define COUNTS(q) (IS_LEFT_SKIP(q) && !((q) > free && IS_LEFT_SKIP((q) - 1)))
+#else
+#define COUNTS(q) IS_LEFT_SKIP(q)
+#endif
+#ifdef UNSETTLED_COUNTED
+#define ONE_FURTHER 1
+#else
+#define ONE_FURTHER 0
+#endif
+inline count_skips() {                                  /* those that a claim up to `until` leaves behind */
+    p = free + ONE_FURTHER;
+    do :: p < until + ONE_FURTHER -> count = count + (COUNTS(p) -> 1 : 0); p++ :: else -> break od;
+    p = 0 }
+
+#define SETTLED(q) (((sent | no_message) & BELOW(q)) == BELOW(q))     /* everything below q */
+#define ALIVE if :: lost -> goto over :: else fi         /* the first thing in each step */
+#ifdef SKIPS_IN_TWO_WORDS
+#define STORE_SKIPS skips.claim = until } atomic { ALIVE; skips.count = count
+#else
+#define STORE_SKIPS skips.claim = until; skips.count = count                                        /* CLAIM */
+#endif
 
 active proctype Sender()
-{   byte next, free, p, i, count;
+{   byte next, free, until, count, p;                   /* free: positions below are claimed */
     bool saw = (STAGES == 1);
     do
-    :: atomic { graph != saw -> saw = graph; from = next; admitted = 1 }    /* each loan begins with this look */
-    :: atomic { graph == saw && next < POSITIONS && count < LOANS && next == free && FREE(next) -> free++ }
-       atomic {
-           do :: free < next + WINDOW && free < POSITIONS && FREE(free) -> free++ :: else -> break od
-#ifndef CLAIMED_TOO_LATE
-           claim = free
+    :: atomic { graph != saw && !lost -> saw = graph; from = next; admitted = 1 }                   /* ADMIT */
+    :: atomic { MAY_CLAIM(free) && !lost ->                                                         /* END */
+                until = free + 1; do :: MAY_CLAIM(until) -> until++ :: break od;
+                assert(until <= SLOTS || SETTLED(until - SLOTS)) }
+#ifdef SKIPS_STORED_AFTER_CLAIM
+       atomic { ALIVE; claim = until }
 #endif
-       }
-    :: atomic { graph == saw && next < POSITIONS && count < LOANS && next < free ->
-                assert(!(next >= SLOTS && (open & BIT(next - SLOTS)))); open = open | BIT(next); p = next; next++; count++ }
-       KILL;
-       low[SLOT(p)] = p;
-       KILL;
-       atomic { high[SLOT(p)] = p; p = 0 }
+       if
+       :: atomic { skipped -> ALIVE; count_skips(); STORE_SKIPS }
+       :: !skipped
+       fi;
+#if !defined(CLAIMED_TOO_LATE) && !defined(SKIPS_STORED_AFTER_CLAIM)
+       atomic { ALIVE; claim = until }                                                              /* CLAIM */
+#endif
+       atomic { free = until; until = 0 }
+    :: atomic { next < free && !lost -> assert(!(next >= SLOTS && (open & BIT(next - SLOTS)))); low[SLOT(next)] = next }
+       atomic { ALIVE; high[SLOT(next)] = next }
+       atomic { ALIVE; open = open | BIT(next); next++ }
 #ifdef CLAIMED_TOO_LATE
        claim = free
 #endif
-    :: atomic { open -> choose_open(); count-- }
-       if
-       :: atomic { ready[SLOT(p)] = LAP(p); is_skip[SLOT(p)] = 0; open = open & ~BIT(p); sent = sent | BIT(p) }
-       :: atomic { p + 1 == next -> open = open & ~BIT(p); next = p }       /* rewound */
-       :: skip_run(p, 1)
-       :: (open & BIT(p + 1)) -> count--; skip_run(p, 2)                    /* a loan of two */
-       fi;
-       p = 0
-    :: break                                            /* close(): open loans become SKIP */
+    :: atomic { next && (open & BIT(next - 1)) && !lost -> open = open & ~BIT(next - 1); next-- }    /* rewound */
+    :: break
     od;
-    do
-    :: atomic { open -> choose_open() }
-       skip_run(p, 1); p = 0
-    :: !open -> break
+    do                                                  /* close(): open loans become SKIP */
+    :: atomic { open -> ALIVE; choose_open(); publish_skip() }
+    :: atomic { !open -> ALIVE; ended = 1 } break
     od;
-    ended = 1;
 over:
-    atomic { next = 0; free = 0; p = 0; i = 0; count = 0; saw = 0 }
+    atomic { next = 0; free = 0; until = 0; count = 0; p = 0; saw = 0 }
 }
+
+/* The sender's other threads, which commit and discard. */
+active proctype Committer()
+{   byte p;
+end:
+    do
+    :: atomic { open && !lost -> choose_open(); ready[SLOT(p)] = LAP(p); is_skip[SLOT(p)] = 0;        /* PUBLISH */
+                open = open & ~BIT(p); sent = sent | BIT(p); p = 0 }
+#ifdef SKIPPED_SAID_AFTERWARDS
+    :: atomic { open && !lost -> choose_open(); publish_skip() }
+    :: atomic { no_message && !skipped && !lost -> skipped = 1 }
+#else
+    :: atomic { open && !skipped && !lost -> skipped = 1 }
+    :: atomic { open && skipped && !lost -> choose_open(); publish_skip() }                 /* PUBLISH */
+#endif
+    od
+}
+
+#if KILLS
+active proctype Kill()                                  /* of the sender with all its threads, between any two steps */
+{
+end:
+    atomic { !ended -> lost = 1 }
+}
+#endif
 
 #if STAGES
 active proctype Stage()
@@ -161,7 +202,7 @@ end:
     :: atomic { PUBLISHED(p) && !is_skip[SLOT(p)] -> low[SLOT(p)] = low[SLOT(p)] + CHANGED }    /* TAKEN, and DIRTY */
        if
        :: high[SLOT(p)] = high[SLOT(p)] + CHANGED;
-          atomic { ack[SLOT(p)] = LAP(p); drop[SLOT(p)] = 0; p++ }
+          atomic { ack[SLOT(p)] = LAP(p); drop[SLOT(p)] = 0; p++ }                                  /* END */
        :: atomic { deaths < DEATHS -> deaths++; ack[SLOT(p)] = LAP(p); drop[SLOT(p)] = 1; p++ }     /* killed, buried */
        fi
     :: atomic { lost && NEVER_SENT(p) && LATER(p) -> p++ }
@@ -169,130 +210,121 @@ end:
 }
 #endif
 
+#ifdef READY_CHECKED_TWICE
+#define WHOLE_STILL (ready[SLOT(at)] == LAP(at))
+#elif defined(CLAIM_CHECKED_BEFORE_ONLY)
+#define WHOLE_STILL true
+#else
+#define WHOLE_STILL WHOLE
+#endif
+#define WHOLE (claim <= at + SLOTS)                                                                 /* CLAIM */
+#ifdef HOLES_END_THE_LANE
+#define HOLE false
+#else
+#define HOLE LATER(at)
+#endif
+#ifdef OLDEST_TAKEN_FROM_CLAIM
+#define OLDEST (claimed - SLOTS)
+#else
+#define OLDEST (told.claim - SLOTS)
+#endif
+
+#if defined(CLAIM_AND_SKIPS_MUST_AGREE)
+#define READ_SKIPS \
+    atomic { skips.claim == claim || !skips.claim -> \
+             claimed = claim; told.claim = skips.claim; told.count = skips.count }
+#elif defined(SKIPS_IN_TWO_WORDS)
+#define READ_SKIPS told.claim = skips.claim; told.count = skips.count
+#else
+#define READ_SKIPS atomic { told.claim = skips.claim; told.count = skips.count }                    /* CLAIM */
+#endif
 inline count_bits(mask) {
-    count = 0; i = 0;
-    do :: i < POSITIONS -> count = count + (((mask) >> i) & 1); i++ :: else -> break od;
+    n = 0; i = 0;
+    do :: i < POSITIONS -> n = n + (((mask) >> i) & 1); i++ :: else -> break od;
     i = 0 }
 
-#ifdef READY_CHECKED_TWICE
-#define OVERWRITTEN(p) (ready[SLOT(p)] != LAP(p))
-#else
-#define OVERWRITTEN(p) (claim > (p) + SLOTS)
-#endif
-#ifdef CLAIM_CHECKED_BEFORE_ONLY
-#define CHECK_AFTER
-#else
-#define CHECK_AFTER if :: OVERWRITTEN(at) -> goto jump :: else fi
-#endif
-#if defined(SKIPS_COUNTED_BEFORE_ONLY)
-#define BEFORE_SCAN begun
-#else
-#define BEFORE_SCAN done
-#endif
-#if defined(SKIPS_COUNTED_AFTER_ONLY)
-#define AFTER_SCAN  done
-#else
-#define AFTER_SCAN  begun
-#endif
-
 active proctype Tap()
-{   byte at, below;                                     /* its position; S(at): SKIPs below it */
-    byte first, seen, missed, b, counted, skips, i, count, low_copy, high_copy;
-    bool started, knows = (STAGES == 1), dead, dropped;
-    if :: claim <= SLOTS -> started = 1 :: claim > SLOTS fi;     /* from the beginning, if that is there */
-    if :: started :: else -> goto jump fi;
+{   byte at, below;                                     /* its position; the SKIPs below it */
+    byte counted;                                       /* messages that it has seen, or has told as missed */
+    byte claimed, oldest, passed, low_copy, high_copy, n, i;
+    SkipsWord told;
+    bool frozen, dropped, knows = (STAGES == 1);
 next:
 #ifdef GRAPH_READ_BEFORE_READY
     knows = graph;
 #endif
-    do
-    :: ready[SLOT(at)] > LAP(at) || claim > at + SLOTS -> goto jump
-    :: atomic { PUBLISHED(at) && is_skip[SLOT(at)] -> at++; below++ }
-    :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] } break
-    :: atomic { lost && NEVER_SENT(at) && LATER(at) -> at++ }
-    :: atomic { (ended || lost) && NEVER_SENT(at) && !LATER(at) && claim <= at + SLOTS } goto over
-    od;
-#ifdef GRAPH_READ_AFTER_READY
+#ifndef FROZEN_READ_LAST
+    frozen = (ended || lost);
+#endif
+    if :: WHOLE :: else -> frozen = 0; goto catch_up fi;
+    if                                                  /* PUBLISH */
+    :: atomic { ready[SLOT(at)] > LAP(at) -> frozen = 0 } goto next
+    :: atomic { PUBLISHED(at) && is_skip[SLOT(at)] -> at++; below++; frozen = 0 } goto next
+    :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] -> at++; counted++; frozen = 0 } goto next    /* to newer ones */
+    :: atomic { PUBLISHED(at) && !is_skip[SLOT(at)] -> frozen = 0 }
+    :: NEVER_SENT(at) -> goto unpublished
+    fi;
+#if STAGES == 2 && !defined(GRAPH_READ_BEFORE_READY)
     knows = graph;
 #endif
 #ifndef STAGE_NOT_AWAITED
     if
-    :: atomic { knows && GATES(at) && ack[SLOT(at)] == LAP(at) ->
+    :: atomic { knows && GATES(at) && ack[SLOT(at)] >= LAP(at) ->                                   /* END */
 #ifndef DROP_NOT_SEEN
-                dropped = drop[SLOT(at)]
+                dropped = (ack[SLOT(at)] == LAP(at) && drop[SLOT(at)])
 #endif
               }
     :: !(knows && GATES(at))
-    :: knows && GATES(at) && (ack[SLOT(at)] > LAP(at) || claim > at + SLOTS) -> goto jump
+    :: knows && GATES(at) && ack[SLOT(at)] < LAP(at) -> goto next
     fi;
 #endif
-    if :: OVERWRITTEN(at) -> goto jump :: else fi;      /* before as well: a hopeless copy is not begun */
+    if :: atomic { dropped -> dropped = 0; at++; counted++ } goto next :: else fi;
     low_copy = low[SLOT(at)];
     high_copy = high[SLOT(at)];
-    CHECK_AFTER;
-#if !defined(GRAPH_READ_AFTER_READY) && !defined(GRAPH_NOT_COMPARED) && !defined(GRAPH_READ_BEFORE_READY)
-    if :: atomic { graph != knows -> knows = graph; dropped = 0; low_copy = 0; high_copy = 0 } goto next :: else fi;
-#endif
     atomic {
-        assert(sent & BIT(at));
         if
-        :: dropped -> missed++
-        :: else ->
+        :: WHOLE_STILL ->
+           assert(sent & BIT(at));
            assert(low_copy == at + (GATES(at) -> CHANGED : 0) && high_copy == low_copy);
-           seen++
+           count_bits(sent & BELOW(at)); assert(counted == n); n = 0;
+           at++; counted++
+        :: else
         fi;
-        at++; dropped = 0; low_copy = 0; high_copy = 0 }
+        low_copy = 0; high_copy = 0 }
     goto next;
 
-jump:
-    atomic { low_copy = 0; high_copy = 0; dropped = 0; dead = lost }
-again:
-#ifdef JUMPS_OVER_OPEN_LOANS
-    atomic { b = claim - SLOTS + 1 }
+unpublished:
+#ifdef FROZEN_READ_LAST
+    frozen = (ended || lost);
+#endif
+    if
+    :: atomic { !frozen } goto next
+    :: atomic { frozen && HOLE -> at++; frozen = 0 } goto next
+    :: atomic { frozen && !HOLE -> frozen = 0 } goto over
+    fi;
+
+catch_up:
+#ifdef SKIPS_READ_BEFORE_CLAIM
+    READ_SKIPS;
+    claimed = claim;
 #else
-    b = claim - SLOTS;
-#endif
-    skips = BEFORE_SCAN;
-#ifdef SKIPS_EQUAL_TWICE
-    if :: begun != skips -> goto again :: else fi;
-#endif
-    atomic { counted = 0; i = 0 }
-    do
-    :: atomic {
-           i < SLOTS ->
-           if
-           :: ready[i] && is_skip[i] && POSITION(ready[i], i) >= b &&
-#ifdef OPEN_RUN_COUNTED
-              true
-#else
-              !(dead && POSITION(ready[i], i) >= skip_at && POSITION(ready[i], i) < skip_at + begun - done)
-#endif
-              -> counted++
-           :: else
-           fi;
-           i++ }
-    :: atomic { i == SLOTS -> i = 0 } break
-    od;
-#ifdef SKIPS_EQUAL_TWICE
-    if :: begun != done -> goto again :: else fi;
-#else
-    if :: AFTER_SCAN != skips && !dead -> dead = lost; goto again :: else fi;
-#endif
-#ifndef CLAIM_NOT_ASKED_AGAIN
-    if :: claim > b + SLOTS -> dead = lost; goto again :: else fi;
+    claimed = claim;
+    READ_SKIPS;
 #endif
     atomic {
-        counted = skips - counted;                      /* S(b) */
-        count_bits(skipped & (BIT(b) - 1));
-        assert(counted == count);
         if
-        :: started -> missed = missed + (b - at) - (counted - below)
-        :: else -> started = 1; first = b
+        :: told.claim -> oldest = OLDEST; passed = told.count
+#ifdef JUMPS_OVER_OPEN_LOANS
+           passed = passed + (PUBLISHED(oldest) && is_skip[SLOT(oldest)] -> 1 : 0); oldest++
+#endif
+        :: else -> oldest = claimed - SLOTS; passed = below
         fi;
-        at = b; below = counted; b = 0; counted = 0; skips = 0; count = 0; dead = 0 }
+        assert(oldest > at);                            /* it comes on each time */
+        assert(SETTLED(oldest));
+        count_bits(no_message & BELOW(oldest)); assert(passed == n); n = 0;
+        counted = counted + (oldest - at) - (passed - below);
+        at = oldest; below = passed; claimed = 0; oldest = 0; passed = 0; told.claim = 0; told.count = 0 }
     goto next;
 over:
-    atomic {
-        count_bits(sent & ~(BIT(first) - 1));
-        assert(seen + missed == count) }
+    atomic { count_bits(sent); assert(counted == n); n = 0 }
 }
