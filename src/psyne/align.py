@@ -39,7 +39,9 @@ class Alignment:
         hold: int | None,
     ) -> None:  # fmt: skip
         check_options(receivers, by, tolerance, between, hold)
-        self.receivers, self.hold, self.closed = receivers, hold, False
+        self.receivers: Sequence[Receiver[Any]] = receivers
+        self.hold: int | None = hold
+        self.closed: bool = False
         each = [by] * len(receivers) if isinstance(by, str) or callable(by) else by
         stamps = [Stamps(one, rx.address) for one, rx in zip(each, receivers, strict=True)]
         lines: list[Line] = [Line(one) for one in stamps]
@@ -47,7 +49,7 @@ class Alignment:
             lines[1:] = [Runs(one, rx) for one, rx in zip(stamps[1:], receivers[1:], strict=True)]
         nearest = inf if tolerance is None else tolerance
         self.matching: Matching = Between(lines) if between else Nearest(lines, nearest)
-        self.unknown = {i for i in range(len(receivers)) if not self._check_types(i)}
+        self.unknown: set[int] = {i for i in range(len(receivers)) if not self._check_types(i)}
 
     def _check_types(self, i: int) -> bool:
         """Whether the types of a channel are known; then they must have stamps, and in batches be one."""

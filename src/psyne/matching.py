@@ -55,7 +55,8 @@ class Stamps:
     def __init__(self, by: By, address: str) -> None:
         if not isinstance(by, str) and not callable(by):
             raise TypeError(f"by= is the name of a field or a function of a message, not {by!r}")
-        self.by, self.address = by, address
+        self.by: By = by
+        self.address: str = address
         self.places: dict[type, _native.Field] = {}  # of the classes that were checked
 
     def check(self, cls: Any) -> None:
@@ -102,13 +103,16 @@ class Line:
     """What waits of one channel, each message by itself."""
 
     def __init__(self, stamps: Stamps) -> None:
-        self.stamps = stamps
+        self.stamps: Stamps = stamps
         self.waiting: deque[tuple[Any, Any]] = deque()  # stamp, message
         self.newest: Any = -inf  # stamp of the last one that came
         self.gone: Any = -inf  # stamp of the last one that was let go
-        self.ended = self.lost = False
-        self.let_go = self.late = self.copied = 0
-        self.behind = 0  # late ones in a row: they went on in the ring, which what waits stands in the way of
+        self.ended: bool = False
+        self.lost: bool = False
+        self.let_go: int = 0
+        self.late: int = 0
+        self.copied: int = 0
+        self.behind: int = 0  # late ones in a row: they went on in the ring, which what waits stands in the way of
 
     def __len__(self) -> int:
         return len(self.waiting)
@@ -163,6 +167,10 @@ class Line:
 
 class Runs(Line):
     """What waits of one channel in batches, consecutive ones joined."""
+
+    gone: Any
+    let_go: int
+    copied: int
 
     def __init__(self, stamps: Stamps, receiver: Any) -> None:
         super().__init__(stamps)
@@ -237,9 +245,10 @@ class Matching:
     """Puts sets together. What waits for what is in `pending` when `take` had nothing to give."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
-        self.lines = lines
+        self.lines: Sequence[Any] = lines
         self.pending: list[int] = [0]  # the lines whose next message may bring the next set
-        self.sets = self.unmatched = 0
+        self.sets: int = 0
+        self.unmatched: int = 0
         self._given: tuple[Any, ...] = ()  # ends with the next step
 
     def take(self) -> tuple[Any, ...] | None:
@@ -278,6 +287,9 @@ class Matching:
 class Nearest(Matching):
     """For each message of the reference the nearest of each other line, the earlier of two, within the tolerance."""
 
+    pending: list[int]
+    unmatched: int
+
     def __init__(self, lines: Sequence[Line], tolerance: Any) -> None:
         super().__init__(lines)
         self.tolerance = tolerance
@@ -313,7 +325,7 @@ class Nearest(Matching):
 class Between(Matching):
     """For each message of the reference all of each other line since the one before, up to its stamp."""
 
-    lines: Sequence[Any]
+    pending: list[int]
 
     def take(self) -> tuple[Any, ...] | None:
         reference, *others = self.lines

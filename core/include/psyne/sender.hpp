@@ -405,7 +405,7 @@ private:
         });
         if (declared_.empty()) {  // nobody looks whether it was sent at all: own open loans
             uint64_t i = 0;
-            while (i < n && lap_of(slab_.ready[c.slot + i].load(relaxed)) + 1 >= c.lap) ++i;
+            while (i < n && lap_of(slab_.ready[c.slot + i].load(acquire)) + 1 >= c.lap) ++i;  // PUBLISH: see count_skips
             n = i;
         }
         if (holds_.load(acquire) != 0)  // after the words: a view of the sent message came before its READY
