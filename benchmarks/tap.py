@@ -1,10 +1,10 @@
 """What a looker-on costs a pipeline that it does not keep up with: one that sleeps, one that is stopped, one killed.
 
-    python benchmarks/tap.py [--json FILE] [--rounds N] [--cores A B] [--frames N]
+    python benchmarks/tap.py [--json FILE] [--rounds N] [--cores A B] [--messages N]
 
-The four processes of pipeline.py, frames as fast as they go through. Each round runs them without a tap and with one of
-each kind, which reads a frame and then reads no more. Target: in the median of 20 rounds each kind changes the frames
-per second by less than 3 %.
+A sender and a stage, two pinned processes, 64 bytes a message, spinning: here a few nanoseconds would show. Both live
+through all rounds; in each, the messages go through without a tap and beside one of each kind, which reads one message
+and then no more. Target: in the median of 20 rounds each kind changes the messages per second by less than 3 %.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from __future__ import annotations
 import argparse
 import os
 import signal
-import tempfile
+import sys
 import time
 from contextlib import suppress
-from typing import Any
 
-import pipeline
 from harness import (
     Figures,
+    Process,
     expect,
-    finish,
     interleaved,
     machine,
     median_of,
@@ -32,75 +30,98 @@ from harness import (
     start,
     write,
 )
-from links import ADDRESS, STAGES
+from workload import PERIOD, Words, payloads, receive_all, send_all
 
 import psyne
 
+ADDRESS = "ipc://watched"
 KINDS = ("sleeps", "stopped", "killed")
 TARGET = 0.03
 
 
-def look(kind: str) -> None:
-    """The tap's process. It says that it is there, reads a frame, and then does what its kind does."""
-    with psyne.tap(ADDRESS) as frames:
-        while not frames.joined:
-            with suppress(psyne.Empty):
-                frames.receive(timeout=0.01)
+def send(messages: int) -> None:
+    """Sends so many messages for each line that it reads, and says how long that took."""
+    views = payloads()
+    with psyne.sender(ADDRESS, Words, pattern="spsc", wait="spin") as out:
+        send_all(out, views, PERIOD)
+        out.drain()
         print("here", flush=True)
-        frames.receive()
+        for _ in sys.stdin:
+            began = time.perf_counter()
+            send_all(out, views, messages)
+            out.drain()
+            print(time.perf_counter() - began, flush=True)
+
+
+def work() -> None:
+    """The stage."""
+    with psyne.receiver(ADDRESS, Words, wait="spin") as source, suppress(psyne.EndOfChannel):
+        while True:
+            receive_all(source, PERIOD)
+
+
+def look(kind: str) -> None:
+    """The tap's process. It says that it is there, reads a message, and then does what its kind does."""
+    with psyne.tap(ADDRESS, history=1) as tap:
+        tap.receive()
+        print("here", flush=True)
         if kind != "sleeps":
             os.kill(os.getpid(), signal.SIGSTOP if kind == "stopped" else signal.SIGKILL)
-        while True:
-            time.sleep(0.01)
+        time.sleep(3600)
 
 
-def chain(kind: str | None, cores: list[int], frames: int, rows: int) -> Figures:
-    """Frames per second. Draw comes last: capture begins when it is there, and so is the tap."""
-    with tempfile.TemporaryDirectory(dir=os.environ["PSYNE_DIR"]) as directory:
-        os.mkfifo(f"{directory}/drawn")
-        arguments = {"frames": frames, "rows": rows, "one_by_one": False, "directory": directory}
-        roles: list[tuple[str, str, int, Any]] = [
-            (pipeline.__file__, "join", core, {**arguments, "contender": "psyne", "stage": stage})
-            for stage, core in zip(STAGES, cores, strict=True)
-        ]
-        group = [start(*role) for role in roles[:-1]]
-        tap = start(__file__, "look", cores[0], {"kind": kind}) if kind else None
-        try:
-            if tap is not None:
-                expect(tap.stdout.readline(), b"here\n", "what the tap says")  # type: ignore[union-attr]
-            reports = finish([*group, start(*roles[-1])])
-            if tap is not None:
-                expect(tap.poll(), -signal.SIGKILL if kind == "killed" else None, "exit of the tap")
-        finally:
-            for process in filter(None, [*group, tap]):
-                process.kill()
-                process.wait()
-    return {"per_second": reports[-1]["per_second"]}
+def says_here(process: Process) -> Process:
+    assert process.stdout is not None
+    expect(process.stdout.readline(), b"here\n", "what a process says")
+    return process
+
+
+def measure(sender: Process, kind: str | None, core: int, messages: int) -> Figures:
+    """Messages per second beside such a tap."""
+    assert sender.stdin is not None
+    assert sender.stdout is not None
+    tap = says_here(start(__file__, "look", core, {"kind": kind})) if kind else None
+    try:
+        if tap is not None and kind != "sleeps":
+            os.waitid(os.P_PID, tap.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        sender.stdin.write(b"go\n")
+        sender.stdin.flush()
+        return {"per_second": messages / float(sender.stdout.readline())}
+    finally:
+        if tap is not None:
+            tap.kill()
+            tap.wait()
 
 
 def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--frames", type=int, default=8000, help="frames per run")
-        parser.add_argument("--rows", type=int, default=16, help="rows of the frame that each stage works on")
+        parser.add_argument("--messages", type=int, default=1_000_000, help="per round and kind")
         parser.set_defaults(rounds=20)
 
     chosen = options(__doc__, more)
-    cores = 2 * chosen.cores
-    cases = {
-        kind or "no tap": lambda kind=kind: chain(kind, cores, chosen.frames, chosen.rows)  # type: ignore[misc]
-        for kind in (None, *KINDS)
-    }
+    messages = max(chosen.messages // PERIOD, 1) * PERIOD
     with private_channels():
-        rounds = interleaved(chosen.rounds, cases)
+        stage = start(__file__, "work", chosen.cores[1], {})
+        sender = says_here(start(__file__, "send", chosen.cores[0], {"messages": messages}))
+        try:
+            cases = {
+                kind or "no tap": lambda kind=kind: measure(sender, kind, chosen.cores[0], messages)  # type: ignore[misc]
+                for kind in (None, *KINDS)
+            }
+            rounds = interleaved(chosen.rounds, cases)
+        finally:
+            assert sender.stdin is not None
+            sender.stdin.close()
+            expect((sender.wait(), stage.wait()), (0, 0), "exits of sender and stage")
     medians = {name: median_of(one) for name, one in rounds.items()}
     ratios = {kind: ratio(rounds, kind, "no tap", "per_second") for kind in KINDS}
-    print(f"frames a second through four processes, medians of {chosen.rounds} interleaved rounds")
+    print(f"64-byte messages a second, medians of {chosen.rounds} interleaved rounds")
     for name, figures in medians.items():
         change = f"{ratios[name] - 1:+8.1%}   target ±{TARGET:.0%}" if name in ratios else ""
-        print(f"{name:18}{figures['per_second']:10.0f}{change}")
+        print(f"{name:18}{figures['per_second']:12,.0f}{change}")
     write(chosen.json, {"machine": machine(chosen.cores), "figures": medians, "ratios": ratios, "rounds": rounds})
 
 
 if __name__ == "__main__":
-    play_role({"look": look})
+    play_role({role.__name__: role for role in (send, work, look)})
     main()
