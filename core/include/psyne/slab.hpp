@@ -118,7 +118,8 @@ public:
             h.payload_offset % kHeaderBytes != 0 || (payload_bytes >= 64 && h.stride % 64 != 0) ||
             !side_fits(h, h.dropped_offset) || !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
-            a.rows > kMaxStages || a.row_bytes != row_size(h.capacity) || acks_bytes != acks_size(a.row_bytes))
+            a.rows > kMaxStages || a.row_bytes != row_size(h.capacity) || acks_bytes != acks_size(a.row_bytes) ||
+            kHeaderBytes + a.rows * a.row_bytes > sys::bytes_in_use(acks_block.file))
             corrupted(where, "sizes that do not fit the file");
         if (populate == sys::Populate::yes) sys::populate(slab.acks_.data(), kHeaderBytes + a.rows * a.row_bytes, true);
         slab.resolve(h, a);
