@@ -307,7 +307,7 @@ def test_a_running_pipeline_reports_draws_and_is_seen_from_outside(notes: Notes)
         assert report.bottleneck == ("a <camera> & more", "slow")
         assert report.stuck.startswith("stuck at slow: ")
         assert any(f"pid {pid}" in report.stuck for pid in report.stage("slow").pids)
-        assert report.sources[0].used == report.sources[0].capacity == 16
+        until(lambda: running.report().sources[0].used == 16 == running.report().sources[0].capacity, "a full ring")
         until(lambda: running.report().stage("slow").per_second > 0, "a rate")
         seen = psyne.inspect("ipc://camera")
         assert seen is not None
