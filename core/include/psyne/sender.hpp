@@ -279,7 +279,7 @@ private:
     bool side_columns_ = false;  // there is one
     bool wakes_taps_ = true;     // no declared stage writes: then its members do
     std::atomic<bool> skipped_{false};     // there was a SKIP
-    uint64_t counted_ = 0, skips_ = 0;     // claim up to which they were counted, and how many it left behind
+    uint64_t skips_ = 0;                   // positions that claims left behind without a message
     std::vector<Atomic64*> declared_;  // rows of the declared stages
     uint64_t graph_ = 0;               // the channel's when last looked at
     std::atomic<uint32_t> added_{0};   // stages that were added later and hold us back
@@ -382,11 +382,10 @@ private:
 
     /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
     [[gnu::noinline, gnu::cold]] void count_skips(uint64_t until) noexcept {
-        Cursor c = Cursor::at(std::max(counted_, free_until_), slab_.first, slab_.capacity);
+        Cursor c = Cursor::at(free_until_, slab_.first, slab_.capacity);
         for (; c.position < until; c.advance(slab_.capacity))
             skips_ += slab_.ready[c.slot].load(relaxed) == word(c.lap - 1, Ready::skip);
-        counted_ = c.position;
-        slab_.header->skips.store(skips_word(counted_, skips_), release);  // CLAIM
+        slab_.header->skips.store(skips_word(until, skips_), release);  // CLAIM
     }
 
     /// How many slots from `c` on, `most` at most and within the lap, may be written.
