@@ -55,6 +55,29 @@ inline PyObject* none_if_empty(PyObject* got) {
     Py_RETURN_NONE;
 }
 
+/// Takes up to a limit of messages: (self, limit, batch?, deadline, linger).
+using ReceiveSome = PyObject*(PyObject*, uint64_t, bool, uint64_t, uint64_t);
+
+template <ReceiveSome* receive_some>
+PyObject* receive_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
+    PyObject* values[3];
+    uint64_t limit, deadline, linger;
+    if (!Call{"receive_many", args, n, names}.parse({"n", "timeout", "linger"}, values, 1) ||
+        !limit_from(values[0], limit) || !deadline_from(values[1], deadline) || !linger_from(values[2], linger))
+        return nullptr;
+    return receive_some(self, limit, true, deadline, linger);
+} catch (...) {
+    return raise_current();
+}
+
+template <ReceiveSome* receive_some>
+PyObject* try_receive_many(PyObject* self, PyObject* arg) try {
+    uint64_t limit;
+    return limit_from(arg, limit) ? none_if_empty(receive_some(self, limit, true, 0, 0)) : nullptr;
+} catch (...) {
+    return raise_current();
+}
+
 /// Closing, waiting and looking at such an end.
 template <class E>
 void bind_reading(nb::class_<E>& c) {

@@ -128,11 +128,6 @@ PyObject* receive(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject*
     return raise_current();
 }
 
-/// None instead of waiting; the end of the channel is an error all the same.
-PyObject* try_some(PyObject* self, uint64_t limit, bool batch) {
-    return none_if_empty(receive_some(self, limit, batch, 0, 0));
-}
-
 PyObject* try_receive(PyObject* self, PyObject*) try {
     ReceiverEnd& e = receiver_end(self);
     if (e.receiver && e.enter()) {  // the common case without the cost of an exception
@@ -147,25 +142,7 @@ PyObject* try_receive(PyObject* self, PyObject*) try {
         if (!m) return nullptr;
         if (!e.receiver->ended_now() && !e.receiver->hoards()) Py_RETURN_NONE;
     }
-    return PyErr_Occurred() ? nullptr : try_some(self, 1, false);
-} catch (...) {
-    return raise_current();
-}
-
-PyObject* receive_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
-    PyObject* values[3];
-    uint64_t limit, deadline, linger;
-    if (!Call{"receive_many", args, n, names}.parse({"n", "timeout", "linger"}, values, 1) ||
-        !limit_from(values[0], limit) || !deadline_from(values[1], deadline) || !linger_from(values[2], linger))
-        return nullptr;
-    return receive_some(self, limit, true, deadline, linger);
-} catch (...) {
-    return raise_current();
-}
-
-PyObject* try_receive_many(PyObject* self, PyObject* arg) try {
-    uint64_t limit;
-    return limit_from(arg, limit) ? try_some(self, limit, true) : nullptr;
+    return PyErr_Occurred() ? nullptr : none_if_empty(receive_some(self, 1, false, 0, 0));
 } catch (...) {
     return raise_current();
 }
@@ -302,10 +279,10 @@ PyMethodDef methods[] = {
      "Raises Empty after timeout seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit."},
     {"try_receive", guarded<try_receive>, METH_NOARGS,
      "try_receive($self)\n--\n\nThe next message, or None when there is none now."},
-    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS,
+    {"receive_many", method(guarded<receive_many<receive_some>>), METH_FASTCALL | METH_KEYWORDS,
      "receive_many($self, n, timeout=None, linger=0.0)\n--\n\n"
      "1 to n consecutive messages of one sender as one Batch; after the first waits linger seconds for more."},
-    {"try_receive_many", guarded<try_receive_many>, METH_O,
+    {"try_receive_many", guarded<try_receive_many<receive_some>>, METH_O,
      "try_receive_many($self, n, /)\n--\n\n1 to n messages as one Batch, or None when there is none now."},
     {"receive_into", method(guarded<receive_into>), METH_FASTCALL | METH_KEYWORDS,
      "receive_into($self, out, timeout=None, linger=0.0)\n--\n\n"

@@ -173,24 +173,6 @@ PyObject* try_receive(PyObject* self, PyObject*) try {
     return raise_current();
 }
 
-PyObject* receive_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
-    PyObject* values[3];
-    uint64_t limit, deadline, linger;
-    if (!Call{"receive_many", args, n, names}.parse({"n", "timeout", "linger"}, values, 1) ||
-        !limit_from(values[0], limit) || !deadline_from(values[1], deadline) || !linger_from(values[2], linger))
-        return nullptr;
-    return receive_some(self, limit, true, deadline, linger);
-} catch (...) {
-    return raise_current();
-}
-
-PyObject* try_receive_many(PyObject* self, PyObject* arg) try {
-    uint64_t limit;
-    return limit_from(arg, limit) ? none_if_empty(receive_some(self, limit, true, 0, 0)) : nullptr;
-} catch (...) {
-    return raise_current();
-}
-
 PyMethodDef methods[] = {
     {"receive", method(guarded<receive>), METH_FASTCALL | METH_KEYWORDS,
      "receive($self, timeout=None)\n--\n\n"
@@ -198,10 +180,10 @@ PyMethodDef methods[] = {
      "Raises Empty after timeout seconds, EndOfChannel, SenderLost, ChannelClosed."},
     {"try_receive", guarded<try_receive>, METH_NOARGS,
      "try_receive($self)\n--\n\nA copy of the next message, or None when there is none now."},
-    {"receive_many", method(guarded<receive_many>), METH_FASTCALL | METH_KEYWORDS,
+    {"receive_many", method(guarded<receive_many<receive_some>>), METH_FASTCALL | METH_KEYWORDS,
      "receive_many($self, n, timeout=None, linger=0.0)\n--\n\n"
      "Copies of 1 to n consecutive messages of one sender as one Batch; after the first waits linger seconds for more."},
-    {"try_receive_many", guarded<try_receive_many>, METH_O,
+    {"try_receive_many", guarded<try_receive_many<receive_some>>, METH_O,
      "try_receive_many($self, n, /)\n--\n\nCopies of 1 to n messages as one Batch, or None when there is none now."},
     {nullptr, nullptr, 0, nullptr}};
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
