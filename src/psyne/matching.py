@@ -7,6 +7,7 @@ within each line matters: in which order messages of different lines come change
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -241,7 +242,7 @@ class Runs(Line):
         return made
 
 
-class Matching:
+class Matching(ABC):
     """Puts sets together. What waits for what is in `pending` when `take` had nothing to give."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
@@ -251,13 +252,13 @@ class Matching:
         self.unmatched: int = 0
         self._given: tuple[Any, ...] = ()  # ends with the next step
 
+    @abstractmethod
     def take(self) -> tuple[Any, ...] | None:
         """The next set that is certain."""
-        raise NotImplementedError
 
+    @abstractmethod
     def over(self) -> bool:
         """After a `take` without a set: will there be none any more?"""
-        raise NotImplementedError
 
     def give(self, message: Any, *others: Any, ends: int) -> tuple[Any, ...]:
         """A set, the first `ends` of which end with the next step."""
