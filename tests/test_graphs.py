@@ -47,9 +47,10 @@ GRAPHS = {
         Stage("middle", mutate=True, after=["x", "further"]),
         Stage("u", after=["middle"]),
         Stage("v", after=["middle"]),
-        Stage("last", mutate=True, after=["u", "v"]),
+        Stage("last", after=["u", "v"]),
     ],
 }
+# The last stage of each only reads: what it saw is through, even if it is killed before it says so to the channel.
 Policy = Literal["skip", "redeliver"]
 
 
@@ -222,8 +223,10 @@ def judge(flow: Flow, statistics: psyne.Statistics) -> None:
     missing = seen.shape[1] - flow.passed()
     # A message may be poisoned in each of the branches that lie beside each other: counted there, missing once.
     branches = max(len(flow.places) - len(p.before) - len(p.behind) for p in flow.places)
+    # What has killed three members of the last stage is counted too, but not missing: the first of them saw it.
+    lost = max(0, statistics.poisoned - int(np.count_nonzero(flagged[flow.sink] >= 2)))
     out = statistics.dropped + statistics.poisoned
-    assert statistics.dropped + -(-statistics.poisoned // branches) <= missing <= out, (missing, statistics)
+    assert statistics.dropped + -(-lost // branches) <= missing <= out, (missing, statistics)
 
 
 @pytest.mark.parametrize(
