@@ -22,7 +22,7 @@ CORE: Rows = [
     ["layout"],
     ["storage"],
     ["slab", "channel_file", "directory", "memory"],
-    ["eventcount", "bell", "graph"],
+    ["eventcount", "bell", "graph", "lane_slabs"],
     ["registry", "lane"],
     ["waiting", "lanes", "inspect"],
     ["sender", "receiver", "tap"],

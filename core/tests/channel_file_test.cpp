@@ -65,7 +65,7 @@ int main() {
          [] {
              const Home home;
              const ChannelFile a = publish(home, 1), b = publish(home, 2);
-             const Slab slab = Slab::create(*home.directory->storage("test", 1), 3, {64, 64, 8, 1, false});
+             const Slab slab = Slab::create(*home.directory->storage("test", 1), {0, 3, 0, 0}, {64, 64, 8, 1, false});
              CHECK_EQ(home.files().size(), 4u);
              home.directory->storage("test", 1)->remove_all();
              CHECK(home.files() == std::vector<std::string>{Directory::file_name("test", 2)});

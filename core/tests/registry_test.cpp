@@ -268,7 +268,7 @@ int main() {
              Channel c;
              auto looker = c.looker();
              CHECK(looker->enlist(kMaxReceivers, kMaxMembers, 0));
-             Slab::create(looker->file.storage(), looker->join(), {64, 64, 8, 1, false});
+             Slab::create(looker->file.storage(), {1, looker->join(), 0, 0}, {64, 64, 8, 1, false});
              const size_t before = c.home.files().size();
              looker.reset();
              CHECK(c.r().bury_dead());

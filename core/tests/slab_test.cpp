@@ -5,14 +5,14 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr uint64_t kJoin = 7;
+constexpr SlabPlace kPlace{2, 7, 0, 0};
 const std::string kPrefix = "test.0000000000000001.";
 
 Slab create(const Home& home, SlabSpec s = {64, 64, 8, 2, true}) {
-    return Slab::create(*home.directory->storage("test", 1), kJoin, s);
+    return Slab::create(*home.directory->storage("test", 1), kPlace, s);
 }
 Slab attach(const Home& home, bool writable = false) {
-    return Slab::attach(*home.directory->storage("test", 1), kJoin, 64, writable, sys::Populate::yes);
+    return Slab::attach(*home.directory->storage("test", 1), kPlace, 64, writable, sys::Populate::yes);
 }
 
 /// Maps one of the two files writable and changes something in it.
@@ -106,7 +106,7 @@ int main() {
              Slab made = create(home);
              sys::unlink_file(*home.directory->fd, kPrefix + "7.0.acks");
              CHECK(!attach(home));
-             home.directory->storage("test", 1)->remove(kJoin);
+             home.directory->storage("test", 1)->remove(kPlace);
              CHECK(home.files().empty());
              made.at(0)[0] = std::byte{1};  // the mapping lives on
          }},
@@ -161,7 +161,7 @@ int main() {
          [] {
              const Home home;
              const Slab made = create(home, {8192, 8192, 4, 1, {}});
-             const Slab seen = Slab::attach(*home.directory->storage("test", 1), kJoin, 8192, false, sys::Populate::yes);
+             const Slab seen = Slab::attach(*home.directory->storage("test", 1), kPlace, 8192, false, sys::Populate::yes);
              std::byte* const slot = made.at(2);
              for (const Slab* slab : {&made, &seen}) {
                  std::byte* own = nullptr;

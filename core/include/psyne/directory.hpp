@@ -66,23 +66,30 @@ public:
         Files(std::string where, std::shared_ptr<const sys::Fd> directory, std::string start)
             : Storage(std::move(where)), directory_(std::move(directory)), prefix_(std::move(start)) {}
 
-        Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const override {
-            return {sys::make_unnamed(*directory_, bytes, reserved), 0, bytes, name(join, part)};
+        Block make(const SlabPlace& place, Part part, uint64_t bytes, uint64_t reserved) const override {
+            return {sys::make_unnamed(*directory_, bytes, reserved), 0, bytes, name(place, part)};
         }
-        void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const override {
-            const sys::Fd file = sys::open_file(*directory_, name(join, part), true);
-            if (!file) fail(Errc::incompatible, name(join, part) + " was removed; close the ends of this channel");
+        void reserve(const SlabPlace& place, Part part, uint64_t at, uint64_t bytes) const override {
+            const sys::Fd file = sys::open_file(*directory_, name(place, part), true);
+            if (!file) fail(Errc::incompatible, name(place, part) + " was removed; close the ends of this channel");
             sys::reserve(file, at, bytes);
         }
         bool publish(const Block& block) const override { return sys::publish(*directory_, block.file, block.name); }
-        Block open(uint64_t join, Part part, bool writable) const override {
-            Block block{sys::open_file(*directory_, name(join, part), writable), 0, 0, name(join, part)};
+        Block open(const SlabPlace& place, Part part, bool writable) const override {
+            Block block{sys::open_file(*directory_, name(place, part), writable), 0, 0, name(place, part)};
             if (block) block.bytes = sys::checked_size(block.file, block.name);
             return block;
         }
-        void remove(uint64_t join) const noexcept override {
-            sys::unlink_file(*directory_, name(join, Part::slab));
-            sys::unlink_file(*directory_, name(join, Part::acks));
+        void remove(const SlabPlace& place) const noexcept override {
+            for (const Part part : {Part::slab, Part::acks, Part::extents}) sys::unlink_file(*directory_, name(place, part));
+        }
+        void remove_lane(uint64_t join) const noexcept override {
+            try {
+                const std::string start = prefix_ + std::to_string(join) + ".";
+                for (const std::string& entry : sys::list(*directory_))
+                    if (entry.compare(0, start.size(), start) == 0 && entry != start + "wake") sys::unlink_file(*directory_, entry);
+            } catch (const Error&) {  // whoever removes the channel does it
+            }
         }
         FifoPlace fifos() const override { return {directory_, prefix_}; }
         void remove_all() const override {  // the channel file last
@@ -91,9 +98,9 @@ public:
                     sys::unlink_file(*directory_, entry);
             sys::unlink_file(*directory_, prefix_ + "channel");
         }
-        /// The 0 numbers the slabs of a lane.
-        std::string name(uint64_t join, Part part) const {
-            return prefix_ + std::to_string(join) + ".0." + (part == Part::slab ? "slab" : "acks");
+        std::string name(const SlabPlace& place, Part part) const {
+            static constexpr const char* kParts[] = {".slab", ".acks", ".extents"};
+            return prefix_ + std::to_string(place.join) + "." + std::to_string(place.number) + kParts[static_cast<uint64_t>(part)];
         }
 
     private:

@@ -98,7 +98,9 @@ public:
         if (!is_added(s)) return {slab.row(s)};
         const uint64_t admitted = lane.admitted[s].load(acquire);  // ADMIT
         if (admitted == 0 || (admitted & kRefused) != 0) return {};
-        return {slab.row(s), &c_.stage(s), lane.from[s].load(acquire), admitted};
+        const uint64_t from = lane.from[s].load(acquire);
+        if (from >= slab.end()) return {};  // its row has no pages there
+        return {slab.row(s), &c_.stage(s), from, admitted};
     }
 
     /// The last active member of an added stage leaves, or was the one that is buried: from now on it holds up nobody.

@@ -71,7 +71,8 @@ public:
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t w = file().lane(i).state.load(seq_cst);
             if (state_in<LaneState>(w) == LaneState::free) continue;
-            const Slab slab = Slab::attach(file().storage(), count_in(w), file().shape.payload_bytes, false, sys::Populate::no);
+            const auto place = slab_from(file().lane(i), i, count_in(w), 0);
+            const Slab slab = place ? Slab::attach(file().storage(), *place, file().shape.payload_bytes, false, sys::Populate::no) : Slab{};
             if (slab) seen.lanes.push_back(lane(slab, i, w, seen));
         }
         return seen;

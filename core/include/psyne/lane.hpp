@@ -61,6 +61,7 @@ struct LaneReader {
 
     /// Are two slots of one type? A run of messages is.
     bool alike(uint64_t a, uint64_t b) const noexcept {
+        if (slab.extents != nullptr && a != b && (slab.extents[a].load(relaxed) != 0 || slab.extents[b].load(relaxed) != 0)) return false;
         return slab.variants == nullptr || slab.variants[a].load(relaxed) == slab.variants[b].load(relaxed);
     }
 
@@ -107,6 +108,7 @@ struct Taken {
     std::byte* data = nullptr;
     uint64_t variant() const noexcept { return lane->slab.variants ? lane->slab.variants[slot].load(relaxed) : 0; }
     uint64_t stamp() const noexcept { return lane->slab.stamps ? lane->slab.stamps[slot].load(relaxed) : 0; }
+    uint64_t room() const noexcept { return lane->slab.room_of(slot); }
     uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
 };
 

@@ -6,6 +6,7 @@
 
 #include <psyne/channel_file.hpp>
 #include <psyne/lane.hpp>
+#include <psyne/lane_slabs.hpp>
 
 namespace psyne {
 
@@ -120,7 +121,9 @@ private:
         const uint64_t join = count_in(state);
         auto lane = std::make_unique<LaneReader>();
         if (!admitted(c, index, state, lane->from)) return false;
-        lane->slab = Slab::attach(c.storage(), join, c.shape.payload_bytes, waits_as_ == Next::writes, sys::Populate::yes);
+        const auto place = slab_from(c.lane(index), index, join, 0);
+        if (!place) return false;
+        lane->slab = Slab::attach(c.storage(), *place, c.shape.payload_bytes, waits_as_ == Next::writes, sys::Populate::yes);
         if (!lane->slab || lane->slab.stages < c.shape.stage_count) return false;  // let go by all meanwhile
         lane->index = index;
         lane->record = &c.lane(index);
@@ -130,7 +133,7 @@ private:
             if (const Gate gate = Graph(c).gate(s, *lane->record, lane->slab); gate.row) lane->before.push_back(gate);
         });
         lane->waits_as = waits_as_;
-        lane->plain = before_ == 0 && lane->slab.variants == nullptr;
+        lane->plain = before_ == 0 && lane->slab.variants == nullptr && lane->slab.extents == nullptr;
         lane->alone = lane->plain && !shared_;
         lane->next = lane->behind_all_taken();
         lanes_.push_back(std::move(lane));

@@ -4,7 +4,7 @@
 //  ┌───────────────┬────────────────────────┬─────────────────┬─────────────────┬───────────────┐
 //  │ ChannelHeader │ MemberRecord[128]      │ StageRecord[32] │ LaneRecord[64]  │ schema (text) │
 //  └───────────────┴────────────────────────┴─────────────────┴─────────────────┴───────────────┘
-//  <name>.<generation>.<join>.<number>.slab  one per sender, written by it and by mutating stages
+//  <name>.<generation>.<join>.<number>.slab  one or more per sender, written by it and by mutating stages
 //  ┌────────────┬───────────────────┬──────────────────────┬───────────────────────────────┐
 //  │ SlabHeader │ ready words[slot] │ side columns[slot]   │ payload: slot 0 │ slot 1 │ …   │
 //  └────────────┴───────────────────┴──────────────────────┴───────────────────────────────┘
@@ -12,6 +12,10 @@
 //  ┌────────────┬──────────────────────────┐
 //  │ AcksShape  │ ack words[stage][slot]   │   32 rows; those of stages that nobody added have no pages
 //  └────────────┴──────────────────────────┘
+//  <name>.<generation>.<join>.<number>.extents  beside a slab whose messages may be larger than its slots
+//  ┌─────────────────┬─────────────────┬─
+//  │ extent of slot 0│ extent of slot 1│ …     sparse: only those in use have pages
+//  └─────────────────┴─────────────────┴─
 //  <name>.<generation>.<join>.wake           a FIFO, for members that an event loop waits for (bell.hpp)
 #pragma once
 
@@ -23,7 +27,7 @@
 
 namespace psyne {
 
-inline constexpr uint32_t kLayoutVersion = 3;
+inline constexpr uint32_t kLayoutVersion = 4;
 inline constexpr uint64_t kLine = 128;  // two cache lines: neighbours are fetched in pairs
 inline constexpr uint64_t kHeaderBytes = 4096;
 inline constexpr uint64_t kSlabUnit = 64 * 1024;
@@ -36,6 +40,7 @@ inline constexpr uint32_t kMaxReceivers = 64;  // ids 0 … 63: one bit each in 
 inline constexpr uint32_t kMaxLanes = 64;      // the sender of lane i has id 64 + i
 inline constexpr uint32_t kMaxMembers = kMaxReceivers + kMaxLanes;
 inline constexpr uint32_t kMaxStages = 32;
+inline constexpr uint32_t kMaxSlabs = 32;  // of a lane at a time
 inline constexpr uint32_t kNameBytes = 48;
 inline constexpr uint32_t kTapStage = ~0u;  // in place of a stage: a tap, which has a receiver's id
 
@@ -72,6 +77,13 @@ constexpr uint32_t added_in(uint64_t graph) noexcept { return static_cast<uint32
 
 /// Of a claim: its lower half, and how many of the positions a ring and more before it have no message.
 constexpr uint64_t skips_word(uint64_t claim, uint64_t skips) noexcept { return claim << 32 | (skips & 0xffffffff); }
+
+/// Names a slab of a channel.
+constexpr uint64_t slab_id(uint64_t lane, uint64_t cell) noexcept { return 1 + lane * kMaxSlabs + cell; }
+
+/// In a slab's column of extents: the bytes of the extent that has the message, and whether it was given back.
+inline constexpr uint64_t kGone = 1ull << 63;
+constexpr uint64_t extent_bytes(uint64_t w) noexcept { return w & ~kGone; }
 
 /// A short text that may be read while another process replaces it: garbled at worst.
 struct SharedName {
@@ -116,7 +128,7 @@ struct ChannelHeader {
 struct alignas(kLine) MemberRecord {
     Atomic64 state;     // stated(join, MemberState)
     Atomic64 sweeping;  // 1 + id of the member that this one is burying; 0: none
-    Atomic64 tap_at;    // 1 + number of the slab that a tap copies from; 0: none
+    Atomic64 tap_at;    // slab_id() of the slab that a tap copies from; 0: none
     Atomic32 at_end;    // waits for the end of the channel: holds nothing unfinished
     Atomic32 stage;
     Atomic64 pid;
@@ -139,13 +151,19 @@ struct alignas(kLine) StageRecord {
     Atomic64 holder;               // MemberRecord.state of the one member, where the pattern allows one
 };
 
+/// A place for a slab in its lane. It keeps it until it is retired.
+struct SlabCell {
+    Atomic64 number;  // 1 + the number of the slab that is found here; 0: none
+    Atomic64 bytes;   // that are reserved for it
+};
+
 struct alignas(kLine) LaneRecord {
     Atomic64 state;  // stated(join of the sender, LaneState)
     Atomic64 end;    // 0 while open, else 1 + the position after the last
-    Atomic64 newest;  // number of the newest slab
-    Atomic64 reserved;
+    Atomic64 grows;  // 1: its sender adds slabs when it needs them
     alignas(kLine) Atomic64 from[kMaxStages];  // a stage's first position in this lane
     Atomic64 admitted[kMaxStages];             // of a stage added later: its generation; 0: not admitted
+    SlabCell slabs[kMaxSlabs];                 // the lane's directory
 };
 
 /// What never changes in a slab. Openers check and use a private copy.
@@ -159,11 +177,14 @@ struct SlabShape {
     uint64_t first;   // position of slot 0 in lap 1
     uint64_t capacity;
     uint64_t stride;  // bytes from one payload to the next
+    uint64_t room;    // bytes of them that a message may use
     uint64_t ready_offset;
     // Side columns, a word for each slot; 0: this slab has none.
     uint64_t dropped_offset;  // messages dropped just before this one
     uint64_t variant_offset;  // what lies in the slot: see variant.hpp
     uint64_t stamp_offset;    // monotonic clock at its commit, in ns
+    uint64_t extent_offset;   // extent_word(): 0: the message lies in its slot
+    uint64_t extent_stride;   // bytes from one extent to the next; 0: there are none
     uint64_t payload_offset;
 };
 
@@ -172,6 +193,7 @@ struct SlabHeader {
     alignas(kLine) Atomic64 close;  // 0 while open, else 1 + the next slab's first position
     alignas(kLine) Atomic64 claim;  // positions below may be being written
     Atomic64 skips;                 // once there was one: skips_word() of the claim
+    Atomic64 skips_before;          // 1 + positions before `first` that have no message; 0: not known yet
 };
 
 struct AcksShape {
@@ -194,10 +216,10 @@ inline constexpr uint64_t kLifeLocks = 1ull << 40;
 
 static_assert(sizeof(ChannelHeader) <= kHeaderBytes && sizeof(SlabHeader) <= kHeaderBytes);
 static_assert(sizeof(MemberRecord) == 2 * kLine && sizeof(StageRecord) == 2 * kLine);
-static_assert(sizeof(LaneRecord) == 5 * kLine);
+static_assert(sizeof(LaneRecord) == 9 * kLine);
 static_assert(offsetof(ChannelHeader, state) == kLine && offsetof(ChannelHeader, lanes_epoch) == 2 * kLine);
-static_assert(sizeof(SlabShape) <= kLine && offsetof(SlabHeader, close) == kLine && offsetof(SlabHeader, claim) == 2 * kLine);
-static_assert(kSchemaOffset == 86016);
+static_assert(sizeof(SlabShape) == kLine && offsetof(SlabHeader, close) == kLine && offsetof(SlabHeader, claim) == 2 * kLine);
+static_assert(kSchemaOffset == 118784);
 static_assert(std::is_standard_layout_v<ChannelHeader> && std::is_standard_layout_v<MemberRecord> &&
               std::is_standard_layout_v<StageRecord> && std::is_standard_layout_v<LaneRecord> &&
               std::is_standard_layout_v<SlabHeader> && std::is_standard_layout_v<AcksShape>);

@@ -1,17 +1,18 @@
 // Channels in one sealed, sparse memory without a name: anonymous ones, and memory:// inside one process.
 //
-//   0           64 GiB      128 GiB        192 GiB        256 GiB
-//  ┌───────────┬ ─ ─ ─ ─ ─ ┬──────────────┬──────────────┬──────────────┬ ─ ─
-//  │ channel   │           │ slab, join 1 │ acks, join 1 │ slab, join 2 │ …      only what is used has pages
-//  └───────────┴ ─ ─ ─ ─ ─ ┴──────────────┴──────────────┴──────────────┴ ─ ─
+//   0           64 GiB             256 GiB           512 GiB
+//  ┌───────────┬ ─ ─ ─ ─ ─ ─ ─ ─ ┬─────────────────┬─────────────────┬ ─ ─
+//  │ channel   │                 │ lane 0, cell 0  │ lane 0, cell 1  │ …      only what is used has pages
+//  └───────────┴ ─ ─ ─ ─ ─ ─ ─ ─ ┴─────────────────┴─────────────────┴ ─ ─
+//                                 slab·acks·extents· : 64 GiB each
 //
-// A join number is never used again, so neither is its range: a mapping that outlives its lane sees zeros, which mean
-// that nothing was sent, and never another lane's words. Who maps a slab has a shared lock on a byte of its number.
-// Pages go back when nobody has the lock, no lane has that number, and still nobody has the lock:
-//  - who builds a lane locks before the first byte, and lets go after the lane is in the table: with the first look, a
-//    number that no lane has is over or was never finished, not one that is still built;
-//  - who attaches one locks before it looks into the table: with the second look, those that saw the lane are gone.
-// The kernel frees the locks of the dead. models/reclaim.pml shows that no look can be left out.
+// A place is used again, so nobody may see there what he did not look for. Who maps a slab has a shared lock on the byte
+// of its place, and whoever makes room locks it exclusively, which fails while somebody maps it:
+//  - a slab is made in a place whose exclusive lock was had: what was there is given back, the lock becomes a shared one
+//    before the first byte, and its maker keeps it;
+//  - who attaches locks before it looks whether the cell still names the slab, and lets go if not;
+//  - who sweeps locks exclusively before it looks whether the cell names any, and gives pages back if not.
+// The kernel frees the locks of the dead. models/reclaim.pml shows that no step can be left out.
 #pragma once
 
 #include <algorithm>
@@ -26,9 +27,9 @@
 namespace psyne {
 
 inline constexpr uint64_t kPartBytes = 1ull << 36;
-inline constexpr uint64_t kMemoryBytes = 1ull << 62;
-inline constexpr uint64_t kMemoryJoins = kMemoryBytes / (2 * kPartBytes);
-inline constexpr uint64_t kMemoryLocks = 1ull << 41;  // + join: who maps it. Beyond the life locks
+inline constexpr uint64_t kPlaceBytes = 4 * kPartBytes;
+inline constexpr uint64_t kMemoryBytes = (1 + kMaxLanes * kMaxSlabs) * kPlaceBytes;
+inline constexpr uint64_t kMemoryLocks = 1ull << 50;  // + slab_id(): who maps it. Beyond the life locks and all places
 
 /// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened, not while one
 /// is: each keeps the path that it found.
@@ -78,43 +79,55 @@ public:
         return {std::move(fd), bytes, where, std::move(storage)};
     }
 
-    Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const override {
+    bool vacant(const SlabPlace& place) const override { return !sys::byte_locked(fd_, kMemoryLocks + place.id()); }
+
+    Block make(const SlabPlace& place, Part part, uint64_t bytes, uint64_t reserved) const override {
         if (bytes > kPartBytes)
             fail(Errc::no_space, "no space for " + std::to_string(bytes) + " bytes in " + address + ": a ring has at most " +
                                      std::to_string(kPartBytes) + "; lower capacity=");
-        if (join >= kMemoryJoins)
-            fail(Errc::no_space, address + " has used up the " + std::to_string(kMemoryJoins) +
-                                     " places of its memory; make another channel");
-        Block block = place(join, part, true);
+        Block block = at(place, part, true);
+        if (part == Part::slab) {  // the first of them
+            if (!sys::lock_byte(block.file, kMemoryLocks + place.id()))
+                fail(Errc::no_space, "somebody still reads what was in a place of " + address + "; try again");
+            sys::give_back(block.file, place.id() * kPlaceBytes, kPlaceBytes);
+            share(block, place);
+        }
         block.bytes = bytes;
+        if (reserved == 0) return block;
         sys::write_at(block.file, "", 1, block.offset);  // sweep() finds written pages, not those that are only reserved
         sys::reserve_memory(block.file, block.offset, reserved);
         return block;
     }
-    void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const override {
-        sys::reserve_memory(fd_, (2 * join + static_cast<uint64_t>(part)) * kPartBytes + at, bytes);
+    void reserve(const SlabPlace& place, Part part, uint64_t where, uint64_t bytes) const override {
+        sys::reserve_memory(fd_, offset_of(place, part) + where, bytes);
     }
     bool publish(const Block&) const override { return true; }  // the lane's record will say that it is there
 
-    Block open(uint64_t join, Part part, bool writable) const override {
-        if (join == 0 || join >= kMemoryJoins) return {};
-        Block block = place(join, part, writable);
+    Block open(const SlabPlace& place, Part part, bool writable) const override {
+        Block block = at(place, part, writable);
+        if (part == Part::slab) share(block, place);
+        if (part == Part::extents) {  // its slab, which is locked, says how large
+            block.bytes = kPartBytes;
+            return block;
+        }
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
-        if (!in_table(join) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
+        if (!in_table(place) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
         if (block.bytes > kPartBytes || (part == Part::slab && block.bytes > sys::bytes_in_use(block.file)))
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;
     }
-    void remove(uint64_t) const noexcept override {}  // sweep() does it, once the lane is out of the table
+    void remove(const SlabPlace&) const noexcept override {}  // sweep() does it, once it is out of the table
+    void remove_lane(uint64_t) const noexcept override {}
 
     void sweep() const noexcept override {
-        for (uint64_t from = 2 * kPartBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
-            const uint64_t join = from / (2 * kPartBytes);
-            from = (join + 1) * 2 * kPartBytes;
-            if (!mapped(join) && !in_table(join) && !mapped(join))
-                sys::give_back(fd_, join * 2 * kPartBytes, 2 * kPartBytes);
+        for (uint64_t from = kPlaceBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
+            const uint64_t id = from / kPlaceBytes;
+            from = (id + 1) * kPlaceBytes;
+            if (named(id) || sys::byte_locked(fd_, kMemoryLocks + id)) continue;
+            const sys::Fd own = sys::reopen(fd_, true);
+            if (sys::lock_byte(own, kMemoryLocks + id) && !named(id)) sys::give_back(own, id * kPlaceBytes, kPlaceBytes);
         }
     }
     void remove_all() const override {
@@ -132,24 +145,34 @@ private:
     std::string fifos_;
     sys::Mapping table_;
 
-    /// Where a part lies. A slab is locked from here on as in use.
-    Block place(uint64_t join, Part part, bool writable) const {
-        Block block{sys::reopen(fd_, writable), (2 * join + static_cast<uint64_t>(part)) * kPartBytes, 0, address,
-                    part == Part::slab};
-        if (block.keep && !sys::share_byte(block.file, kMemoryLocks + join))
-            sys::fail_errno("cannot lock a part of " + address);
-        return block;
+    static uint64_t offset_of(const SlabPlace& place, Part part) noexcept {
+        return place.id() * kPlaceBytes + static_cast<uint64_t>(part) * kPartBytes;
     }
-    /// Has anybody the lock of this number?
-    bool mapped(uint64_t join) const noexcept { return sys::byte_locked(fd_, kMemoryLocks + join); }
-    /// Does a lane have this number?
-    bool in_table(uint64_t join) const noexcept {
-        const auto* lanes = reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset);
-        for (uint64_t i = 0; i < kMaxLanes; ++i) {
-            const uint64_t w = lanes[i].state.load(seq_cst);
-            if (count_in(w) == join && state_in<LaneState>(w) != LaneState::free) return true;
+    Block at(const SlabPlace& place, Part part, bool writable) const {
+        return {sys::reopen(fd_, writable), offset_of(place, part), 0, address, part == Part::slab};
+    }
+    /// From here on the place is in use.
+    void share(const Block& block, const SlabPlace& place) const {
+        for (int i = 0; !sys::share_byte(block.file, kMemoryLocks + place.id()); ++i) {
+            if (i == 1000) sys::fail_errno("cannot lock a part of " + address);
+            ::sched_yield();  // somebody sweeps it, or was stopped there
         }
-        return false;
+    }
+    const LaneRecord& record(uint64_t lane) const noexcept {
+        return reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset)[lane];
+    }
+    /// Does the directory of the lane have this slab?
+    bool in_table(const SlabPlace& place) const noexcept {
+        const LaneRecord& lane = record(place.lane);
+        const uint64_t w = lane.state.load(seq_cst);
+        return count_in(w) == place.join && state_in<LaneState>(w) != LaneState::free &&
+               lane.slabs[place.cell].number.load(seq_cst) == place.number + 1;
+    }
+    /// Does any directory have a slab in this place?
+    bool named(uint64_t id) const noexcept {
+        const LaneRecord& lane = record((id - 1) / kMaxSlabs);
+        return state_in<LaneState>(lane.state.load(seq_cst)) != LaneState::free &&
+               lane.slabs[(id - 1) % kMaxSlabs].number.load(seq_cst) != 0;
     }
 };
 

@@ -180,7 +180,10 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
         }
         try {
             r.bury_dead();
-            Slab slab = Slab::create(r.file.storage(), r.join(),
+            SlabPlace place{r.id - kMaxReceivers, r.join(), 0, 0};
+            while (place.cell < kMaxSlabs && !r.file.storage().vacant(place)) ++place.cell;
+            if (place.cell == kMaxSlabs) fail(Errc::busy, "all places of a lane of " + r.address() + " are still read; close some ends");
+            Slab slab = Slab::create(r.file.storage(), place,
                                      {r.file.shape.payload_bytes, options.stride, options.capacity,
                                       r.file.shape.stage_count, options.columns});
             auto sender = std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);

@@ -256,7 +256,7 @@ private:
             const Cursor at = lane.next;
             const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot), at.slot);
             if (n == 0) continue;
-            out = {&lane, at.slot, at.lap, n, 0, lane.slab.at(at.slot)};
+            out = {&lane, at.slot, at.lap, n, 0, lane.slab.data(at.slot)};
             took(lane, n);
             return true;
         } while (pass_one(lane));
@@ -408,7 +408,7 @@ private:
                 if (at_end_) not_at_end();
                 const uint64_t taken = word(lap_of(w), Ack::taken, registry.id) | (w & (kDirty | kDeaths));
                 if (!lane->own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
-                out = {lane.get(), s, lap_of(w), 1, deaths_of(w), lane->slab.at(s)};
+                out = {lane.get(), s, lap_of(w), 1, deaths_of(w), lane->slab.data(s)};
                 lane->taken.store(lane->taken.load(relaxed) + 1, relaxed);
                 return true;
             }

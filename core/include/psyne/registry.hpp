@@ -1,12 +1,14 @@
 // Who is in a channel: joining, leaving, asking the kernel who is dead, and burying the dead.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <memory>
 
 #include <psyne/bell.hpp>
 #include <psyne/eventcount.hpp>
 #include <psyne/graph.hpp>
+#include <psyne/lane_slabs.hpp>
 
 namespace psyne {
 
@@ -202,22 +204,14 @@ public:
         return true;
     }
 
-    /// Every published word of a lane let go by every stage? Unread: how many the slowest stage never took.
-    bool drained(const LaneRecord& lane, const Slab& slab, uint64_t* unread = nullptr) const noexcept {
+    /// Every published word of a slab let go by every stage?
+    bool drained(const LaneRecord& lane, const Slab& slab) const noexcept {
         bool all = true;
-        uint64_t most = 0;
         each_bit(graph().all(), [&](uint32_t s) {
             const Gate gate = graph().gate(s, lane, slab);
-            uint64_t missing = 0;
-            for (uint64_t i = 0; gate.row && i < slab.capacity; ++i) {
-                const uint64_t r = slab.ready[i].load(acquire);
-                if (gate.let_go(slab, i, lap_of(r), Next::writes)) continue;
-                all = false;
-                missing += ready_of(r) == Ready::ready && lap_of(gate.word(i)) < lap_of(r);
-            }
-            most = std::max(most, missing);
+            for (uint64_t i = 0; all && gate.row && i < slab.capacity; ++i)
+                all = gate.let_go(slab, i, lap_of(slab.ready[i].load(acquire)), Next::writes);
         });
-        if (unread) *unread = most;
         return all;
     }
 
@@ -228,9 +222,10 @@ public:
             uint64_t w = lane.state.load(seq_cst);
             const auto s = state_in<LaneState>(w);
             if (s != LaneState::ended && s != LaneState::lost) continue;
-            const Slab slab = attach(count_in(w));
-            if (slab && !drained(lane, slab)) continue;
-            file.storage().remove(count_in(w));  // files first: both steps may be done again
+            bool all = true;
+            each_slab(i, count_in(w), [&](const Slab& slab) { all = drained(lane, slab) && all; });
+            if (!all) continue;
+            file.storage().remove_lane(count_in(w));  // files first: both steps may be done again
             lane.state.compare_exchange_strong(w, stated(count_in(w), LaneState::free), seq_cst);
         }
         file.storage().sweep();
@@ -242,9 +237,11 @@ public:
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t w = file.lane(i).state.load(seq_cst);
             if (state_in<LaneState>(w) == LaneState::free) continue;
-            uint64_t n = 0;
-            if (const Slab slab = attach(count_in(w))) drained(file.lane(i), slab, &n);
-            sum += n;
+            uint64_t missing[kMaxStages] = {};
+            each_slab(i, count_in(w), [&](const Slab& slab) {
+                each_bit(graph().all(), [&](uint32_t s) { missing[s] += not_taken(graph().gate(s, file.lane(i), slab), slab); });
+            });
+            sum += *std::max_element(std::begin(missing), std::end(missing));
         }
         return sum;
     }
@@ -259,8 +256,23 @@ private:
     uint64_t looks_ = 0;
     std::unique_ptr<Bells> bells_;
 
-    Slab attach(uint64_t join) const {
-        return Slab::attach(file.storage(), join, file.shape.payload_bytes, false, sys::Populate::no);
+    Slab attach(const SlabPlace& place) const {
+        return Slab::attach(file.storage(), place, file.shape.payload_bytes, false, sys::Populate::no);
+    }
+    /// Calls `f` with each slab of a lane that is there.
+    template <class F>
+    void each_slab(uint64_t lane, uint64_t join, F&& f) const {
+        for (const SlabPlace& place : slabs_of(file.lane(lane), lane, join))
+            if (const Slab slab = attach(place)) f(slab);
+    }
+    /// Messages of a slab that a stage never took.
+    static uint64_t not_taken(const Gate& gate, const Slab& slab) noexcept {
+        uint64_t n = 0;
+        for (uint64_t i = 0; gate.row && i < slab.capacity; ++i) {
+            const uint64_t r = slab.ready[i].load(acquire);
+            n += ready_of(r) == Ready::ready && !gate.let_go(slab, i, lap_of(r), Next::writes) && lap_of(gate.word(i)) < lap_of(r);
+        }
+        return n;
     }
 
     bool reusable(uint64_t i, uint64_t w) const noexcept {
@@ -316,9 +328,10 @@ private:
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t lane = file.lane(i).state.load(seq_cst);
             if (state_in<LaneState>(lane) == LaneState::free) continue;
-            const Slab slab = attach(count_in(lane));
-            if (!slab || !graph().gate(stage_index, file.lane(i), slab).row) continue;
-            for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d);
+            each_slab(i, count_in(lane), [&](const Slab& slab) {
+                if (!graph().gate(stage_index, file.lane(i), slab).row) return;
+                for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d);
+            });
         }
         stage.idle.fetch_and(~(1ull << d), seq_cst);
         stage.holder.compare_exchange_strong(w, 0, seq_cst);
@@ -362,7 +375,7 @@ private:
             count_lost();  // before the lane says so: who sees it lost must not take that for a clean end
             lane.state.compare_exchange_strong(open, stated(count_in(w), LaneState::lost), seq_cst);
         } else if (count_in(open) != count_in(w)) {  // killed before its lane was open
-            file.storage().remove(count_in(w));
+            file.storage().remove_lane(count_in(w));
         }
         file.header().senders_idle.fetch_and(~(1ull << lane_index), seq_cst);
         file.header().sender_holder.compare_exchange_strong(w, 0, seq_cst);

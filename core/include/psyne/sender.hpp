@@ -39,7 +39,11 @@ public:
         wakes_taps_ = (registry.graph().mutating() & registry.graph().declared()) == 0;
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(0, seq_cst);
-        lane.newest.store(0, seq_cst);
+        lane.grows.store(0, seq_cst);
+        for (SlabCell& cell : lane.slabs) cell.number.store(0, seq_cst);
+        lane.slabs[slab_.place.cell].bytes.store(slab_.reserved(), seq_cst);
+        lane.slabs[slab_.place.cell].number.store(1, seq_cst);
+        slab_.header->skips_before.store(1, seq_cst);
         for (Atomic64& admitted : lane.admitted) admitted.store(0, seq_cst);
         look_at_graph();
         lane.state.store(stated(join, LaneState::open), seq_cst);  // LANE OPEN
@@ -324,7 +328,7 @@ private:
             if (state_in<StageState>(stage) != StageState::open) return false;
             as = generation_in(stage);
             try {
-                slab_.back_row(registry.file.storage(), registry.join(), s);
+                slab_.back_row(registry.file.storage(), s);
             } catch (const Error&) {  // its members are told
                 as |= kRefused;
             }

@@ -10,8 +10,15 @@
 
 namespace psyne {
 
-/// The two memories of a lane.
-enum class Part : uint64_t { slab, acks };
+/// Which slab of which lane.
+struct SlabPlace {
+    uint64_t lane = 0, join = 0;    // the lane, and the join number of its sender
+    uint64_t cell = 0, number = 0;  // where the slab stands in the lane's directory, and its number
+    uint64_t id() const noexcept { return slab_id(lane, cell); }
+};
+
+/// The memories of a slab.
+enum class Part : uint64_t { slab, acks, extents };
 
 /// A stretch of shared memory, to be mapped.
 struct Block {
@@ -39,16 +46,20 @@ public:
 
     const std::string address;  // "ipc://camera"
 
-    /// Memory for a part of the lane of this join number, zero, its beginning reserved. Throws Errc::no_space.
-    virtual Block make(uint64_t join, Part part, uint64_t bytes, uint64_t reserved) const = 0;
+    /// May a slab be made in this place? Not while somebody still maps what was there before.
+    virtual bool vacant(const SlabPlace&) const { return true; }
+    /// Memory for a part of a slab, zero, its beginning reserved. Throws Errc::no_space.
+    virtual Block make(const SlabPlace& place, Part part, uint64_t bytes, uint64_t reserved) const = 0;
     /// Reserves another piece of it. Throws Errc::no_space.
-    virtual void reserve(uint64_t join, Part part, uint64_t at, uint64_t bytes) const = 0;
-    /// Lets others find it, once its header is written; false when there is one already.
+    virtual void reserve(const SlabPlace& place, Part part, uint64_t at, uint64_t bytes) const = 0;
+    /// Makes it openable, once its header is written; false when there is one already.
     virtual bool publish(const Block& block) const = 0;
     /// What another end made; an empty block when it is gone.
-    virtual Block open(uint64_t join, Part part, bool writable) const = 0;
-    /// Removes the memory of a lane that was let go by all. May be done again.
-    virtual void remove(uint64_t join) const noexcept = 0;
+    virtual Block open(const SlabPlace& place, Part part, bool writable) const = 0;
+    /// Removes a slab that was let go by all; those who map it keep it. May be done again.
+    virtual void remove(const SlabPlace& place) const noexcept = 0;
+    /// Removes all that a lane may have left, also what nobody could find yet. May be done again.
+    virtual void remove_lane(uint64_t join) const noexcept = 0;
     /// Gives back what belongs to no lane (any more) and is mapped by nobody.
     virtual void sweep() const noexcept {}
     /// Removes the whole channel, which is closed.

@@ -38,7 +38,6 @@ inline void copy_shared(std::byte* to, const std::byte* from, uint64_t n) noexce
 
 /// A lane as a tap sees it. `before` are the declared stages that write.
 struct TapLane : LaneReader {
-    uint64_t number = 0;  // of the slab
     uint64_t skips = 0;   // positions before the cursor that have no message
     uint64_t missed = 0;  // messages since the last one that was read
     uint64_t slips = 0;   // copies of late that were overwritten meanwhile
@@ -134,7 +133,7 @@ public:
     template <class Copy>
     bool read(Sight& s, Copy&& copy) {
         TapLane& lane = *s.lane;
-        registry.me().tap_at.store(1 + lane.number, seq_cst);  // who gives back pages looks at it
+        registry.me().tap_at.store(lane.slab.place.id(), seq_cst);  // who gives back pages looks at it
         full_fence();
         bool whole = lane.whole(s.position());
         if (whole) {
@@ -299,12 +298,13 @@ private:
     bool attach(uint64_t index, uint64_t join) {
         const ChannelFile& c = registry.file;
         auto lane = std::make_unique<TapLane>();
-        lane->slab = Slab::attach(c.storage(), join, c.shape.payload_bytes, false, sys::Populate::yes);
+        const auto place = slab_from(c.lane(index), index, join, 0);
+        if (!place) return false;
+        lane->slab = Slab::attach(c.storage(), *place, c.shape.payload_bytes, false, sys::Populate::yes);
         if (!lane->slab || lane->slab.stages < c.shape.stage_count) return false;  // let go by all meanwhile
         lane->index = index;
         lane->record = &c.lane(index);
         lane->join = join;
-        lane->number = lane->slab.header->shape.number;
         for (uint32_t s : writers_) lane->before.push_back({lane->slab.row(s)});
         lane->waits_as = Next::writes;
         lane->next = Cursor::at(lane->slab.first, lane->slab.first, lane->slab.capacity);

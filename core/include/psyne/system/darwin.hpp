@@ -85,7 +85,7 @@ inline Fd make_unnamed(const Fd& directory, uint64_t size, uint64_t reserved) {
     Fd fd(::openat(directory.get(), name.c_str(), O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
     fstore_t room{F_ALLOCATEALL, F_PEOFPOSMODE, 0, static_cast<off_t>(reserved), 0};
-    if (::fcntl(fd.get(), F_PREALLOCATE, &room) == -1 || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
+    if ((reserved != 0 && ::fcntl(fd.get(), F_PREALLOCATE, &room) == -1) || ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0) {
         const int e = errno;
         unlink_file(directory, name);
         if (e == ENOSPC || e == EFBIG || e == EDQUOT)

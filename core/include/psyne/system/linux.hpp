@@ -58,7 +58,7 @@ inline void reserve(const Fd& fd, uint64_t offset, uint64_t size) {
 inline Fd make_unnamed(const Fd& directory, uint64_t size, uint64_t reserved) {
     Fd fd(::openat(directory.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
     if (!fd) fail_errno("cannot make a file in the channel directory");
-    reserve(fd, 0, reserved);
+    if (reserved != 0) reserve(fd, 0, reserved);
     if (size > reserved && ::ftruncate(fd.get(), static_cast<off_t>(size)) != 0)
         fail_errno("cannot make a file of " + std::to_string(size) + " bytes");
     return fd;

@@ -99,6 +99,23 @@ inline bool write_byte(const Fd& fd) noexcept {
 
 inline uint64_t page_size() noexcept { return static_cast<uint64_t>(::sysconf(_SC_PAGESIZE)); }
 
+/// Bytes of a mapping that have pages.
+inline uint64_t resident(const Mapping& mapping) noexcept {
+    constexpr uint64_t kRun = 4096;  // pages that are asked for at once
+#if defined(__APPLE__)
+    char pages[kRun];
+#else
+    unsigned char pages[kRun];
+#endif
+    uint64_t sum = 0;
+    for (uint64_t at = 0; at < mapping.size(); at += kRun * page_size()) {
+        const uint64_t bytes = std::min(kRun * page_size(), mapping.size() - at);
+        if (::mincore(mapping.data() + at, bytes, pages) != 0) return sum;
+        for (uint64_t i = 0; i * page_size() < bytes; ++i) sum += (pages[i] & 1) != 0 ? page_size() : 0;
+    }
+    return sum;
+}
+
 /// Copy-on-write pages of a file; it need not be open for writing.
 inline Mapping map_private(const Fd& fd, uint64_t offset, uint64_t size) {
     void* data =
