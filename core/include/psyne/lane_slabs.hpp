@@ -85,11 +85,11 @@ inline bool tapped(const ChannelFile& c, const Slab& slab) noexcept {
 inline bool retire(const ChannelFile& c, const Slab& slab, bool pages) noexcept {
     slab.header->claim.store(~0ull, seq_cst);  // RETIRE: before the look
     if (pages && tapped(c, slab)) return false;
-    if (pages) slab.give_back_payload();
     c.storage().remove(slab.place);
     SlabCell& cell = c.lane(slab.place.lane).slabs[slab.place.cell];
     uint64_t w = cell_word(slab.place.join, slab.place.number);
     cell.slab.compare_exchange_strong(w, 0, seq_cst);
+    if (pages) slab.give_back_payload();  // last: who attaches a slab touches its pages
     return true;
 }
 

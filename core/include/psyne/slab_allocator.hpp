@@ -85,7 +85,7 @@ private:
     uint64_t number_ = 0;  // of the next slab
 };
 
-/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes.
+/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes, but for each one's first.
 class DynamicSlabAllocator final : public SlabAllocator {
 public:
     DynamicSlabAllocator(const ChannelFile& file, uint64_t lane, uint64_t join, uint64_t most)
@@ -140,8 +140,9 @@ public:
     }
 
 protected:
+    /// Each sender may have its first slab, whatever the others have: else nobody could open an end of a full channel.
     void check_budget() const override {
-        if (const uint64_t sum = reserved_by_all(); sum > budget)
+        if (const uint64_t sum = slabs() == 0 ? reserved() : reserved_by_all(); sum > budget)
             fail(Errc::no_space, "budget=" + std::to_string(budget) + " of " + file_.address() + " is used up: " +
                                      std::to_string(sum) + " bytes would be reserved in " + std::to_string(slabs()) +
                                      " slabs of this sender and those of others; raise budget=");
