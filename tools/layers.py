@@ -24,7 +24,7 @@ CORE: Rows = [
     ["slab", "channel_file", "directory", "memory"],
     ["eventcount", "bell", "graph", "lane_slabs"],
     ["registry", "lane"],
-    ["waiting", "lanes", "inspect"],
+    ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
     ["opening"],
 ]
