@@ -130,9 +130,10 @@ def test_ls_prints_the_stages() -> None:
         out.send(Number(n=2))
         first.receive().release()
         printed = run("ls", "--stages").stdout.splitlines()
+        kib = look().lanes[0].reserved // 1024
         assert printed[0].startswith("ipc://n   Number(n)")
         assert [line.split() for line in printed[1:]] == [
-            [*f"sent 2, 2 of 16 slots used, {look().lanes[0].reserved // 1024} KiB in 1 slab pid {os.getpid()}".split()],
+            f"sent 2, 2 of 16 slots used, {kib} KiB in 1 slab pid {os.getpid()}".split(),
             ["first", "passed", "1,", "held", "0,", "waiting", "1", "pid", f"{os.getpid()}"],
             ["second", "passed", "0,", "held", "0,", "waiting", "1", "nobody"],
         ]

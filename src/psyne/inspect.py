@@ -123,7 +123,8 @@ def inspect(address: str) -> Channel | None:
 def _lane(lane: Mapping[str, Any]) -> Lane:
     sender = Member(**lane["sender"]) if lane["sender"] else None
     return Lane(
-        lane["number"], sender, lane["state"], lane["position"], lane["capacity"], lane["used"], lane["slabs"], lane["reserved"]
+        lane["number"], sender, lane["state"], lane["position"],
+        lane["capacity"], lane["used"], lane["slabs"], lane["reserved"],
     )  # fmt: skip
 
 
