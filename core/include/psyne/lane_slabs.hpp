@@ -12,9 +12,9 @@ namespace psyne {
 
 /// The slab in a cell, if there is one.
 inline std::optional<SlabPlace> slab_in(const LaneRecord& lane, uint64_t index, uint64_t join, uint64_t cell) noexcept {
-    const uint64_t w = lane.slabs[cell].number.load(seq_cst);  // LINK
-    if (w == 0) return std::nullopt;
-    return SlabPlace{index, join, cell, w - 1};
+    const uint64_t w = lane.slabs[cell].slab.load(seq_cst);  // LINK
+    if (w == 0 || w != cell_word(join, number_in(w))) return std::nullopt;
+    return SlabPlace{index, join, cell, number_in(w)};
 }
 
 /// All slabs of a lane, the oldest first.
@@ -85,12 +85,11 @@ inline bool tapped(const ChannelFile& c, const Slab& slab) noexcept {
 inline bool retire(const ChannelFile& c, const Slab& slab, bool pages) noexcept {
     slab.header->claim.store(~0ull, seq_cst);  // RETIRE: before the look
     if (pages && tapped(c, slab)) return false;
-    if (pages) slab.give_back_payload();
     c.storage().remove(slab.place);
     SlabCell& cell = c.lane(slab.place.lane).slabs[slab.place.cell];
-    uint64_t w = slab.place.number + 1;
-    cell.bytes.store(0, seq_cst);
-    cell.number.compare_exchange_strong(w, 0, seq_cst);
+    uint64_t w = cell_word(slab.place.join, slab.place.number);
+    cell.slab.compare_exchange_strong(w, 0, seq_cst);
+    if (pages) slab.give_back_payload();  // last: who attaches a slab touches its pages
     return true;
 }
 

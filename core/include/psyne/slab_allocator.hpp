@@ -20,7 +20,7 @@ public:
     /// Forgets what a former sender of the lane had: before the lane is open.
     void begin() noexcept {
         for (SlabCell& cell : record().slabs) {
-            cell.number.store(0, seq_cst);
+            cell.slab.store(0, seq_cst);
             cell.bytes.store(0, seq_cst);
         }
     }
@@ -35,7 +35,7 @@ public:
     void link(Slab& slab, uint64_t position) noexcept {
         slab.begin_at(position);
         if (slab.place.number == 0) slab.header->skips_before.store(1, seq_cst);
-        record().slabs[slab.place.cell].number.store(slab.place.number + 1, seq_cst);  // LINK
+        record().slabs[slab.place.cell].slab.store(cell_word(join_, slab.place.number), seq_cst);  // LINK
     }
 
     /// Bytes that are reserved for the lane.
@@ -43,7 +43,7 @@ public:
     /// Slabs that others find.
     uint64_t slabs() const noexcept {
         uint64_t n = 0;
-        for (const SlabCell& cell : record().slabs) n += cell.number.load(relaxed) != 0;
+        for (const SlabCell& cell : record().slabs) n += cell.slab.load(relaxed) != 0;
         return n;
     }
     LaneRecord& record() const noexcept { return file_.lane(lane_); }
@@ -52,9 +52,10 @@ protected:
     const ChannelFile& file_;
     uint64_t lane_, join_;
 
-    static uint64_t reserved_by(const LaneRecord& lane) noexcept {
+    /// Where nobody allocates any more, what is left in cells without a slab means nothing.
+    static uint64_t reserved_by(const LaneRecord& lane, bool open = true) noexcept {
         uint64_t sum = 0;
-        for (const SlabCell& cell : lane.slabs) sum += cell.bytes.load(relaxed);
+        for (const SlabCell& cell : lane.slabs) sum += open || cell.slab.load(relaxed) != 0 ? cell.bytes.load(relaxed) : 0;
         return sum;
     }
 
@@ -62,7 +63,7 @@ protected:
         for (uint64_t i = 0; i < kMaxSlabs; ++i) {
             const SlabPlace place{lane_, join_, i, number_};
             SlabCell& cell = record().slabs[i];
-            if (cell.number.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0 || !file_.storage().vacant(place)) continue;
+            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0 || !file_.storage().vacant(place)) continue;
             cell.bytes.store(Slab::bytes_of(spec), seq_cst);
             try {
                 check_budget();
@@ -84,7 +85,7 @@ private:
     uint64_t number_ = 0;  // of the next slab
 };
 
-/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes.
+/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes, but for each one's first.
 class DynamicSlabAllocator final : public SlabAllocator {
 public:
     DynamicSlabAllocator(const ChannelFile& file, uint64_t lane, uint64_t join, uint64_t most)
@@ -101,7 +102,11 @@ public:
         record().slabs[slab.place.cell].bytes.store(0, seq_cst);
     }
     /// A closed slab goes, which all have let go; false while a tap copies from it.
-    bool retire(const Slab& slab) noexcept { return psyne::retire(file_, slab, true); }
+    bool retire(const Slab& slab) noexcept {
+        if (!psyne::retire(file_, slab, true)) return false;
+        record().slabs[slab.place.cell].bytes.store(0, seq_cst);
+        return true;
+    }
 
     /// Pages beside a slot for a message of `bytes` bytes, where it has `had`. How many there are now. Throws Errc::no_space.
     uint64_t add_extent(const Slab& slab, uint64_t slot, uint64_t had, uint64_t bytes) {
@@ -129,13 +134,15 @@ public:
     uint64_t reserved_by_all() const noexcept {
         uint64_t sum = 0;
         for (uint64_t i = 0; i < kMaxLanes; ++i)
-            if (state_in<LaneState>(file_.lane(i).state.load(relaxed)) != LaneState::free || i == lane_) sum += reserved_by(file_.lane(i));
+            if (const auto s = state_in<LaneState>(file_.lane(i).state.load(relaxed)); s != LaneState::free || i == lane_)
+                sum += reserved_by(file_.lane(i), s == LaneState::open || i == lane_);
         return sum;
     }
 
 protected:
+    /// Each sender may have its first slab, whatever the others have: else nobody could open an end of a full channel.
     void check_budget() const override {
-        if (const uint64_t sum = reserved_by_all(); sum > budget)
+        if (const uint64_t sum = slabs() == 0 ? reserved() : reserved_by_all(); sum > budget)
             fail(Errc::no_space, "budget=" + std::to_string(budget) + " of " + file_.address() + " is used up: " +
                                      std::to_string(sum) + " bytes would be reserved in " + std::to_string(slabs()) +
                                      " slabs of this sender and those of others; raise budget=");
