@@ -89,7 +89,11 @@ inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
 
 [[noreturn]] inline void no_room(const Registry& r, const char* what, uint32_t most) {
     fail(Errc::busy, r.address() + " has " + std::to_string(most) + " " + what +
-                         " (or their unread lanes) already; close some, or split the channel");
+                         " already; close some, or split the channel");
+}
+
+[[noreturn]] inline void no_senders(const Registry& r) {
+    no_room(r, "senders (or lanes of former ones that are unread or still viewed)", kMaxLanes);
 }
 
 /// Leaves for good: gives the record back, and as the last one removes the files. Returns messages nobody read.
@@ -154,7 +158,7 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
             }
             r.reap();
         }
-        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_room(r, "senders", kMaxLanes);
+        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_senders(r);
         if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
             const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
             leave(r);  // the holder may have gone meanwhile and left the closing to us
@@ -181,11 +185,10 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
         try {
             r.bury_dead();
             SlabPlace place{r.id - kMaxReceivers, r.join(), 0, 0};
-            while (place.cell < kMaxSlabs && !r.file.storage().vacant(place)) ++place.cell;
-            if (place.cell == kMaxSlabs) fail(Errc::busy, "all places of a lane of " + r.address() + " are still read; close some ends");
-            Slab slab = Slab::create(r.file.storage(), place,
-                                     {r.file.shape.payload_bytes, options.stride, options.capacity,
-                                      r.file.shape.stage_count, options.columns});
+            const SlabSpec first{r.file.shape.payload_bytes, options.stride, options.capacity, r.file.shape.stage_count, options.columns};
+            Slab slab = Slab::create(r.file.storage(), place, first);
+            while (!slab && ++place.cell < kMaxSlabs) slab = Slab::create(r.file.storage(), place, first);
+            if (!slab) no_senders(r);
             auto sender = std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
             if (make) ring_waiting(*names, name);
             return sender;
