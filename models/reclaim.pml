@@ -18,7 +18,7 @@
 @ holds  short  SLABS=2 ATTACHERS=1 UNDERTAKERS=2
 @ holds  long   SLABS=2 ATTACHERS=1 UNDERTAKERS=2 SWEEPERS=2
 @ holds  long   SLABS=2 ATTACHERS=2 KILLS=1
-@ holds  long   SLABS=3 ATTACHERS=1 KILLS=2 FORKS=1
+@ holds  long   SLABS=3 ATTACHERS=1 KILLS=1
 @ mutant MAKER_DOES_NOT_LOOK         | | mapped
 @ mutant MAKER_WITHOUT_ROOM          | | mapped
 @ mutant MAKER_LETS_GO_THEN_SHARES   | | any error

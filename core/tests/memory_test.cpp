@@ -207,10 +207,11 @@ int main() {
                  static auto r = std::make_unique<Registry>(c.file(), "test");
                  CHECK(r->enlist(kMaxReceivers, kMaxMembers, 0));
                  static const Slab made = Slab::create(r->file.storage(), {0, r->join(), 0, 0}, {64, 64, 1 << 14, 1});
+                 static const Block begun = r->file.storage().make({0, r->join(), 1, 1}, Part::slab, 1 << 20, 1 << 20);
              });
              child.wait_here();
              const uint64_t made = c.bytes();
-             CHECK(made >= empty + (1 << 20));
+             CHECK(made >= empty + (2 << 20));
              rx->registry.reap();
              CHECK_EQ(c.bytes(), made);
              child.kill();
@@ -503,6 +504,23 @@ int main() {
              file.storage().sweep();
              CHECK(c.bytes() < made);
          }},
+        {"a child that is forked while room is made does not keep it",
+         [] {
+             if (kSanitized) return;  // they want no fork beside threads
+             const Nameless c;
+             std::atomic<bool> over{false};
+             std::thread maker([&] {
+                 check::guarded([&] {
+                     const ChannelFile file = c.file();
+                     while (!over.load()) (void)Slab::create(file.storage(), {0, 1, 31, 0}, kSmall);
+                 });
+             });
+             std::vector<Child> children;
+             for (int i = 0; i < 30; ++i) children.emplace_back([](Child&) {});
+             over.store(true);
+             maker.join();
+             CHECK(!sys::byte_locked(sys::reopen(c.fd, true), kRoomLocks + slab_id(0, 31)));
+         }},
         {"makers, attachers and sweepers at once: whoever finds a slab finds its words, whole, as long as he maps it",
          [] {
              const Nameless c;
@@ -517,11 +535,13 @@ int main() {
                      const ChannelFile mine = c.file();
                      for (uint64_t n = 0; n < (kSanitized ? 300u : 2000u) || found < 100; ++n) {
                          const SlabPlace place{0, 1, n % 2, n};
-                         const Slab slab = Slab::create(mine.storage(), place, kSmall);
+                         Slab slab = Slab::create(mine.storage(), place, kSmall);
                          if (!slab) continue;
                          for (uint64_t i = 0; i < slab.capacity; ++i) slab.ready[i].store(n + 1, relaxed);
                          lane.slabs[place.cell].number.store(n + 1, seq_cst);
+                         if (n % 2 == 0) slab = Slab{};  // as if its sender had died: others may still receive
                          if (n % 3 == 0) ::sched_yield();
+                         if (n % 2 == 0) CHECK_EQ(attach(c, place).ready[7].load(relaxed), n + 1);
                          made.fetch_add(1);
                          lane.slabs[place.cell].number.store(0, seq_cst);
                      }
