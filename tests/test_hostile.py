@@ -190,23 +190,32 @@ def received(reader: Child) -> Any:
     return reader.run("got")
 
 
-ABSURD = [1, 2, 33, 2**31, 2**32, 2**63, 2**64 - 1]
+NUMBER = 2**40 - 1  # the part of a cell's word that is a number; above it stands a join
+ABSURD = [1, 2, 33, 2**31, 2**39, 2**63, 2**64 - 1]
+
+
+def cell_word(channel: Path) -> int:
+    """Of the first cell of the first lane."""
+    (word,) = struct.unpack_from("<Q", channel.read_bytes(), LANES + CELLS)
+    return int(word)
 
 
 @pytest.mark.parametrize("number", ABSURD)
 def test_cells_that_name_slabs_which_are_not_there_lead_nowhere(psyne_directory: Path, number: int):
     with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
         (channel,) = psyne_directory.glob("numbers.*.channel")
+        join = cell_word(channel) & ~NUMBER
         with psyne.receiver("ipc://numbers", Number) as rx:
-            for cell in (1, 17, 31):
-                change(channel, LANES + CELLS + 16 * cell, number, 2**64 - 1)
-                change(channel, LANES + 63 * LANE + CELLS + 16 * cell, number, 2**64 - 1)
-            tx.send(Number(n=cell))
-            assert rx.receive(timeout=5).n == cell
-            tx.send(Number(n=number % 1000))
-            assert received(reader) == [number % 1000]
-            tx.send(Number(n=5))
-            assert rx.receive(timeout=5).n == 5
+            for n, word in enumerate((number, (join + number) % 2**64)):  # of another sender, and of this one
+                for cell in (1, 17, 31):
+                    change(channel, LANES + CELLS + 16 * cell, word, 2**64 - 1)
+                    change(channel, LANES + 63 * LANE + CELLS + 16 * cell, word, 2**64 - 1)
+                tx.send(Number(n=n))
+                assert rx.receive(timeout=5).n == n
+                tx.send(Number(n=10 + n))
+                assert received(reader) == [10 + n]
+                tx.send(Number(n=20 + n))
+                assert rx.receive(timeout=5).n == 20 + n
 
 
 @pytest.mark.parametrize("number", [0, *ABSURD[1:]])
@@ -216,10 +225,12 @@ def test_a_slab_that_its_cell_does_not_name_is_not_found_and_found_again_when_it
     with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
         (channel,) = psyne_directory.glob("numbers.*.channel")
         tx.send(Number(n=7))
-        before = change(channel, LANES + CELLS, number)
-        assert received(reader) == []
-        assert int.from_bytes(before, "little") == 1
-        change(channel, LANES + CELLS, 1)
+        right = cell_word(channel)
+        assert right & NUMBER == 1
+        for word in (number, ((right & ~NUMBER) + number) % 2**64):
+            change(channel, LANES + CELLS, word)
+            assert received(reader) == []
+        change(channel, LANES + CELLS, right)
         assert received(reader) == [7]
 
 

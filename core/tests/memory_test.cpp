@@ -372,13 +372,15 @@ int main() {
              CHECK(!attach(c, gone));
              CHECK(static_cast<bool>(attach(c, place)));
              const ChannelFile file = c.file();
-             Atomic64& cell = file.lane(place.lane).slabs[place.cell].number;
+             Atomic64& cell = file.lane(place.lane).slabs[place.cell].slab;
              cell.store(0, seq_cst);  // retired
              CHECK(!attach(c, place));
              for (const Part part : {Part::slab, Part::acks, Part::extents}) CHECK(!file.storage().open(place, part, false));
-             cell.store(place.number + 2, seq_cst);
-             CHECK(!attach(c, place));
-             cell.store(place.number + 1, seq_cst);
+             for (const uint64_t other : {cell_word(place.join, place.number + 1), cell_word(gone.join, gone.number)}) {
+                 cell.store(other, seq_cst);
+                 CHECK(!attach(c, place));
+             }
+             cell.store(cell_word(place.join, place.number), seq_cst);
              const Slab again = attach(c, place);
              CHECK_EQ(*reinterpret_cast<const uint64_t*>(again.at(0)), 2u);
              goodbye(tx), goodbye(rx);
@@ -394,12 +396,12 @@ int main() {
              const SlabPlace next{0, tx->registry.join(), 5, 1};
              auto second = std::make_unique<Slab>(Slab::create(file.storage(), next, kSmall, 8));
              second->ready[3].store(word(1, Ready::ready), seq_cst);
-             lane.slabs[5].number.store(2, seq_cst);
+             lane.slabs[5].slab.store(cell_word(next.join, 1), seq_cst);
              auto member = std::make_unique<Slab>(attach(c, next));
              second.reset();
              file.storage().remove(next);  // not while its cell names it
              CHECK_EQ(member->ready[3].load(seq_cst), word(1, Ready::ready));
-             lane.slabs[5].number.store(0, seq_cst);
+             lane.slabs[5].slab.store(0, seq_cst);
              file.storage().remove(next);
              CHECK_EQ(member->ready[3].load(seq_cst), word(1, Ready::ready));
              CHECK(!Slab::create(file.storage(), next, kSmall));
@@ -462,7 +464,7 @@ int main() {
              const SlabPlace place{2, 9, 3, 4};
              auto made = std::make_unique<Slab>(Slab::create(file.storage(), place, kExtended));
              lane.state.store(stated(9, LaneState::open), seq_cst);
-             lane.slabs[3].number.store(5, seq_cst);
+             lane.slabs[3].slab.store(cell_word(9, 4), seq_cst);
              auto seen = std::make_unique<Slab>(attach(c, place, true));
              CHECK_EQ(seen->extent_stride(), 1u << 20);
              const uint64_t without = c.bytes();
@@ -481,7 +483,7 @@ int main() {
              CHECK_EQ(c.bytes(), without + Slab::extent_pages(100'000));
              CHECK_EQ(static_cast<uint64_t>(seen->data(7)[5]), 7u);
              made.reset();
-             lane.slabs[3].number.store(0, seq_cst);
+             lane.slabs[3].slab.store(0, seq_cst);
              file.storage().sweep();
              CHECK_EQ(static_cast<uint64_t>(seen->data(7)[5]), 7u);  // still mapped
              seen.reset();
@@ -538,12 +540,12 @@ int main() {
                          Slab slab = Slab::create(mine.storage(), place, kSmall);
                          if (!slab) continue;
                          for (uint64_t i = 0; i < slab.capacity; ++i) slab.ready[i].store(n + 1, relaxed);
-                         lane.slabs[place.cell].number.store(n + 1, seq_cst);
+                         lane.slabs[place.cell].slab.store(cell_word(1, n), seq_cst);
                          if (n % 2 == 0) slab = Slab{};  // as if its sender had died: others may still receive
                          if (n % 3 == 0) ::sched_yield();
                          if (n % 2 == 0) CHECK_EQ(attach(c, place).ready[7].load(relaxed), n + 1);
                          made.fetch_add(1);
-                         lane.slabs[place.cell].number.store(0, seq_cst);
+                         lane.slabs[place.cell].slab.store(0, seq_cst);
                      }
                      over.store(true);
                  });
@@ -620,8 +622,8 @@ int main() {
              const ChannelFile file = c.file();
              const uint64_t empty = c.bytes();
              for (const uint64_t join : {uint64_t{0}, uint64_t{5}, uint64_t{~0ull >> 8}})
-                 for (const uint64_t number : {uint64_t{0}, uint64_t{1}, uint64_t{1ull << 63}, uint64_t{~0ull}}) {
-                     file.lane(63).slabs[31].number.store(number, seq_cst);
+                 for (const uint64_t w : {uint64_t{0}, uint64_t{1}, uint64_t{~0ull}, cell_word(join, 0), cell_word(join, 1ull << 39)}) {
+                     file.lane(63).slabs[31].slab.store(w, seq_cst);
                      file.lane(63).state.store(stated(join, LaneState::open), seq_cst);
                      file.header().lanes_epoch.fetch_add(1, seq_cst);
                      auto rx = c.rx();

@@ -1,4 +1,4 @@
-// A lane as one receiver sees it: where it stands, and what it may take next.
+// A lane as one receiver sees it in one slab: where it stands, and what it may take next.
 #pragma once
 
 #include <algorithm>
@@ -28,12 +28,15 @@ struct LaneReader {
     bool is(LaneState s) const noexcept { return record->state.load(seq_cst) == stated(join, s); }
     /// Its files are removed, or another sender's lane has its place.
     bool removed() const noexcept { return !is(LaneState::open) && !is(LaneState::ended) && !is(LaneState::lost); }
+    /// The slab is read up to its close: what comes next lies in the next one.
+    bool closed_here() const noexcept { return next.position >= slab.end(); }
 
     /// Nothing more comes behind the cursor.
     bool at_end() const noexcept {
         if (is(LaneState::open)) return false;
         if (is(LaneState::ended)) return next.position + 1 >= record->end.load(seq_cst);
-        if (is(LaneState::lost)) return lap_of(published()) < next.lap && published_behind().position == next.position;
+        if (is(LaneState::lost))
+            return slab.end() == ~0ull && lap_of(published()) < next.lap && published_behind().position == next.position;
         return true;  // removed: let go by all
     }
 
@@ -69,6 +72,14 @@ struct LaneReader {
     bool more() const noexcept {
         bool drop = false;
         return lap_of(published()) == next.lap && let_go_before(next.slot, next.lap, drop);
+    }
+
+    /// Of a slab that was passed: nothing there can come back to this stage any more.
+    bool settled() const noexcept {
+        for (uint64_t s = 0; s < slab.capacity; ++s)
+            if (const uint64_t w = own[s].load(acquire); (ack_of(w) == Ack::taken || ack_of(w) == Ack::orphan) && ours(s, w))
+                return false;
+        return true;
     }
 
     /// Messages that were sent and that this stage has not taken.

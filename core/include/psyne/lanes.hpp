@@ -1,4 +1,8 @@
-// The lanes that one receiver reads: new ones are found, those that are gone are kept while messages of them live.
+// The lanes that one receiver reads: new ones are found, each is followed from slab to slab.
+//
+//    older_     slab 3    slab 4                passed; kept while messages of them live, or may come back
+//    lanes_                         slab 5      in which it stands; a lane keeps its place among the lanes
+//    in cells             slab 4    slab 5    slab 6
 #pragma once
 
 #include <memory>
@@ -36,10 +40,10 @@ public:
                 ++i;
                 continue;
             }
-            retired_.push_back(std::move(lanes_[i]));
+            older_.push_back(std::move(lanes_[i]));
             lanes_.erase(lanes_.begin() + static_cast<std::ptrdiff_t>(i));
         }
-        std::erase_if(retired_, [](const auto& lane) { return lane->outstanding() == 0; });
+        let_go_older();
         bool found = false;
         pending = false;
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
@@ -53,11 +57,31 @@ public:
         return found;
     }
 
+    /// Lane `i` is read up to the close of its slab: goes on in the next one. False when there is none any more.
+    bool to_next_slab(const ChannelFile& c, size_t i) {
+        const LaneReader& passed = *lanes_[i];
+        auto next = reader(c, passed.index, passed.join, passed.from, passed.slab.place.number + 1);
+        if (!next) return false;
+        std::lock_guard guard(lock_);
+        older_.push_back(std::exchange(lanes_[i], std::move(next)));
+        let_go_older();
+        return true;
+    }
+
+    /// Is `f` true of the reader of some slab, passed ones too?
+    template <class F>
+    bool some(F&& f) const {
+        for (const auto& lane : older_)
+            if (f(*lane)) return true;
+        for (const auto& lane : lanes_)
+            if (f(*lane)) return true;
+        return false;
+    }
+
     /// Messages taken and not ended.
     uint64_t outstanding() const noexcept {
         uint64_t n = 0;
-        for (const auto& lane : lanes_) n += lane->outstanding();
-        for (const auto& lane : retired_) n += lane->outstanding();
+        some([&](const LaneReader& lane) { return n += lane.outstanding(), false; });
         return n;
     }
     /// Every slot of all open lanes is taken by us: none of them can send.
@@ -65,22 +89,32 @@ public:
         bool open = false;
         for (const auto& lane : lanes_) {
             if (!lane->is(LaneState::open)) continue;
-            if (lane->outstanding() < lane->slab.capacity) return false;
+            if (lane->record->grows.load(relaxed) != 0 || lane->outstanding() < lane->slab.capacity) return false;
             open = true;
         }
         return open;
     }
 
-    /// For statistics, from any thread: messages held, messages that this stage has not taken yet, slots.
+    /// For statistics, from any thread: messages held, messages that this stage has not taken yet, slots. Of each lane
+    /// from the slab on in which we stand.
     struct Seen {
         uint64_t held = 0, waiting = 0, capacity = 0;
+        void add(const LaneReader& lane) noexcept {
+            waiting += lane.waiting();
+            capacity += lane.slab.capacity;
+        }
     };
-    Seen seen() const noexcept {
+    Seen seen(const ChannelFile& c) const noexcept {
         std::lock_guard guard(lock_);
         Seen s{outstanding(), 0, 0};
         for (const auto& lane : lanes_) {
-            s.waiting += lane->waiting();
-            s.capacity += lane->slab.capacity;
+            s.add(*lane);
+            try {
+                std::unique_ptr<LaneReader> ahead;
+                for (const LaneReader* at = lane.get(); at && at->slab.end() != ~0ull; at = ahead.get())
+                    if ((ahead = reader(c, lane->index, lane->join, lane->from, at->slab.place.number + 1))) s.add(*ahead);
+            } catch (const std::exception&) {  // a damaged slab: who takes from it is told
+            }
         }
         return s;
     }
@@ -91,7 +125,7 @@ private:
     uint32_t before_;
     Next waits_as_;
     bool shared_;
-    std::vector<std::unique_ptr<LaneReader>> lanes_, retired_;
+    std::vector<std::unique_ptr<LaneReader>> lanes_, older_;
     mutable std::mutex lock_;  // changing them against `seen`
 
     bool known(uint64_t index, uint64_t join) const noexcept {
@@ -117,17 +151,33 @@ private:
         return true;
     }
 
+    /// A mapping keeps the memory, so it goes as soon as nothing can come of it.
+    void let_go_older() noexcept {
+        std::erase_if(older_, [](const auto& lane) { return lane->outstanding() == 0 && (lane->removed() || lane->settled()); });
+    }
+
     bool attach(const ChannelFile& c, uint64_t index, uint64_t state) {
-        const uint64_t join = count_in(state);
+        uint64_t from = 0;
+        if (!admitted(c, index, state, from)) return false;
+        auto lane = reader(c, index, count_in(state), from, 0);
+        if (!lane) return false;
+        lanes_.push_back(std::move(lane));
+        return true;
+    }
+
+    /// Of the oldest slab, from number `least` on, that ends behind our first position; null when there is none any more.
+    std::unique_ptr<LaneReader> reader(const ChannelFile& c, uint64_t index, uint64_t join, uint64_t from, uint64_t least) const {
         auto lane = std::make_unique<LaneReader>();
-        if (!admitted(c, index, state, lane->from)) return false;
-        const auto place = slab_from(c.lane(index), index, join, 0);
-        if (!place) return false;
-        lane->slab = Slab::attach(c.storage(), *place, c.shape.payload_bytes, waits_as_ == Next::writes, sys::Populate::yes);
-        if (!lane->slab || lane->slab.stages < c.shape.stage_count) return false;  // let go by all meanwhile
+        do {
+            const auto place = slab_from(c.lane(index), index, join, least);
+            if (!place) return nullptr;
+            lane->slab = Slab::attach(c.storage(), *place, c.shape.payload_bytes, waits_as_ == Next::writes, sys::Populate::yes);
+            least = place->number + 1;
+        } while (!lane->slab || lane->slab.stages < c.shape.stage_count || lane->slab.end() <= from);  // gone: let go by all
         lane->index = index;
         lane->record = &c.lane(index);
         lane->join = join;
+        lane->from = from;
         lane->own = lane->slab.row(stage_);
         each_bit(before_, [&](uint32_t s) {
             if (const Gate gate = Graph(c).gate(s, *lane->record, lane->slab); gate.row) lane->before.push_back(gate);
@@ -136,8 +186,7 @@ private:
         lane->plain = before_ == 0 && lane->slab.variants == nullptr && lane->slab.extents == nullptr;
         lane->alone = lane->plain && !shared_;
         lane->next = lane->behind_all_taken();
-        lanes_.push_back(std::move(lane));
-        return true;
+        return lane;
     }
 };
 

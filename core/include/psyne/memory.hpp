@@ -200,13 +200,13 @@ private:
         const LaneRecord& lane = record(place.lane);
         const uint64_t w = lane.state.load(seq_cst);
         return count_in(w) == place.join && state_in<LaneState>(w) != LaneState::free &&
-               lane.slabs[place.cell].number.load(seq_cst) == place.number + 1;
+               lane.slabs[place.cell].slab.load(seq_cst) == cell_word(place.join, place.number);
     }
     /// Does any directory have a slab in this place?
     bool named(uint64_t id) const noexcept {
         const LaneRecord& lane = record((id - 1) / kMaxSlabs);
         return state_in<LaneState>(lane.state.load(seq_cst)) != LaneState::free &&
-               lane.slabs[(id - 1) % kMaxSlabs].number.load(seq_cst) != 0;
+               lane.slabs[(id - 1) % kMaxSlabs].slab.load(seq_cst) != 0;
     }
 };
 

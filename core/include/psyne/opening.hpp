@@ -182,21 +182,18 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
             ::usleep(static_cast<useconds_t>((sys::now_ns() ^ static_cast<uint64_t>(::getpid())) % (50 * (attempt + 1))));
             continue;
         }
+        auto sender = std::make_unique<Sender>(std::move(r), options.wait);
+        Registry& mine = sender->registry;
         try {
-            r.bury_dead();
-            SlabPlace place{r.id - kMaxReceivers, r.join(), 0, 0};
-            const SlabSpec first{r.file.shape.payload_bytes, options.stride, options.capacity, r.file.shape.stage_count, options.columns};
-            Slab slab = Slab::create(r.file.storage(), place, first);
-            while (!slab && ++place.cell < kMaxSlabs) slab = Slab::create(r.file.storage(), place, first);
-            if (!slab) no_senders(r);
-            auto sender = std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
-            if (make) ring_waiting(*names, name);
-            return sender;
+            mine.bury_dead();
+            sender->begin(options);
         } catch (const Error&) {
-            r.let_go_of(r.file.header().sender_holder);
-            leave(r);
+            mine.let_go_of(mine.file.header().sender_holder);
+            leave(mine);
             throw;
         }
+        if (make) ring_waiting(*names, name);
+        return sender;
     }
 }
 

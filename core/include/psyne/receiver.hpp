@@ -34,12 +34,12 @@ public:
         const size_t n = lanes_.size(), first = oldest_first ? oldest() : lanes_.turn;
         for (size_t k = 0; k < n; ++k) {
             const size_t i = first + k < n ? first + k : first + k - n;
-            if (take_run(lanes_[i], limit, out)) {
+            if (take_run(i, limit, out)) {
                 lanes_.turn = i + 1 < n && !one_sender(registry.file.shape.pattern) ? i + 1 : 0;  // the older lane first
                 return true;
             }
         }
-        return false;
+        return stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out);  // in slabs that we came to just now
     }
 
     /// Waits for up to `limit` messages. Wait::stopped: closed, or the channel has ended.
@@ -68,12 +68,12 @@ public:
         if (registry.file.header().lanes_epoch.load(acquire) != lanes_.epoch || lanes_.pending) refresh();
         if (stage_.orphans.load(acquire) != orphans_seen_ && orphan_there()) return 1;
         for (size_t k = 0; k < lanes_.size(); ++k) {
-            LaneReader& lane = lanes_[(lanes_.turn + k) % lanes_.size()];
+            const size_t i = (lanes_.turn + k) % lanes_.size();
             do {
-                if (const uint64_t n = run_there(lane, limit)) return n;
-            } while (pass_one(lane));
+                if (const uint64_t n = run_there(lanes_[i], limit)) return n;
+            } while (pass_one(lanes_[i]) || to_next_slab(i));
         }
-        return 0;
+        return stage_.orphans.load(acquire) != orphans_seen_ && orphan_there();
     }
 
     /// For event loops: from here on whoever has something for us rings `bell`. Look again afterwards.
@@ -167,7 +167,7 @@ public:
     /// Messages taken and not ended.
     uint64_t outstanding() const noexcept { return lanes_.outstanding(); }
     /// For any thread, also while another waits here.
-    Lanes::Seen seen() const noexcept { return lanes_.seen(); }
+    Lanes::Seen seen() const noexcept { return lanes_.seen(registry.file); }
 
     /// The channel has ended for this member: all lanes are over and nothing can come back to it.
     /// `waits`: says so to the others of its stage, who then do not wait for what it holds.
@@ -185,8 +185,7 @@ public:
             if (registry.me().at_end.exchange(1, seq_cst) == 0 && shared_)  // the word before the others' words
                 registry.wake_stage(stage_index_);
         }
-        for (const auto& lane : lanes_)
-            if (!finished(*lane)) return false;
+        if (lanes_.some([&](const LaneReader& lane) { return !finished(lane); })) return false;
         return c.header().lanes_epoch.load(seq_cst) == epoch;
     }
 
@@ -251,16 +250,32 @@ private:
     }
 
     /// Takes a run of consecutive messages at the lane's cursor.
-    bool take_run(LaneReader& lane, uint64_t limit, Taken& out) {
+    bool take_run(size_t i, uint64_t limit, Taken& out) {
         do {
+            LaneReader& lane = lanes_[i];
             const Cursor at = lane.next;
             const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot), at.slot);
             if (n == 0) continue;
             out = {&lane, at.slot, at.lap, n, 0, lane.slab.data(at.slot)};
             took(lane, n);
             return true;
-        } while (pass_one(lane));
+        } while (pass_one(lanes_[i]) || to_next_slab(i));
         return false;
+    }
+
+    /// Where a lane is read up to the close of its slab: goes on in the next one.
+    bool to_next_slab(size_t i) {
+        if (!lanes_[i].closed_here() || !lanes_.to_next_slab(registry.file, i)) return false;
+        orphans_seen_ = ~0ull;  // it may have some
+        return true;
+    }
+    /// The same for who cannot say what is wrong with a damaged slab: the next take does.
+    bool peek_next_slab(size_t i) noexcept {
+        try {
+            return to_next_slab(i);
+        } catch (const std::exception&) {
+            return false;
+        }
     }
 
     /// How many messages at the cursor `take_ready` would make ours.
@@ -302,13 +317,13 @@ private:
     }
 
     /// The lane whose next message was sent first, by its timestamp.
-    size_t oldest() const noexcept {
+    size_t oldest() {
         size_t first = lanes_.turn;
         uint64_t sent = kForever;
         for (size_t i = 0; i < lanes_.size(); ++i) {
-            LaneReader& lane = lanes_[i];
-            while (shared_ && lane.pass_taken()) {
+            while ((shared_ && lanes_[i].pass_taken()) || to_next_slab(i)) {
             }
+            const LaneReader& lane = lanes_[i];
             if (!lane.slab.stamps || !lane.more()) continue;
             if (const uint64_t t = lane.slab.stamps[lane.next.slot].load(relaxed); t < sent) sent = t, first = i;
         }
@@ -345,10 +360,10 @@ private:
         registry.me().at_end.store(0, seq_cst);
     }
 
-    /// Could messages that come next lie behind these? Never behind redelivered ones.
+    /// Could messages that come next lie behind these? Never behind redelivered ones, nor in another slab.
     static bool may_extend(const Taken& got) noexcept {
         return got.deaths == 0 && got.slot + got.count < got.lane->slab.capacity && got.lane->next.slot == got.slot + got.count &&
-               got.lane->next.lap == got.lap;
+               got.lane->next.lap == got.lap && !got.lane->closed_here();
     }
 
     /// Takes what is there behind `got`; false when nothing was added.
@@ -367,53 +382,60 @@ private:
         if (n == 0) return;
         lane.next.advance(lane.slab.capacity, n);
         lane.taken.store(lane.taken.load(relaxed) + n, relaxed);
-        if (shared_ && stage_.idle.load(relaxed) != 0 && lane.more()) registry.wake_one(stage_.idle, 0);
+        if (shared_ && stage_.idle.load(relaxed) != 0 && (lane.more() || lane.closed_here())) registry.wake_one(stage_.idle, 0);
     }
 
     /// Names a message that could be taken; 0: none.
     uint64_t peek() noexcept {
-        if (stage_.orphans.load(seq_cst) != orphans_seen_ || registry.file.header().lanes_epoch.load(seq_cst) != lanes_.epoch)
-            return 0;  // no publish: burials and joins wake all
-        for (const auto& lane : lanes_) {
-            while (shared_ && lane->pass_taken()) {
+        if (registry.file.header().lanes_epoch.load(seq_cst) != lanes_.epoch) return 0;  // no publish: joins wake all,
+        if (stage_.orphans.load(seq_cst) != orphans_seen_ && (orphans_seen_ != ~0ull || orphan_there())) return 0;  // burials too
+        for (size_t i = 0; i < lanes_.size(); ++i) {
+            while ((shared_ && lanes_[i].pass_taken()) || peek_next_slab(i)) {
             }
-            if (lane->more()) return lane->join << 40 ^ (lane->next.position + 1);
+            if (const LaneReader& lane = lanes_[i]; lane.more()) return lane.join << 40 ^ (lane.next.position + 1);
         }
         return 0;
     }
 
-    /// In the lane of a dead sender an unpublished position with a published one after it is passed over.
+    /// In the lane of a dead sender an unpublished position is passed over that has a published one after it, or a close.
     bool pass_hole(LaneReader& lane) noexcept {
         if (lane.over || !lane.is(LaneState::lost)) return false;
+        if (lane.closed_here()) return false;
         if (lap_of(lane.published()) >= lane.next.lap) return false;  // published before its sender died
-        const Cursor q = lane.published_behind();
+        const Slab& slab = lane.slab;
+        Cursor q = lane.published_behind();
+        if (q.position == lane.next.position && slab.end() != ~0ull) q = Cursor::at(slab.end(), slab.first, slab.capacity);
         lane.over = q.position == lane.next.position;
         lane.next = q;
         return !lane.over;
     }
     bool orphan_there() noexcept {
         const uint64_t seen = stage_.orphans.load(seq_cst);
-        for (const auto& lane : lanes_)
-            for (uint64_t s = 0; s < lane->slab.capacity; ++s)
-                if (const uint64_t w = lane->own[s].load(acquire); ack_of(w) == Ack::orphan && lane->ours(s, w)) return true;
-        orphans_seen_ = seen;  // none left that we could have missed
-        return false;
+        const bool found = lanes_.some([](const LaneReader& lane) {
+            for (uint64_t s = 0; s < lane.slab.capacity; ++s)
+                if (const uint64_t w = lane.own[s].load(acquire); ack_of(w) == Ack::orphan && lane.ours(s, w)) return true;
+            return false;
+        });
+        if (!found) orphans_seen_ = seen;  // none left that we could have missed
+        return found;
     }
     bool take_orphan(Taken& out) {
         const uint64_t seen = stage_.orphans.load(seq_cst);
-        for (const auto& lane : lanes_)
-            for (uint64_t s = 0; s < lane->slab.capacity; ++s) {
-                uint64_t w = lane->own[s].load(acquire);
-                if (ack_of(w) != Ack::orphan || !lane->ours(s, w)) continue;
+        const bool found = lanes_.some([&](LaneReader& lane) {
+            for (uint64_t s = 0; s < lane.slab.capacity; ++s) {
+                uint64_t w = lane.own[s].load(acquire);
+                if (ack_of(w) != Ack::orphan || !lane.ours(s, w)) continue;
                 if (at_end_) not_at_end();
                 const uint64_t taken = word(lap_of(w), Ack::taken, registry.id) | (w & (kDirty | kDeaths));
-                if (!lane->own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
-                out = {lane.get(), s, lap_of(w), 1, deaths_of(w), lane->slab.data(s)};
-                lane->taken.store(lane->taken.load(relaxed) + 1, relaxed);
+                if (!lane.own[s].compare_exchange_strong(w, taken, seq_cst)) continue;
+                out = {&lane, s, lap_of(w), 1, deaths_of(w), lane.slab.data(s)};
+                lane.taken.store(lane.taken.load(relaxed) + 1, relaxed);
                 return true;
             }
-        orphans_seen_ = seen;  // none left that we could have missed
-        return false;
+            return false;
+        });
+        if (!found) orphans_seen_ = seen;  // none left that we could have missed
+        return found;
     }
 
     bool finished(const LaneReader& lane) const noexcept {

@@ -56,7 +56,8 @@ public:
     virtual bool publish(const Block& block) const = 0;
     /// What another end made; an empty block when it is gone for ever. Other parts as in make().
     virtual Block open(const SlabPlace& place, Part part, bool writable) const = 0;
-    /// Removes a slab that was let go by all; those who map it keep it. May be done again.
+    /// Removes a slab that was let go by all; those who map it keep it. May be done again: a memory without files gives
+    /// pages back once no cell names it and nobody maps it.
     virtual void remove(const SlabPlace& place) const noexcept = 0;
     /// Removes all that a lane may have left, also what nobody could find yet. May be done again.
     virtual void remove_lane(uint64_t join) const noexcept = 0;
