@@ -24,18 +24,18 @@ public:
     uint64_t slabs() const { return slabs_.size(); }
     LaneRecord& record() const { return tx->registry.file.lane(tx->registry.id - kMaxReceivers); }
     const Storage& storage() const { return tx->registry.file.storage(); }
-    bool there(uint64_t number) const { return cell(number).number.load() == number + 1; }
+    bool there(uint64_t number) const { return cell(number).slab.load() == cell_word(tx->registry.join(), number); }
 
     /// The slab that is written from now on.
     void link(uint64_t capacity, SlabSpec s = {64, 64, 0, 0, {}}) {
         s.capacity = capacity, s.stages = tx->registry.file.shape.stage_count;
         uint64_t free = 0;
-        while (record().slabs[free].number.load() != 0) ++free;
+        while (record().slabs[free].slab.load() != 0) ++free;
         SlabPlace place{tx->registry.id - kMaxReceivers, tx->registry.join(), free, slabs()};
         made_.push_back(std::make_unique<Slab>(Slab::create(storage(), place, s)));
         made_.back()->begin_at(next);
         record().slabs[free].bytes.store(made_.back()->reserved());
-        record().slabs[free].number.store(place.number + 1);
+        record().slabs[free].slab.store(cell_word(place.join, place.number));
         newest().header->close.store(next + 1);
         slabs_.push_back(made_.back().get());
     }
@@ -94,7 +94,7 @@ public:
             if (tx->registry.file.member(i).tap_at.load(seq_cst) == slab(number).place.id()) return false;
         slab(number).give_back_payload();
         storage().remove(slab(number).place);
-        cell(number).number.store(0);
+        cell(number).slab.store(0);
         return true;
     }
     /// It is retired: unmaps it, where it is ours.
