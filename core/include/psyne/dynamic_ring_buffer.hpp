@@ -185,6 +185,12 @@ public:
         std::lock_guard guard(lock_);
         return refused_;
     }
+    /// What `f` says of the newest ring.
+    template <class F>
+    uint64_t newest(F&& f) const {
+        std::lock_guard guard(lock_);
+        return f(*current_);
+    }
     /// Calls `f` with each ring, the oldest first.
     template <class F>
     void each(F&& f) const {
@@ -302,8 +308,10 @@ private:
             return false;
         }
     }
-    /// The lane goes on in another ring. In a turn.
+    /// The lane goes on in another ring. In a turn. Numbers rise along the chain: a ring that was made before the newest one
+    /// is of no use any more.
     bool go_on(std::unique_ptr<RingBuffer> ring, Change why) {
+        if (ring->slab.place.number < current_->slab.place.number) return forget(std::move(ring)), false;
         try {
             each_bit(gates_.added.load(relaxed), [&](uint32_t s) { ring->slab.back_row(gates_.file->storage(), s); });
         } catch (const Error& e) {
@@ -316,6 +324,7 @@ private:
         allocator_.link(ring->slab, position);
         current_->slab.header->close.store(position + 1, seq_cst);  // CLOSE
         std::lock_guard guard(lock_);
+        forget(std::move(prepared_));
         if (why == Change::idle) ++shrunk_;
         else ++grown_;
         why_ = text(why, current_->slab, ring->slab);

@@ -65,7 +65,7 @@ inline void settle_skips(const std::vector<const Slab*>& slabs, bool frozen) noe
         const Slab &before = *slabs[i - 1], &slab = *slabs[i];
         if (slab.header->skips_before.load(seq_cst) != 0) continue;
         const uint64_t sum = before.header->skips_before.load(seq_cst);
-        if (sum == 0 || before.place.number + 1 != slab.place.number || before.end() == ~0ull) return;
+        if (sum == 0 || before.end() != slab.first) return;  // open, or one between them is gone
         const auto skips = skips_in(before, frozen);
         if (!skips) return;
         slab.header->skips_before.store(sum + *skips, seq_cst);  // SETTLE SKIPS

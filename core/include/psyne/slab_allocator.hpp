@@ -5,6 +5,8 @@
 //                 nobody finds it           directory       once it is closed and let go
 #pragma once
 
+#include <mutex>
+
 #include <psyne/lane_slabs.hpp>
 
 namespace psyne {
@@ -59,32 +61,43 @@ protected:
         return sum;
     }
 
+    /// From any thread.
     Slab make(const SlabSpec& spec) {
-        for (uint64_t i = 0; i < kMaxSlabs; ++i) {
-            const SlabPlace place{lane_, join_, i, number_};
-            SlabCell& cell = record().slabs[i];
-            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0) continue;
-            cell.bytes.store(Slab::bytes_of(spec), seq_cst);
+        for (uint64_t from = 0;;) {
+            const SlabPlace place = reserve(Slab::bytes_of(spec), from);
+            SlabCell& cell = record().slabs[place.cell];
             try {
                 check_budget();
-                if (Slab slab = Slab::create(file_.storage(), place, spec)) {
-                    ++number_;
-                    return slab;
-                }
-                cell.bytes.store(0, seq_cst);  // somebody still maps what was there
+                if (Slab slab = Slab::create(file_.storage(), place, spec)) return slab;
             } catch (...) {
                 file_.storage().remove(place);
                 cell.bytes.store(0, seq_cst);
                 throw;
             }
+            cell.bytes.store(0, seq_cst);
+            from = place.cell + 1;  // somebody still maps what was there
         }
-        fail(Errc::busy, "all " + std::to_string(kMaxSlabs) + " places of a lane of " + file_.address() +
-                             " are still mapped by others; release messages, or close ends");
     }
     virtual void check_budget() const {}
 
 private:
+    std::mutex lock_;
     uint64_t number_ = 0;  // of the next slab
+
+    /// A cell, from `from` on, and a number for a slab. Throws Errc::busy.
+    SlabPlace reserve(uint64_t bytes, uint64_t from) {
+        std::lock_guard guard(lock_);
+        for (uint64_t i = from; i < kMaxSlabs; ++i) {
+            const SlabPlace place{lane_, join_, i, number_};
+            SlabCell& cell = record().slabs[i];
+            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0) continue;
+            cell.bytes.store(bytes, seq_cst);
+            ++number_;
+            return place;
+        }
+        fail(Errc::busy, "all " + std::to_string(kMaxSlabs) + " places of a lane of " + file_.address() +
+                             " are still mapped by others; release messages, or close ends");
+    }
 };
 
 /// Slabs come and go; together with those of all other lanes they keep within `budget` bytes, but for each one's first.
