@@ -172,7 +172,7 @@ LeaseObject* lease_of(MessageObject* m) {
     if (!m->lease && (m->lease = new_lease(m->end, m->generation))) {
         if (m->hold.kind == Hold::Kind::taken) m->lease->slab = &m->hold.taken.lane->slab;
         if (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::called)
-            m->lease->slab = &sender_end(m->end).sender->slab();
+            m->lease->slab = &m->hold.loan.ring->slab;
     }
     return m->lease;
 }

@@ -18,7 +18,7 @@ void hold_for_reading(MessageObject* m, PyObject* self, SenderEnd& e, const Loan
     m->hold.kind = Hold::Kind::called;
     m->hold.loan = loan;
     m->hold.loan.count = count;
-    for (uint64_t i = 0; i < count; ++i) e.sender->hold(loan.slot + i);
+    for (uint64_t i = 0; i < count; ++i) loan.ring->hold(loan.slot + i);
     ++e.called;
 }
 
@@ -53,7 +53,7 @@ MessageObject* begin(PyObject* self, SenderEnd& e, PyObject* what, uint64_t dead
     }
     MessageObject* m = new_message(reinterpret_cast<PyTypeObject*>(c.kind->type.ptr()), c.kind->shape);
     if (!m) return e.sender->discard(c.loan), nullptr;
-    hold_for_reading(m, self, e, c.loan, place_of(e, *c.kind, c.loan), 1);
+    hold_for_reading(m, self, e, c.loan, place_of(*c.kind, c.loan), 1);
     e.sender->commit(c.loan, 1);
     e.counts.messages += 1;
     e.counts.copied += c.bytes;

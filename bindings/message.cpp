@@ -51,12 +51,12 @@ void settled(PyObject* end) {
         e.closed ? close_now(e) : keep_level(e);
 }
 
-void hold_slots(SenderEnd& e, const Loan& loan, uint64_t n) {
-    for (uint64_t i = 0; i < n; ++i) e.sender->hold(loan.slot + i);
+void hold_slots(SenderEnd&, const Loan& loan, uint64_t n) {
+    for (uint64_t i = 0; i < n; ++i) loan.ring->hold(loan.slot + i);
 }
 
 void unhold_slots(SenderEnd& e, const Loan& loan) {
-    for (uint64_t i = 0; i < loan.count; ++i) e.sender->unhold(loan.slot + i);
+    for (uint64_t i = 0; i < loan.count; ++i) loan.ring->unhold(loan.slot + i);
     if (std::exchange(e.starved, false) && e.bell) e.bell->ring();
     if (e.level && !e.busy) [[unlikely]]
         keep_level(e);

@@ -48,8 +48,8 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
 
 }  // namespace
 
-Place place_of(const SenderEnd& e, const Kind& kind, const Loan& loan) {
-    const Slab& slab = e.sender->slab();
+Place place_of(const Kind& kind, const Loan& loan) {
+    const Slab& slab = loan.ring->slab;
     if (kind.shape->columns) return {slab.payload, slab.stride, slab.capacity, loan.slot};
     return {loan.data, slab.stride, 1, 0};
 }
@@ -68,7 +68,7 @@ bool copy_in(SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only, Cop
     }
     c.loan.variant = c.kind->header;
     c.bytes = source.bytes();
-    if (source.copy_to(place_of(e, *c.kind, c.loan), 1, 0)) return true;
+    if (source.copy_to(place_of(*c.kind, c.loan), 1, 0)) return true;
     e.sender->discard(c.loan);
     return false;
 }
@@ -83,7 +83,7 @@ namespace {
 
 void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
-    m->at = place_of(e, kind, loan);
+    m->at = place_of(kind, loan);
     m->count = loan.count;
     m->open = m->writable = true;
     m->hold.kind = Hold::Kind::loan;
@@ -262,7 +262,7 @@ bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sen
             if (!take_loan(e, k, loan, deadline)) return false;
         }
         loan.variant = kind->header;
-        if (!source.copy_to(place_of(e, *kind, loan), k, sent)) {
+        if (!source.copy_to(place_of(*kind, loan), k, sent)) {
             e.sender->discard(loan);
             return false;
         }

@@ -7,7 +7,7 @@ namespace psyne::python {
 
 /// Enters the end for one call, as a member of its channel; false with an exception set.
 bool enter_joined(PyObject* self, SenderEnd& e);
-Place place_of(const SenderEnd& e, const Kind& kind, const Loan& loan);
+Place place_of(const Kind& kind, const Loan& loan);
 
 /// A message in a slot that is not published yet.
 struct Copied {

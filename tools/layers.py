@@ -22,9 +22,10 @@ CORE: Rows = [
     ["layout"],
     ["storage"],
     ["slab", "channel_file", "directory", "memory"],
-    ["eventcount", "bell", "graph", "lane_slabs"],
-    ["registry", "lane"],
-    ["waiting", "lanes", "inspect"],
+    ["eventcount", "bell", "graph", "lane_slabs", "growth_policy"],
+    ["ring_buffer", "slab_allocator"],
+    ["registry", "lane", "dynamic_ring_buffer"],
+    ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
     ["opening"],
 ]

@@ -235,27 +235,27 @@ int main() {
          [] {
              Lane l(2);
              const Loan loan = lend(*l.tx);
-             l.tx->hold(loan.slot);
+             loan.ring->hold(loan.slot);
              l.tx->commit(loan, 1);
              put(*l.tx, 2);
              l.read(2);
              CHECK(l.full());
              CHECK(l.tx->blocked_by_own_view(1));
              CHECK(l.tx->why_full().find("your own arrays") != std::string::npos);
-             l.tx->unhold(loan.slot);
+             loan.ring->unhold(loan.slot);
              CHECK_EQ(lend(*l.tx).lap, 2u);
          }},
         {"an own array further on stops a batch, not a single message",
          [] {
              Lane l(8);
              const Loan a = lend(*l.tx), b = lend(*l.tx);
-             l.tx->hold(b.slot);
+             b.ring->hold(b.slot);
              l.tx->commit(a, 1), l.tx->commit(b, 1);
              l.send(6), l.read(8);
              CHECK(l.full(3));
              CHECK(l.tx->blocked_by_own_view(3));
              CHECK(!l.tx->blocked_by_own_view(1));
-             l.tx->unhold(b.slot);
+             b.ring->unhold(b.slot);
              CHECK_EQ(lend(*l.tx, 3).count, 3u);
          }},
         {"messages that were dropped are counted at the next one that is sent",

@@ -113,7 +113,7 @@ int main() {
                      uint64_t value;
                      std::memcpy(&value, view.data, 8);
                      CHECK_EQ(value, n);  // not overwritten while it is held
-                     tx->unhold(view.slot);
+                     view.ring->unhold(view.slot);
                  }
              });
              for (uint64_t n = 0; n < kMessages / 4; ++n) {
@@ -122,7 +122,7 @@ int main() {
                  while ((w = tx->loan(1, loan, kForever, keep_going)) == Wait::stopped) ::sched_yield();  // own view
                  CHECK_EQ(w, Wait::ready);
                  write_value(loan, *tx, 0, n);
-                 tx->hold(loan.slot);
+                 loan.ring->hold(loan.slot);
                  tx->commit(loan, 1);
                  views.put(loan);
              }

@@ -78,6 +78,10 @@ constexpr uint32_t added_in(uint64_t graph) noexcept { return static_cast<uint32
 /// Of a claim: its lower half, and how many of the positions a ring and more before it have no message.
 constexpr uint64_t skips_word(uint64_t claim, uint64_t skips) noexcept { return claim << 32 | (skips & 0xffffffff); }
 
+/// Names a slab of a lane, whatever lane had the cell before.
+constexpr uint64_t cell_word(uint64_t join, uint64_t number) noexcept { return join << 40 | (number + 1); }
+constexpr uint64_t number_in(uint64_t cell) noexcept { return (cell & 0xff'ffff'ffff) - 1; }
+
 /// Names a slab of a channel.
 constexpr uint64_t slab_id(uint64_t lane, uint64_t cell) noexcept { return 1 + lane * kMaxSlabs + cell; }
 
@@ -153,7 +157,7 @@ struct alignas(kLine) StageRecord {
 
 /// A place for a slab in its lane. It keeps it until it is retired.
 struct SlabCell {
-    Atomic64 number;  // 1 + the number of the slab that is found here; 0: none
+    Atomic64 slab;    // cell_word() of the slab that is found here; 0: none
     Atomic64 bytes;   // that are reserved for it
 };
 

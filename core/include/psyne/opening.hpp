@@ -89,7 +89,11 @@ inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
 
 [[noreturn]] inline void no_room(const Registry& r, const char* what, uint32_t most) {
     fail(Errc::busy, r.address() + " has " + std::to_string(most) + " " + what +
-                         " (or their unread lanes) already; close some, or split the channel");
+                         " already; close some, or split the channel");
+}
+
+[[noreturn]] inline void no_senders(const Registry& r) {
+    no_room(r, "senders (or lanes of former ones that are unread or still viewed)", kMaxLanes);
 }
 
 /// Leaves for good: gives the record back, and as the last one removes the files. Returns messages nobody read.
@@ -154,7 +158,7 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
             }
             r.reap();
         }
-        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_room(r, "senders", kMaxLanes);
+        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_senders(r);
         if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
             const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
             leave(r);  // the holder may have gone meanwhile and left the closing to us
@@ -178,22 +182,18 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
             ::usleep(static_cast<useconds_t>((sys::now_ns() ^ static_cast<uint64_t>(::getpid())) % (50 * (attempt + 1))));
             continue;
         }
+        auto sender = std::make_unique<Sender>(std::move(r), options.wait);
+        Registry& mine = sender->registry;
         try {
-            r.bury_dead();
-            SlabPlace place{r.id - kMaxReceivers, r.join(), 0, 0};
-            while (place.cell < kMaxSlabs && !r.file.storage().vacant(place)) ++place.cell;
-            if (place.cell == kMaxSlabs) fail(Errc::busy, "all places of a lane of " + r.address() + " are still read; close some ends");
-            Slab slab = Slab::create(r.file.storage(), place,
-                                     {r.file.shape.payload_bytes, options.stride, options.capacity,
-                                      r.file.shape.stage_count, options.columns});
-            auto sender = std::make_unique<Sender>(std::move(r), std::move(slab), options.wait);
-            if (make) ring_waiting(*names, name);
-            return sender;
+            mine.bury_dead();
+            sender->begin(options);
         } catch (const Error&) {
-            r.let_go_of(r.file.header().sender_holder);
-            leave(r);
+            mine.let_go_of(mine.file.header().sender_holder);
+            leave(mine);
             throw;
         }
+        if (make) ring_waiting(*names, name);
+        return sender;
     }
 }
 

@@ -215,16 +215,14 @@ public:
         return all;
     }
 
-    /// Removes lanes that have ended and were let go by all.
+    /// Removes lanes that have ended and were let go by all, and before that their closed slabs, in any order.
     void reap() {
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             LaneRecord& lane = file.lane(i);
             uint64_t w = lane.state.load(seq_cst);
             const auto s = state_in<LaneState>(w);
             if (s != LaneState::ended && s != LaneState::lost) continue;
-            bool all = true;
-            each_slab(i, count_in(w), [&](const Slab& slab) { all = drained(lane, slab) && all; });
-            if (!all) continue;
+            if (!reap_slabs(i, count_in(w), s == LaneState::lost)) continue;
             file.storage().remove_lane(count_in(w));  // files first: both steps may be done again
             lane.state.compare_exchange_strong(w, stated(count_in(w), LaneState::free), seq_cst);
         }
@@ -265,6 +263,25 @@ private:
         for (const SlabPlace& place : slabs_of(file.lane(lane), lane, join))
             if (const Slab slab = attach(place)) f(slab);
     }
+    /// True when nothing of the lane is left that somebody has not let go. Own views of a sender that closed are not known
+    /// here: only of a dead one pages are given back that are mapped.
+    bool reap_slabs(uint64_t lane, uint64_t join, bool lost) const {
+        std::vector<Slab> slabs;
+        std::vector<const Slab*> in_order;
+        for (const SlabPlace& place : slabs_of(file.lane(lane), lane, join))
+            if (Slab slab = Slab::attach(file.storage(), place, file.shape.payload_bytes, true, sys::Populate::no))
+                slabs.push_back(std::move(slab));
+        for (const Slab& slab : slabs) in_order.push_back(&slab);
+        settle_skips(in_order, lost);
+        bool all = true;
+        for (size_t i = 0; i < slabs.size(); ++i) {
+            const bool over = drained(file.lane(lane), slabs[i]);
+            all = all && over;
+            if (over && i + 1 < slabs.size() && slabs[i].end() != ~0ull && slabs[i + 1].header->skips_before.load(seq_cst) != 0)
+                retire(file, slabs[i], lost);
+        }
+        return all;
+    }
     /// Messages of a slab that a stage never took.
     static uint64_t not_taken(const Gate& gate, const Slab& slab) noexcept {
         uint64_t n = 0;
@@ -279,7 +296,8 @@ private:
         const auto s = state_in<MemberState>(w);
         if (s != MemberState::free && s != MemberState::swept) return false;
         if (i >= kMaxReceivers &&
-            state_in<LaneState>(file.lane(i - kMaxReceivers).state.load(seq_cst)) != LaneState::free)
+            (state_in<LaneState>(file.lane(i - kMaxReceivers).state.load(seq_cst)) != LaneState::free ||
+             !file.storage().vacant(i - kMaxReceivers)))
             return false;
         for (uint64_t k = 0; k < kMaxMembers; ++k)  // a stopped undertaker may still hold this id in its hand
             if (file.member(k).sweeping.load(seq_cst) == i + 1 && living(k)) return false;

@@ -1,24 +1,21 @@
-// The sending end and its lane: loan, commit, discard; look-ahead; close.
+// The sending end and its lane: loan, commit, discard; close. The slots are those of a ring, or of a chain of rings.
 #pragma once
 
 #include <memory>
 
+#include <psyne/dynamic_ring_buffer.hpp>
 #include <psyne/waiting.hpp>
 
 namespace psyne {
-
-/// `count` consecutive slots being written.
-struct Loan {
-    uint64_t position = 0, slot = 0, lap = 0, count = 0;
-    std::byte* data = nullptr;
-    uint64_t variant = 0;  // what is written there, in channels of several types
-};
 
 struct SenderOptions {
     uint64_t stride = 0;
     uint64_t capacity = 0;
     SideColumns columns = {};
     Spinner::Mode wait = Spinner::Mode::adaptive;
+    Growth growth = {};
+    uint64_t room = 0;       // bytes of a slot that a message may use; 0: all
+    uint64_t alignment = 1;  // of messages, in rings that come later
 };
 
 class Sender {
@@ -26,52 +23,75 @@ public:
     Registry registry;
     std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
 
-    /// `r` is enlisted and counted in, `slab` is its first; this opens the lane.
-    Sender(Registry r, Slab slab, Spinner::Mode wait)
-        : registry(std::move(r)), slab_(std::move(slab)), fence_(registry.file.header()), spinner_(wait),
-          standby_(registry, registry.file.header().senders_idle, kMaxReceivers, true) {
-        ChannelFile& c = registry.file;
-        const uint64_t join = registry.join();
-        side_columns_ = slab_.dropped || slab_.variants || slab_.stamps;
-        held_ = std::make_unique<std::atomic<uint8_t>[]>(slab_.capacity);
-        window_ = std::clamp<uint64_t>(slab_.capacity / 8, 1, 64);
-        for (uint32_t s = 0; s < c.shape.stage_count; ++s) declared_.push_back(slab_.row(s));
-        wakes_taps_ = (registry.graph().mutating() & registry.graph().declared()) == 0;
+    /// `r` is enlisted and counted in.
+    Sender(Registry r, Spinner::Mode mode)
+        : registry(std::move(r)), gates_{&registry.file, lane_index()}, fence_(registry.file.header()), spinner_(mode),
+          standby_(registry, registry.file.header().senders_idle, kMaxReceivers, true) {}
+
+    /// Makes the first slab, and opens the lane. Throws Errc::no_space.
+    void begin(const SenderOptions& options) {
+        const ChannelFile& c = registry.file;
         LaneRecord& lane = c.lane(lane_index());
         lane.end.store(0, seq_cst);
         lane.grows.store(0, seq_cst);
-        for (SlabCell& cell : lane.slabs) cell.number.store(0, seq_cst);
-        lane.slabs[slab_.place.cell].bytes.store(slab_.reserved(), seq_cst);
-        lane.slabs[slab_.place.cell].number.store(1, seq_cst);
-        slab_.header->skips_before.store(1, seq_cst);
         for (Atomic64& admitted : lane.admitted) admitted.store(0, seq_cst);
+        const SlabSpec spec{options.room != 0 ? options.room : c.shape.payload_bytes, options.stride, options.capacity,
+                            c.shape.stage_count, options.columns, c.shape.payload_bytes};
+        if (options.growth) {
+            dynamic_ = std::make_unique<DynamicRingBuffer>(
+                gates_, registry.join(), spec, options.growth,
+                [spec, options](uint64_t room) {
+                    return room == spec.room ? spec.stride : payload_stride(room, options.alignment, options.alignment);
+                },
+                [this] { registry.wake(registry.id); });
+        } else {
+            fixed_slab_ = std::make_unique<SlabAllocator>(c, lane_index(), registry.join());
+            fixed_slab_->begin();
+            fixed_ = std::make_unique<RingBuffer>(fixed_slab_->allocate(spec), gates_);
+            fixed_slab_->link(fixed_->slab, 0);
+        }
+        wakes_taps_ = (registry.graph().mutating() & registry.graph().declared()) == 0;
         look_at_graph();
-        lane.state.store(stated(join, LaneState::open), seq_cst);  // LANE OPEN
+        lane.state.store(stated(registry.join(), LaneState::open), seq_cst);  // LANE OPEN
         c.header().lanes_epoch.fetch_add(1, seq_cst);
         registry.wake_everybody();
+        if (dynamic_) dynamic_->start();
+    }
+    ~Sender() {
+        if (!dynamic_ || registry.file.fd()) return;
+        dynamic_->abandon();  // a forked child: its thread and its locks are the parent's
+        (void)dynamic_.release();
     }
 
-    uint64_t capacity() const noexcept { return slab_.capacity; }
-    uint64_t stride() const noexcept { return slab_.stride; }
-    const Slab& slab() const noexcept { return slab_; }
-    uint64_t position() const noexcept { return next_.position; }
+    // Of the newest ring, from any thread.
+    uint64_t capacity() const noexcept { return newest([](const RingBuffer& r) { return r.slab.capacity; }); }
+    uint64_t stride() const noexcept { return newest([](const RingBuffer& r) { return r.slab.stride; }); }
+    uint64_t room() const noexcept { return newest([](const RingBuffer& r) { return r.slab.room; }); }
+    uint64_t position() const noexcept { return newest([](const RingBuffer& r) { return r.next.position; }); }
+    /// Of a ring that does not grow.
+    const Slab& slab() const noexcept { return ring().slab; }
+    bool grows() const noexcept { return dynamic_ != nullptr; }
 
-    /// Takes `n` consecutive slots to write; false while they are not let go by all stages.
-    bool try_loan(uint64_t n, Loan& loan) {
+    /// Takes `n` consecutive slots to write; false while they are not let go by all stages. `bytes`: of one message that may
+    /// be longer than a slot.
+    bool try_loan(uint64_t n, Loan& loan, uint64_t bytes = 0) {
+        const Turn turn(dynamic_.get());
         if (registry.file.header().graph.load(relaxed) != graph_) [[unlikely]]
             look_at_graph();
-        if (next_.slot + n > slab_.capacity) {  // consecutive slots: skip to the next lap
-            const uint64_t rest = slab_.capacity - next_.slot;
-            if (!look_ahead(rest)) return false;
-            skipped_.store(true, relaxed);
-            for (uint64_t i = 0; i < rest; ++i)
-                slab_.ready[next_.slot + i].store(word(next_.lap, Ready::skip), release);  // PUBLISH
-            next_.advance(slab_.capacity, rest);
-            wake_receivers();
+        if (bytes > ring().slab.room || n > ring().slab.capacity) [[unlikely]]
+            if (!make_fit(n, bytes)) return false;
+        if (ring().next.slot + n > ring().slab.capacity) {  // consecutive slots: skip to the next lap
+            if (ring().claim(ring().rest_of_lap())) {
+                ring().skip_rest();
+                wake_receivers();
+            } else if (!grow(n)) {
+                return false;
+            }
         }
-        if (next_.position + n > free_until_ && !look_ahead(n)) return false;
-        loan = {next_.position, next_.slot, next_.lap, n, slab_.at(next_.slot), 0};
-        next_.advance(slab_.capacity, n);
+        if (!ring().claim(n) && (!grow(n) || !ring().claim(n))) return false;
+        ring().lend(n, loan);
+        if (dynamic_ && !settle_in(loan, bytes)) [[unlikely]]
+            return false;
         return true;
     }
 
@@ -79,11 +99,8 @@ public:
     /// `pinned`: slots that are given back must not be lent again at once, because own arrays still use them or
     /// another thread is in loan().
     void commit(const Loan& loan, uint64_t n, bool pinned = false) noexcept {
-        const uint64_t published = word(loan.lap, Ready::ready);
-        if (side_columns_ && n != 0) [[unlikely]]
-            write_side_columns(loan, n);
-        for (uint64_t i = 0; i < n; ++i) slab_.ready[loan.slot + i].store(published, release);  // PUBLISH
         if (n < loan.count) give_back(loan, n, pinned);
+        loan.ring->publish(loan, n, dropped_);  // last: a closed ring may be gone after it
         wake_receivers();
     }
 
@@ -95,16 +112,6 @@ public:
     /// Counts messages that full="drop" did not send.
     void drop(uint64_t n) noexcept { dropped_ += n; }
 
-    /// Own views on a committed slot: it is not lent again while they live.
-    void hold(uint64_t slot) noexcept {
-        held_[slot].fetch_add(1, relaxed);
-        holds_.fetch_add(1, relaxed);
-    }
-    void unhold(uint64_t slot) noexcept {
-        held_[slot].fetch_sub(1, release);  // OWN VIEW
-        holds_.fetch_sub(1, release);
-    }
-
     /// For who does not wait: looks after the others when it is time.
     void look_after_others() {
         if (registry.due()) registry.bury_dead();
@@ -112,20 +119,14 @@ public:
 
     /// Waits for `n` slots to loan.
     template <class Tick>
-    Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick) {
+    Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick, uint64_t bytes = 0) {
         return wait(
-            deadline, [&] { return try_loan(n, loan); }, [&] { return stopping.load(relaxed) || blocked_by_own_view(n); },
-            [&] {
-                const uint64_t k = std::min(n, rest_of_lap());
-                return free_run(next_, k) == k ? next_.position + 1 : 0;
-            },
-            tick);
+            deadline, [&] { return try_loan(n, loan, bytes); },
+            [&] { return stopping.load(relaxed) || blocked_by_own_view(n); }, [&] { return peek(n); }, tick);
     }
 
     /// Would loan() return at once? Lends nothing.
-    bool ready() const noexcept {
-        return stopping.load(relaxed) || free_run(next_, 1) == 1 || blocked_by_own_view(1);
-    }
+    bool ready() const noexcept { return stopping.load(relaxed) || peek(1) != 0 || blocked_by_own_view(1); }
     /// The same for `n` consecutive slots, which perhaps skips the rest of a lap.
     bool room(uint64_t n) {
         Loan loan;
@@ -147,7 +148,7 @@ public:
     /// While armed, once a slice. Nanoseconds until the next time; 0: look now.
     uint64_t slice() {
         look_after_others();
-        return standby_.look([&] { return free_run(next_, 1) == 1 ? next_.position + 1 : 0; });
+        return standby_.look([&] { return peek(1); });
     }
 
     /// Waits until every stage has passed all that was sent.
@@ -160,61 +161,73 @@ public:
 
     /// Every stage has passed all that was sent.
     bool passed() const noexcept {
-        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
-        Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
-        for (; c.position < next_.position; c.advance(slab_.capacity))
-            if (lap_of(slab_.ready[c.slot].load(relaxed)) >= c.lap && !let_go_by_all(c.slot, c.lap, Next::reads)) return false;
-        return true;
+        bool all = true;
+        each_ring([&](const RingBuffer& r) { all = all && r.passed(); });
+        return all;
     }
 
     /// Slots that somebody still has to read, or holds; own views count.
     uint64_t occupied() const noexcept {
-        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
-        uint64_t left = 0;
-        for (Cursor c = Cursor::at(next_.position - n, slab_.first, slab_.capacity); c.position < next_.position;
-             c.advance(slab_.capacity)) {
-            left += held_[c.slot].load(relaxed) != 0 || !let_go_by_all(c.slot, c.lap, Next::writes);
-        }
-        return left;
+        uint64_t sum = 0;
+        each_ring([&](const RingBuffer& r) { sum += r.occupied(); });
+        return sum;
     }
     /// Sent slots that own views still use.
-    uint64_t held() const noexcept { return holds_.load(relaxed); }
+    uint64_t held() const noexcept {
+        uint64_t sum = 0;
+        each_ring([&](const RingBuffer& r) { sum += r.held(); });
+        return sum;
+    }
+    /// Slots of all rings.
+    uint64_t slots() const noexcept {
+        uint64_t sum = 0;
+        each_ring([&](const RingBuffer& r) { sum += r.slab.capacity; });
+        return sum;
+    }
+    /// Of a ring that grows; of another one only what it has.
+    DynamicRingBuffer::Seen growth() const {
+        if (dynamic_) return dynamic_->seen();
+        return {1, fixed_slab_->reserved(), fixed_->slab.resident(), 0, 0, ""};
+    }
 
     /// Of the next `n` slots the first that is not free was let go by all stages: only own arrays still use it.
     bool blocked_by_own_view(uint64_t n) const noexcept {
-        if (holds_.load(acquire) == 0) return false;
-        Cursor c = next_;
-        c.advance(slab_.capacity, free_run(c, std::min(n, rest_of_lap())));
-        return c.position < next_.position + n && held_[c.slot].load(acquire) != 0 &&
-               let_go_by_all(c.slot, c.lap - 1, Next::writes);
+        const Turn turn(dynamic_.get());
+        return ring().blocked_by_own_view(n) && (!dynamic_ || !dynamic_->may_grow());
     }
 
     /// Consecutive slots that are left in this lap.
-    uint64_t rest_of_lap() const noexcept { return slab_.capacity - next_.slot; }
+    uint64_t rest_of_lap() const noexcept {
+        const Turn turn(dynamic_.get());
+        return ring().rest_of_lap();
+    }
 
     /// Why the ring is full, for people.
     std::string why_full() const {
+        const Turn turn(dynamic_.get());
+        const std::string limit = dynamic_ && !dynamic_->may_grow() ? "; it cannot grow: " + dynamic_->refused() : "";
+        const RingBuffer& r = ring();
+        const Cursor& next = r.next;
         for (uint32_t s = 0; s < kMaxStages; ++s) {
-            const Gate gate = gate_of(s);
+            const Gate gate = gates_.gate(s, r.slab);
             if (!gate.row) continue;
-            if (lap_of(slab_.ready[next_.slot].load(relaxed)) + 1 < next_.lap) break;  // not even sent
-            if (next_.lap == 1 || gate.let_go(slab_, next_.slot, next_.lap - 1, Next::writes)) continue;
-            return who_holds(s, gate.word(next_.slot), next_.lap - 1, "the oldest message");
+            if (lap_of(r.slab.ready[next.slot].load(relaxed)) + 1 < next.lap) break;  // not even sent
+            if (next.lap == 1 || gate.let_go(r.slab, next.slot, next.lap - 1, Next::writes)) continue;
+            return who_holds(s, gate.word(next.slot), next.lap - 1, "the oldest message") + limit;
         }
-        return blocked_by_own_view(1) ? "your own arrays still use the oldest slot" : "the slots are your own open loans";
+        return (r.blocked_by_own_view(1) ? "your own arrays still use the oldest slot" : "the slots are your own open loans") + limit;
     }
 
     /// Why drain() still waits, for people.
     std::string why_not_passed() const {
-        const ChannelFile& c = registry.file;
-        const uint64_t n = std::min(next_.position - slab_.first, slab_.capacity);
         for (uint32_t s = 0; s < kMaxStages; ++s) {
-            const Gate gate = gate_of(s);
-            Cursor k = Cursor::at(next_.position - n, slab_.first, slab_.capacity);
             uint64_t left = 0;
-            for (; gate.row && k.position < next_.position; k.advance(slab_.capacity))
-                left += !gate.let_go(slab_, k.slot, k.lap, Next::reads);
-            if (left != 0) return "stage '" + load_name(c.stage(s).name) + "' has " + std::to_string(left) + " messages to pass";
+            each_ring([&](const RingBuffer& r) {
+                const Gate gate = gates_.gate(s, r.slab);
+                if (!gate.row) return;
+                r.each_lent([&](const Cursor& k) { left += !gate.let_go(r.slab, k.slot, k.lap, Next::reads); });
+            });
+            if (left != 0) return "stage '" + load_name(registry.file.stage(s).name) + "' has " + std::to_string(left) + " messages to pass";
         }
         return "all was passed just now";
     }
@@ -224,14 +237,14 @@ public:
     /// Every stage has passed the messages of this loan.
     bool passed(const Loan& loan) const noexcept {
         for (uint64_t i = 0; i < loan.count; ++i)
-            if (!let_go_by_all(loan.slot + i, loan.lap, Next::reads)) return false;
+            if (!loan.ring->let_go_by_all(loan.slot + i, loan.lap, Next::reads)) return false;
         return true;
     }
 
     /// The first stage that took one of them out of the pipeline; kMaxStages: none.
     uint32_t taken_out_by(const Loan& loan) const noexcept {
         for (uint32_t s = 0; s < kMaxStages; ++s) {
-            const Gate gate = gate_of(s);
+            const Gate gate = gates_.gate(s, loan.ring->slab);
             for (uint64_t i = 0; gate.row && i < loan.count; ++i)
                 if (gate.dropped(loan.slot + i, loan.lap)) return s;
         }
@@ -249,9 +262,9 @@ public:
     /// Why await_passed() still waits, for people.
     std::string why_not_passed(const Loan& loan) const {
         for (uint32_t s = 0; s < kMaxStages; ++s) {
-            const Gate gate = gate_of(s);
+            const Gate gate = gates_.gate(s, loan.ring->slab);
             for (uint64_t i = 0; gate.row && i < loan.count; ++i)
-                if (!gate.let_go(slab_, loan.slot + i, loan.lap, Next::reads))
+                if (!gate.let_go(loan.ring->slab, loan.slot + i, loan.lap, Next::reads))
                     return who_holds(s, gate.word(loan.slot + i), loan.lap, "it");
         }
         return "all stages passed it just now";
@@ -261,13 +274,10 @@ public:
     void close(bool failed) noexcept {
         disarm(true);
         ChannelFile& c = registry.file;
-        Cursor oldest = Cursor::at(next_.position - std::min(next_.position - slab_.first, slab_.capacity), slab_.first,
-                                   slab_.capacity);
-        for (; oldest.position < next_.position; oldest.advance(slab_.capacity))  // open loans become SKIP
-            if (lap_of(slab_.ready[oldest.slot].load(relaxed)) < oldest.lap)
-                slab_.ready[oldest.slot].store(word(oldest.lap, Ready::skip), release);
+        if (dynamic_) dynamic_->stop();
+        each_ring([](RingBuffer& r) { r.skip_open_loans(); });
         LaneRecord& lane = c.lane(lane_index());
-        lane.end.store(next_.position + 1, seq_cst);
+        lane.end.store(ring().next.position + 1, seq_cst);
         if (failed) registry.count_lost();
         lane.state.store(stated(registry.join(), LaneState::ended), seq_cst);
         registry.let_go_of(c.header().sender_holder);
@@ -275,21 +285,16 @@ public:
     }
 
 private:
-    Slab slab_;
-    Cursor next_;              // the next slot to lend
-    uint64_t free_until_ = 0;  // positions below are let go by all, and claimed
-    uint64_t window_ = 1;      // how far to claim ahead
-    uint64_t dropped_ = 0;     // since the last message that was sent
-    bool side_columns_ = false;  // there is one
-    bool wakes_taps_ = true;     // no declared stage writes: then its members do
-    std::atomic<bool> skipped_{false};     // there was a SKIP
-    uint64_t skips_ = 0;                   // positions that claims left behind without a message
-    std::vector<Atomic64*> declared_;  // rows of the declared stages
-    uint64_t graph_ = 0;               // the channel's when last looked at
-    std::atomic<uint32_t> added_{0};   // stages that were added later and hold us back
-    std::atomic<uint32_t> first_{0};   // stages right behind the sender
-    std::unique_ptr<std::atomic<uint8_t>[]> held_;
-    std::atomic<uint64_t> holds_{0};
+    using Turn = DynamicRingBuffer::Turn;
+
+    Gates gates_;
+    std::unique_ptr<DynamicRingBuffer> dynamic_;  // or
+    std::unique_ptr<SlabAllocator> fixed_slab_;
+    std::unique_ptr<RingBuffer> fixed_;
+    uint64_t dropped_ = 0;    // since the last message that was sent
+    bool wakes_taps_ = true;  // no declared stage writes: then its members do
+    uint64_t graph_ = 0;      // the channel's when last looked at
+    std::atomic<uint32_t> first_{0};  // stages right behind the sender
     WakerFence fence_;
     Spinner spinner_;
     Bed standby_;
@@ -315,7 +320,7 @@ private:
                 left &= ~(1u << s);
                 if (admit(s, stage)) gates |= 1u << s;
             });
-        added_.store(gates, release);
+        gates_.added.store(gates, release);
         first_.store(graph.first(), relaxed);
         graph_ = now;
     }
@@ -328,93 +333,53 @@ private:
             if (state_in<StageState>(stage) != StageState::open) return false;
             as = generation_in(stage);
             try {
-                slab_.back_row(registry.file.storage(), s);
+                ring().slab.back_row(registry.file.storage(), s);
             } catch (const Error&) {  // its members are told
                 as |= kRefused;
             }
-            lane.from[s].store(next_.position, release);
+            lane.from[s].store(ring().next.position, release);
             lane.admitted[s].store(as, seq_cst);  // ADMIT
             registry.wake_stage(s);
         }
         return (as & kRefused) == 0;
     }
 
-    /// Without a row: it has no say.
-    Gate gate_of(uint32_t s) const noexcept {
-        if (s < declared_.size()) return {declared_[s]};
-        if (!(added_.load(acquire) >> s & 1)) return {};
-        return registry.graph().gate(s, registry.file.lane(lane_index()), slab_);
+    /// The ring that is lent from.
+    RingBuffer& ring() const noexcept { return dynamic_ ? dynamic_->current() : *fixed_; }
+    template <class F>
+    uint64_t newest(F&& f) const noexcept { return dynamic_ ? dynamic_->newest(f) : f(*fixed_); }
+    template <class F>
+    void each_ring(F&& f) const {
+        if (dynamic_) dynamic_->each(f);
+        else f(*fixed_);
     }
 
-    /// Of the first `n` slots of a loan, n > 0; READY publishes them too.
-    void write_side_columns(const Loan& loan, uint64_t n) noexcept {
-        if (slab_.dropped != nullptr) {
-            for (uint64_t i = 0; i < n; ++i) slab_.dropped[loan.slot + i].store(i == 0 ? dropped_ : 0, relaxed);
-            dropped_ = 0;
-        }
-        if (slab_.variants != nullptr)
-            for (uint64_t i = 0; i < n; ++i) slab_.variants[loan.slot + i].store(loan.variant, relaxed);
-        if (slab_.stamps != nullptr) {
-            const uint64_t now = sys::now_ns();
-            for (uint64_t i = 0; i < n; ++i) slab_.stamps[loan.slot + i].store(now, relaxed);
-        }
+    /// The ring has no room for `n` more slots. True: the lane goes on in another one.
+    [[gnu::noinline, gnu::cold]] bool grow(uint64_t n) { return dynamic_ && dynamic_->grow(n); }
+    /// A message is longer than a slot, or a batch than the ring.
+    [[gnu::noinline, gnu::cold]] bool make_fit(uint64_t n, uint64_t bytes) {
+        if (!dynamic_) return false;
+        if (bytes > ring().slab.room && dynamic_->place(bytes) == DynamicRingBuffer::Where::nowhere) return false;
+        return n <= ring().slab.capacity || dynamic_->grow_to(n);
+    }
+    bool settle_in(Loan& loan, uint64_t bytes) {
+        if (dynamic_->settle_in(loan, bytes)) [[likely]]
+            return true;
+        ring().give_back(loan, 0, false);
+        return false;
+    }
+    /// Names what could be lent; 0: nothing.
+    uint64_t peek(uint64_t n) const noexcept {
+        const Turn turn(dynamic_.get());
+        const RingBuffer& r = ring();
+        const uint64_t k = std::min(n, r.rest_of_lap());
+        return r.free_run(r.next, k) == k || (dynamic_ && dynamic_->prepared()) ? r.next.position + 1 : 0;
     }
 
-    /// Makes sure that `n` slots from next_ on may be written, and claims them.
-    bool look_ahead(uint64_t n) {
-        if (next_.lap >= kMaxLap)
-            fail(Errc::invalid, "this sender has used up its 2^40 laps of " + std::to_string(slab_.capacity) +
-                                    " slots; close it and open it again");
-        const uint64_t need = next_.position + n;
-        if (need <= free_until_) return true;
-        Cursor c = Cursor::at(std::max(free_until_, next_.position), slab_.first, slab_.capacity);
-        const uint64_t most = std::max(need, std::min(c.position + window_, next_.position + slab_.capacity));
-        while (c.position < most) {
-            const uint64_t run = free_run(c, std::min(most - c.position, slab_.capacity - c.slot));
-            if (run == 0) break;
-            c.advance(slab_.capacity, run);
-        }
-        if (c.position > free_until_) {
-            if (skipped_.load(relaxed)) [[unlikely]]
-                count_skips(c.position);
-            free_until_ = c.position;
-            slab_.header->claim.store(free_until_, release);  // CLAIM: before the first byte, for those who look on
-            full_fence();
-        }
-        return need <= free_until_;
-    }
-
-    /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
-    [[gnu::noinline, gnu::cold]] void count_skips(uint64_t until) noexcept {
-        Cursor c = Cursor::at(free_until_, slab_.first, slab_.capacity);
-        for (; c.position < until; c.advance(slab_.capacity))
-            skips_ += slab_.ready[c.slot].load(relaxed) == word(c.lap - 1, Ready::skip);
-        slab_.header->skips.store(skips_word(until, skips_), release);  // CLAIM
-    }
-
-    /// How many slots from `c` on, `most` at most and within the lap, may be written.
-    uint64_t free_run(const Cursor& c, uint64_t most) const noexcept {
-        uint64_t n = most;
-        for (const Atomic64* row : declared_) {
-            uint64_t i = 0;
-            while (i < n && let_go(row[c.slot + i].load(acquire), c.lap - 1, Next::writes)) ++i;  // END
-            n = i;
-        }
-        each_bit(added_.load(relaxed), [&](uint32_t s) {
-            const Gate gate = gate_of(s);
-            uint64_t i = 0;
-            while (gate.row && i < n && gate.let_go(slab_, c.slot + i, c.lap - 1, Next::writes)) ++i;
-            if (gate.row) n = i;
-        });
-        if (declared_.empty()) {  // nobody looks whether it was sent at all: own open loans
-            uint64_t i = 0;
-            while (i < n && lap_of(slab_.ready[c.slot + i].load(acquire)) + 1 >= c.lap) ++i;  // PUBLISH: see count_skips
-            n = i;
-        }
-        if (holds_.load(acquire) != 0)  // after the words: a view of the sent message came before its READY
-            for (uint64_t i = 0; i < n; ++i)
-                if (held_[c.slot + i].load(acquire) != 0) n = i;  // OWN VIEW
-        return n;
+    bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
+        const Turn turn(dynamic_.get());
+        if (dynamic_) dynamic_->leave_extent(loan);
+        return loan.ring->give_back(loan, n, pinned);
     }
 
     /// Stage `s`, whose ack word is `w`, has not let go message `what` of `lap`: "stage 'infer' holds it (pid 812, infer.py)"
@@ -428,30 +393,6 @@ private:
             members += registry.present(i) && c.member(i).stage.load(relaxed) == s;
         if (members == 0) return stage + "has no member";
         return stage + "has not taken " + what + " (" + std::to_string(members) + (members > 1 ? " members)" : " member)");
-    }
-
-    bool let_go_by_all(uint64_t slot, uint64_t lap, Next next) const noexcept {
-        for (const Atomic64* row : declared_)
-            if (!let_go(row[slot].load(acquire), lap, next)) return false;  // END
-        bool all = true;
-        each_bit(added_.load(relaxed), [&](uint32_t s) {
-            const Gate gate = gate_of(s);
-            all = all && (!gate.row || gate.let_go(slab_, slot, lap, next));
-        });
-        return all;
-    }
-
-    /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.
-    bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
-        if (!pinned && loan.position + loan.count == next_.position) {
-            next_ = {loan.position, loan.slot, loan.lap};
-            next_.advance(slab_.capacity, n);
-            return false;
-        }
-        skipped_.store(true, relaxed);
-        for (uint64_t i = n; i < loan.count; ++i)
-            slab_.ready[loan.slot + i].store(word(loan.lap, Ready::skip), release);  // PUBLISH
-        return true;
     }
 
     void wake_receivers() noexcept {

@@ -1,0 +1,508 @@
+// A ring that grows and shrinks: a chain of rings, of which only the newest is lent from.
+//
+//   older: closed, read to their end, then retired                 current
+//  ┌──────────┐   ┌──────────┐                                    ┌──────────────────┐
+//  │ 0 … 63   │──▶│ 64 … 211 │── close = 1 + first of the next ──▶│ 212 …            │        prepared: nobody finds it yet
+//  └──────────┘   └──────────┘                                    └──────────────────┘
+//
+// The sender goes on to another ring, in its turn. A thread beside it prepares rings, retires them, gives back extents, and
+// goes on to a smaller ring in the sender's name while that is out of its turn:
+//
+//   sender: inside = 1 · barrier · wanted?                thread: wanted = 1 · barrier · inside?
+//           └────────── TURN ───────────┘                         └─────────── TURN ───────────┘
+#pragma once
+
+#include <pthread.h>
+
+#include <chrono>
+#include <condition_variable>
+#include <csignal>
+#include <functional>
+#include <list>
+#include <mutex>
+#include <numeric>
+#include <thread>
+
+#include <psyne/eventcount.hpp>
+#include <psyne/growth_policy.hpp>
+#include <psyne/ring_buffer.hpp>
+#include <psyne/slab_allocator.hpp>
+
+namespace psyne {
+
+class DynamicRingBuffer {
+public:
+    /// What has become of it so far.
+    struct Seen {
+        uint64_t slabs = 0, reserved = 0, resident = 0, grown = 0, shrunk = 0;
+        std::string why;  // the last change, or why there was none
+    };
+
+    /// The first ring is found by others from position 0 on. `stride_of`: bytes between messages of a size. `wake`: whoever
+    /// waits for room looks again. Throws Errc::no_space.
+    DynamicRingBuffer(const Gates& gates, uint64_t join, const SlabSpec& first, const Growth& growth,
+                      std::function<uint64_t(uint64_t)> stride_of, std::function<void()> wake)
+        : gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
+          fence_(gates.file->header()), allocator_(*gates.file, gates.lane, join, growth.budget),
+          policy_(first.capacity, first.room, growth.shrink_after) {
+        allocator_.begin();
+        current_ = make(first);
+        allocator_.link(current_->slab, 0);
+        allocator_.record().grows.store(1, seq_cst);
+    }
+    DynamicRingBuffer(const DynamicRingBuffer&) = delete;
+    DynamicRingBuffer& operator=(const DynamicRingBuffer&) = delete;
+    ~DynamicRingBuffer() { stop(); }
+
+    /// The thread begins; `stop` waits for it.
+    void start() {
+        sigset_t all, before;
+        sigfillset(&all);  // signals are for the threads of the program
+        pthread_sigmask(SIG_SETMASK, &all, &before);
+        thread_ = std::thread([this] { run(); });
+        pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    }
+    void stop() noexcept {
+        if (!thread_.joinable()) return;
+        {
+            std::lock_guard guard(lock_);
+            stopping_ = true;
+        }
+        bell_.notify_all();
+        thread_.join();
+        forget(std::move(prepared_));
+    }
+    /// In a forked child, where the thread is not.
+    void abandon() noexcept {
+        if (thread_.joinable()) new std::thread(std::move(thread_));  // never destroyed: it cannot be joined
+    }
+
+    /// The sender's turn: nobody else changes the chain or the newest ring.
+    class Turn {
+    public:
+        explicit Turn(DynamicRingBuffer* ring) noexcept : ring_(ring) {
+            if (ring_) ring_->enter();
+        }
+        ~Turn() {
+            if (ring_) ring_->inside_.store(0, release);  // TURN
+        }
+        Turn(const Turn&) = delete;
+        Turn& operator=(const Turn&) = delete;
+
+    private:
+        DynamicRingBuffer* ring_;
+    };
+
+    // ---- in the sender's turn ------------------------------------------------------------------------------------
+
+    RingBuffer& current() const noexcept { return *current_; }
+
+    /// The ring is full: is there a larger one? Else it is prepared, and `wake` is called.
+    bool grow(uint64_t slots) {
+        std::unique_lock guard(lock_);
+        loaded_at_ = sys::now_ns();
+        if (!prepared_ || prepared_->slab.capacity < slots || prepared_->slab.capacity <= current_->slab.capacity ||
+            prepared_->slab.room < current_->slab.room) {
+            wish({GrowthPolicy::more_slots(current_->slab.capacity, slots), current_->slab.room});
+            return false;
+        }
+        std::unique_ptr<RingBuffer> ring = std::move(prepared_);
+        guard.unlock();
+        return go_on(std::move(ring), Change::full);
+    }
+    /// Looks ahead: when the ring is half full, the next one is prepared.
+    void look_ahead() {
+        const uint64_t half = current_->slab.capacity / 2;
+        const Cursor& next = current_->next;
+        const uint64_t slot = (next.slot + half) % current_->slab.capacity, lap = next.lap - (next.slot + half < current_->slab.capacity ? 1 : 0);
+        if (lap == 0 || current_->let_go_by_all(slot, lap, Next::writes)) return;
+        std::unique_lock guard(lock_);
+        loaded_at_ = sys::now_ns();
+        if (!prepared_) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
+    }
+    /// `n` consecutive slots are more than the ring has.
+    bool grow_to(uint64_t n) {
+        uint64_t slots = current_->slab.capacity;
+        while (slots < n) slots *= 2;
+        return go_on_at_once({slots, current_->slab.room}, Change::many_slots);
+    }
+
+    /// Where a message of `bytes` bytes goes, which is more than a slot has room for.
+    enum class Where { extent, larger_slots, nowhere };
+    Where place(uint64_t bytes) {
+        const RingBuffer& ring = *current_;
+        const uint64_t extent = ring.slab.extent_stride();
+        if (bytes > extent) return Where::nowhere;
+        const uint64_t room = std::min(policy_.longer_slots(ring.slab.room, bytes), extent);
+        if (room == 0) return Where::extent;
+        const Change why = bytes > GrowthPolicy::kExtentFrom * ring.slab.room ? Change::long_messages : Change::long_message;
+        return go_on_at_once({GrowthPolicy::slots_of(ring.slab.capacity, ring.slab.room, room), room}, why) ? Where::larger_slots : Where::extent;
+    }
+
+    /// Gives a loan of one slot the memory for `bytes` bytes: its slot, or an extent. False without space.
+    bool settle_in(Loan& loan, uint64_t bytes) {
+        RingBuffer& ring = *current_;
+        if (!ring.slab.extents) return true;
+        policy_.saw(bytes);
+        if (bytes <= ring.slab.room) {
+            policy_.fitted();
+            if (ring.slab.extents[loan.slot].load(relaxed) != 0) ring.slab.extents[loan.slot].store(0, release);
+            return true;
+        }
+        uint64_t& pages = ring.extent_pages[loan.slot];
+        try {
+            const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
+            extents_.fetch_add(had == 0, relaxed);
+        } catch (const Error& e) {
+            refuse(e.what());
+            return false;
+        }
+        ring.slab.extents[loan.slot].store(bytes, release);
+        loan.data = ring.slab.data(loan.slot);
+        loan.room = bytes;
+        nudge();
+        return true;
+    }
+    /// A loan that was taken back has none.
+    static void leave_extent(const Loan& loan) noexcept {
+        for (uint64_t i = 0; loan.ring->slab.extents && i < loan.count; ++i) loan.ring->slab.extents[loan.slot + i].store(0, release);
+    }
+
+    // ---- at any time ---------------------------------------------------------------------------------------------
+
+    /// Is a larger ring there, for one that is full?
+    bool prepared() const noexcept {
+        std::lock_guard guard(lock_);
+        return prepared_ && prepared_->slab.capacity > current_->slab.capacity;
+    }
+    /// Could it still grow?
+    bool may_grow() const noexcept {
+        std::lock_guard guard(lock_);
+        return refused_.empty();
+    }
+    /// "": it could; else why not.
+    std::string refused() const {
+        std::lock_guard guard(lock_);
+        return refused_;
+    }
+    /// What `f` says of the newest ring.
+    template <class F>
+    uint64_t newest(F&& f) const {
+        std::lock_guard guard(lock_);
+        return f(*current_);
+    }
+    /// Calls `f` with each ring, the oldest first.
+    template <class F>
+    void each(F&& f) const {
+        std::lock_guard guard(lock_);
+        for (const Older& older : older_) f(*older.ring);
+        f(*current_);
+    }
+    Seen seen() const {
+        std::lock_guard guard(lock_);
+        Seen s{older_.size() + 1, allocator_.reserved(), resident(*current_), grown_, shrunk_, refused_.empty() ? why_ : refused_};
+        for (const Older& older : older_) s.resident += resident(*older.ring);
+        if (prepared_) s.resident += resident(*prepared_);
+        return s;
+    }
+
+private:
+    struct Older {
+        std::unique_ptr<RingBuffer> ring;
+        uint64_t checked = 0;  // positions below are let go
+        bool retired = false;
+    };
+    using Size = GrowthPolicy::Size;
+    static constexpr uint64_t kShortestLook = 1'000'000, kLongestLook = 20'000'000;  // ns between two looks of the thread
+    static constexpr uint64_t kTryAgain = 10'000'000;                                // ns after it was refused
+
+    const Gates& gates_;
+    const SlabSpec first_;
+    const Growth growth_;
+    const std::function<uint64_t(uint64_t)> stride_of_;
+    const std::function<void()> wake_;
+    WakerFence fence_;
+    DynamicSlabAllocator allocator_;
+    GrowthPolicy policy_;  // in the turn
+    std::atomic<uint64_t> inside_{0}, wanted_{0};
+    std::atomic<uint64_t> extents_{0};  // that have pages
+
+    mutable std::mutex lock_;  // all below, and which ring is the current one; whoever changes that has the turn, too
+    std::condition_variable bell_;
+    std::unique_ptr<RingBuffer> current_, prepared_;
+    std::list<Older> older_;
+    Size wish_;
+    bool stopping_ = false, nudged_ = false;
+    uint64_t loaded_at_ = 0;  // when the ring was half full for the last time
+    uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
+    std::string refused_, why_;
+    std::thread thread_;
+
+    void enter() noexcept {
+        for (;;) {
+            inside_.store(1, relaxed);
+            fence_();
+            if (wanted_.load(acquire) == 0) [[likely]]  // TURN
+                return;
+            inside_.store(0, release);
+            while (wanted_.load(acquire) != 0) ::sched_yield();  // for some microseconds
+        }
+    }
+    /// The thread's turn; false while the sender is in its own.
+    bool take_turn() noexcept {
+        wanted_.store(1, seq_cst);
+        sleeper_fence(gates_.file->header());
+        for (int i = 0; i < 100; ++i) {
+            if (inside_.load(acquire) == 0) return true;  // TURN
+            cpu_pause();
+        }
+        give_turn();
+        return false;
+    }
+    void give_turn() noexcept { wanted_.store(0, release); }
+
+    std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
+    /// A ring that nobody has found goes again.
+    void forget(std::unique_ptr<RingBuffer> ring) noexcept {
+        if (!ring) return;
+        const SlabPlace place = ring->slab.place;
+        ring.reset();  // a memory without files gives its pages back when nobody maps it
+        allocator_.forget(place);
+    }
+    SlabSpec spec_of(const Size& size) const {
+        SlabSpec spec = first_;
+        spec.capacity = size.slots;
+        spec.room = size.room;
+        spec.stride = stride_of_(size.room);
+        return spec;
+    }
+    /// Under the lock.
+    void wish(const Size& size) {
+        if (wish_ && wish_.slots >= size.slots && wish_.room >= size.room) return;
+        if (!refused_.empty() && loaded_at_ - refused_at_ < kTryAgain) return;
+        wish_ = size;
+        bell_.notify_all();
+    }
+    /// There is something to do for the thread.
+    void nudge() {
+        {
+            std::lock_guard guard(lock_);
+            nudged_ = true;
+        }
+        bell_.notify_all();
+    }
+    static uint64_t resident(const RingBuffer& ring) noexcept {
+        return std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), ring.slab.resident());
+    }
+    void refuse(const std::string& why) {
+        std::lock_guard guard(lock_);
+        refused_ = why;
+        refused_at_ = sys::now_ns();
+    }
+
+    bool go_on_at_once(const Size& size, Change why) {
+        try {
+            return go_on(make(spec_of(size)), why);
+        } catch (const Error& e) {
+            refuse(e.what());
+            return false;
+        }
+    }
+    /// The lane goes on in another ring. In a turn. Numbers rise along the chain: a ring that was made before the newest one
+    /// is of no use any more.
+    bool go_on(std::unique_ptr<RingBuffer> ring, Change why) {
+        if (ring->slab.place.number < current_->slab.place.number) return forget(std::move(ring)), false;
+        try {
+            each_bit(gates_.added.load(relaxed), [&](uint32_t s) { ring->slab.back_row(gates_.file->storage(), s); });
+        } catch (const Error& e) {
+            forget(std::move(ring));
+            refuse(e.what());
+            return false;
+        }
+        const uint64_t position = current_->next.position;
+        ring->begin_at(position);
+        allocator_.link(ring->slab, position);
+        current_->slab.header->close.store(position + 1, seq_cst);  // CLOSE
+        std::lock_guard guard(lock_);
+        forget(std::move(prepared_));
+        if (why == Change::idle) ++shrunk_;
+        else ++grown_;
+        why_ = text(why, current_->slab, ring->slab);
+        refused_.clear();
+        wish_ = {};
+        older_.push_back({std::move(current_)});
+        current_ = std::move(ring);
+        nudged_ = true;
+        bell_.notify_all();
+        return true;
+    }
+    static std::string text(Change why, const Slab& from, const Slab& to) {
+        static constexpr const char* kWhy[] = {"", "the ring was full", "a message was longer than a slot", "messages were longer than slots",
+                                               "a batch was longer than the ring", "the load was low"};
+        const auto size = [](const Slab& s) { return std::to_string(s.capacity) + " x " + std::to_string(s.room) + " bytes"; };
+        return size(from) + " to " + size(to) + ": " + kWhy[static_cast<uint64_t>(why)];
+    }
+
+    // ---- the thread ----------------------------------------------------------------------------------------------
+
+    void run() {
+        std::unique_lock guard(lock_);
+        const auto called = [&] { return stopping_ || nudged_ || wish_; };
+        while (!stopping_) {
+            nudged_ = false;
+            guard.unlock();
+            if (prepare()) wake_();
+            const bool more = retire() | give_back_extents() | shrink();
+            const auto pause = std::chrono::nanoseconds(std::clamp(growth_.shrink_after / 8, kShortestLook, kLongestLook));
+            guard.lock();
+            if (more)
+                bell_.wait_for(guard, pause, [&] { return stopping_ || wish_; });
+            else
+                bell_.wait(guard, called);
+        }
+    }
+
+    /// Makes the ring that the sender wishes. True: there is one.
+    bool prepare() {
+        Size size;
+        {
+            std::lock_guard guard(lock_);
+            size = std::exchange(wish_, {});
+            if (!size || prepared_) return false;
+        }
+        try {
+            std::unique_ptr<RingBuffer> ring = make(spec_of(size));
+            std::lock_guard guard(lock_);
+            refused_.clear();
+            prepared_ = std::move(ring);
+            return true;
+        } catch (const Error& e) {
+            refuse(e.what());
+            return false;
+        }
+    }
+
+    /// Gives back older rings; true while there are some.
+    bool retire() {
+        std::vector<Older*> older;
+        std::vector<const Slab*> slabs;
+        {
+            std::lock_guard guard(lock_);
+            for (Older& o : older_) {
+                older.push_back(&o);
+                slabs.push_back(&o.ring->slab);
+            }
+            slabs.push_back(&current_->slab);
+        }
+        if (older.empty()) return false;
+        settle_skips(slabs, false);
+        bool gone = false;
+        for (size_t i = 0; i < older.size(); ++i) {
+            Older& o = *older[i];
+            if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
+                o.retired = true;
+                for (uint64_t& pages : o.ring->extent_pages) extents_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
+            }
+            gone = gone || o.retired;
+        }
+        if (!gone || !take_turn()) return true;
+        std::list<Older> retired;  // they are unmapped after the turn
+        {
+            std::lock_guard guard(lock_);
+            for (auto it = older_.begin(); it != older_.end();) {
+                const auto here = it++;
+                if (here->retired) retired.splice(retired.end(), older_, here);
+            }
+        }
+        give_turn();
+        while (!retired.empty()) {
+            const SlabPlace place = retired.front().ring->slab.place;
+            retired.pop_front();
+            gates_.file->storage().remove(place);  // a memory without files gives its words back now
+        }
+        return true;
+    }
+    /// All of a closed ring is let go by all, own views too.
+    static bool let_go(Older& older) noexcept {
+        const RingBuffer& ring = *older.ring;
+        if (ring.held() != 0) return false;
+        bool all = true;
+        ring.each_lent([&](const Cursor& c) {
+            if (!all || c.position < older.checked) return;
+            all = ring.published(c) && ring.let_go_by_all(c.slot, c.lap, Next::writes);
+            if (all) older.checked = c.position + 1;
+        });
+        return all;
+    }
+
+    /// Gives back extents of messages that are let go; true while some have pages.
+    bool give_back_extents() {
+        if (extents_.load(relaxed) == 0) return false;
+        if (!take_turn()) return true;
+        each([&](RingBuffer& ring) {
+            for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot)
+                if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
+                    allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
+                    extents_.fetch_sub(1, relaxed);
+                }
+        });
+        give_turn();
+        return extents_.load(relaxed) != 0;
+    }
+    /// Says so in its word, for those who look on.
+    static bool extent_unused(const RingBuffer& ring, uint64_t slot) noexcept {
+        Atomic64& word = ring.slab.extents[slot];
+        const uint64_t w = word.load(relaxed), lap = ring.lap_lent(slot);
+        if (w == 0 || (w & kGone) != 0) return true;
+        if (lap_of(ring.slab.ready[slot].load(acquire)) < lap || ring.held(slot) || !ring.let_go_by_all(slot, lap, Next::writes)) return false;
+        word.store(w | kGone, seq_cst);  // GONE: before the look
+        return true;
+    }
+
+    /// After low load the lane goes on in a smaller ring; true while it is larger than it was at first.
+    bool shrink() {
+        if (!take_turn()) return true;
+        const Size is{current_->slab.capacity, current_->slab.room};
+        const uint64_t now = sys::now_ns(), used = about_used();
+        uint64_t loaded_at;
+        bool unused;  // a larger ring was prepared
+        {
+            std::lock_guard guard(lock_);
+            loaded_at = loaded_at_;
+            unused = prepared_ != nullptr;
+        }
+        const bool larger = policy_.larger(is);
+        const Size to = larger ? policy_.shrink(now, loaded_at, used, is) : Size{};
+        give_turn();
+        if (unused && now - loaded_at > growth_.shrink_after) {
+            std::lock_guard guard(lock_);
+            forget(std::move(prepared_));
+            unused = false;
+        }
+        if (!to) return larger || unused;
+        try {
+            std::unique_ptr<RingBuffer> ring = make(spec_of(to));
+            if (take_turn()) {
+                go_on(std::move(ring), Change::idle);
+                give_turn();
+            } else {
+                forget(std::move(ring));
+            }
+        } catch (const Error& e) {
+            refuse(e.what());
+        }
+        return true;
+    }
+    /// How far back the oldest message lies that is not let go, to the next power of two.
+    uint64_t about_used() const noexcept {
+        const RingBuffer& ring = *current_;
+        uint64_t used = 0;
+        for (uint64_t back = 1; back <= std::min(ring.next.position - ring.slab.first, ring.slab.capacity); back *= 2) {
+            const Cursor c = Cursor::at(ring.next.position - back, ring.slab.first, ring.slab.capacity);
+            if (ring.held(c.slot) || !ring.let_go_by_all(c.slot, c.lap, Next::writes)) used = back;
+        }
+        return used;
+    }
+};
+
+}  // namespace psyne
