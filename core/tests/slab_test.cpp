@@ -36,7 +36,7 @@ void rejected(const char* kind, const char* part, std::initializer_list<void (*)
 
 }  // namespace
 
-int main() {
+TESTS(slab_test) {
     return check::run({
         {"a slab that one end makes is what another end maps",
          [] {
