@@ -11,7 +11,7 @@ ChannelSeen look(const Home& home) { return Inspection(std::move(*find_channel(h
 
 }  // namespace
 
-int main() {
+TESTS(inspect_test) {
     return check::run({
         {"a stage is seen with what it passed, holds and could take",
          [] {

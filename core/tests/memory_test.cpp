@@ -74,7 +74,7 @@ void damage(const Nameless& c, uint64_t offset, void (*change)(Header&)) {
 
 }  // namespace
 
-int main() {
+TESTS(memory_test) {
     return check::run({
         {"an anonymous channel is open from the start, and whoever has its descriptor joins it",
          [] {

@@ -6,7 +6,7 @@ using namespace psyne::test;
 namespace {
 
 constexpr SlabPlace kPlace{2, 7, 0, 0};
-constexpr SlabSpec kExtended{64, 64, 8, 2, {.extents = true}, 10'000};
+constexpr SlabSpec kWithExtents{64, 64, 8, 2, {.extents = true}, 10'000};
 const std::string kPrefix = "test.0000000000000001.";
 
 Slab create(const Home& home, SlabSpec s = {64, 64, 8, 2, true}) {
@@ -38,7 +38,7 @@ void rejected(const char* kind, const char* part, std::initializer_list<void (*)
 
 }  // namespace
 
-int main() {
+TESTS(slab_test) {
     return check::run({
         {"a slab that one end makes is what another end maps",
          [] {
@@ -171,13 +171,13 @@ int main() {
                                    [](SlabHeader& h) { h.shape.extent_offset += 4; }, [](SlabHeader& h) { h.shape.extent_offset = ~7ull; },
                                    [](SlabHeader& h) { h.shape.extent_offset = h.shape.payload_offset; },
                                    [](SlabHeader& h) { h.shape.room = 8, h.shape.extent_stride = 0; }},
-                                  kExtended);
+                                  kWithExtents);
              rejected<SlabHeader>("slab", "extents that do not fit",
                                   {[](SlabHeader& h) { h.shape.extent_stride += 64; }, [](SlabHeader& h) { h.shape.extent_stride = 1ull << 40; }},
-                                  kExtended);
+                                  kWithExtents);
              const Home home;
              const std::string file = home.path + "/" + kPrefix + "7.0.extents";
-             const Slab made = create(home, kExtended);
+             const Slab made = create(home, kWithExtents);
              CHECK(static_cast<bool>(attach(home)));
              CHECK_EQ(::truncate(file.c_str(), 4096), 0);
              CHECK_THROWS(incompatible, "extents that do not fit", attach(home));
@@ -188,7 +188,7 @@ int main() {
          [] {
              const Home home;
              const auto storage = home.directory->storage("test", 1);
-             const Slab made = create(home, kExtended);
+             const Slab made = create(home, kWithExtents);
              const Slab seen = attach(home);
              CHECK_EQ(made.extent_stride(), Slab::extent_pages(10'000));
              for (const uint64_t slot : {0, 7}) {

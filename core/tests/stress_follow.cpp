@@ -7,6 +7,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::stress_follow {
 namespace {
 
 /// A lane that changes its slab every few messages, under members of two stages, the first of which is shared.
@@ -126,7 +127,9 @@ struct Storm {
 
 }  // namespace
 
-int main() {
+TESTS(stress_follow) {
     return check::run({{"members take, keep and leave at full speed while slabs come and go, and statistics are read", [] { Storm().run(); }}},
                       long_run() ? 3000 : 200);
 }
+
+}  // namespace psyne::test::stress_follow

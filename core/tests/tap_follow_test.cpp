@@ -4,7 +4,10 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::tap_follow {
 namespace {
+
+using test::goodbye;
 
 const ChannelSpec kOpen = spec(Pattern::mpsc, {}), kKept = spec();  // holds nobody; kept for a stage without members
 
@@ -154,7 +157,7 @@ uint64_t put_extent(Chain& c, uint64_t bytes, uint64_t value) {
 
 }  // namespace
 
-int main() {
+TESTS(tap_follow_test) {
     return check::run({
         {"a tap goes on from slab to slab",
          [] {
@@ -699,3 +702,5 @@ int main() {
          }},
     });
 }
+
+}  // namespace psyne::test::tap_follow
