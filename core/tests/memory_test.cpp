@@ -58,6 +58,7 @@ void reap(const Nameless& c) { Registry(c.file(), "test").reap(); }
 SlabPlace come_and_go(const Nameless& c, Receiver& rx, uint64_t value) {
     auto tx = c.tx();
     const SlabPlace place = tx->slab().place;
+    CHECK_EQ(tx->slab().header->skips_before.load(seq_cst), 1u);  // whatever cell and number it has
     for (uint64_t i = 0; i < tx->capacity(); ++i) put(*tx, value);
     for (uint64_t i = 0; i < tx->capacity(); ++i) CHECK_EQ(take_value(rx), value);
     goodbye(tx);

@@ -36,7 +36,7 @@ public:
     /// From now on others find it; its first message has this position.
     void link(Slab& slab, uint64_t position) noexcept {
         slab.begin_at(position);
-        if (slab.place.number == 0) slab.header->skips_before.store(1, seq_cst);
+        if (position == 0) slab.header->skips_before.store(1, seq_cst);  // nothing is before it
         record().slabs[slab.place.cell].slab.store(cell_word(join_, slab.place.number), seq_cst);  // LINK
     }
 
