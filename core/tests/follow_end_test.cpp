@@ -228,6 +228,7 @@ TESTS(follow_end_test) {
                      chain.link(), chain.put(), chain.leave_open(3);
                      CHECK(nothing(*a) && nothing(*b));
                      chain.lose(a->registry);
+                     CHECK(!a->ended() && !b->ended());
                      const uint64_t first = before + holes;
                      expect(*b, first, first);
                      expect(*a, first + 3, first + 3);
