@@ -27,7 +27,7 @@ public:
         auto* memory = static_cast<std::byte*>(std::aligned_alloc(align, bytes));
         if (!memory) return PyErr_NoMemory(), false;
         message_->lease->memory = memory;
-        message_->at = {memory, stride, s.count, 0};
+        message_->at = {memory, stride, s.count, 0, kind.shape->bytes};
         message_->count = s.count;
         stamps_ = reinterpret_cast<uint64_t*>(memory + payload);
         dropped_ = stamps_ + s.count;

@@ -193,6 +193,18 @@ public:
         for (const Older& older : older_) f(*older.ring);
         f(*current_);
     }
+    uint64_t capacity() const noexcept {
+        std::lock_guard guard(lock_);
+        return current_->slab.capacity;
+    }
+    uint64_t stride() const noexcept {
+        std::lock_guard guard(lock_);
+        return current_->slab.stride;
+    }
+    std::pair<uint64_t, std::string> last_change() const {
+        std::lock_guard guard(lock_);
+        return {grown_, why_};
+    }
     Seen seen() const {
         std::lock_guard guard(lock_);
         Seen s{older_.size() + 1, allocator_.reserved(), resident(*current_), grown_, shrunk_, refused_.empty() ? why_ : refused_};
