@@ -1,13 +1,14 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
+import types
 from typing import Any
 
 import numpy
 import numpy.typing
 
 
-LAYOUT_VERSION: int = 3
+LAYOUT_VERSION: int = 4
 
 class Layout:
     """Dtype and shape of one message."""
@@ -72,6 +73,8 @@ class SenderEnd:
 
     def __init__(self) -> None: ...
 
+    _try_send: types.MethodDescriptorType = ...
+
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
     def _close(self, failed: bool) -> None: ...
@@ -83,6 +86,10 @@ class SenderEnd:
 
     @property
     def _drops(self) -> bool: ...
+
+    @property
+    def _most(self) -> int:
+        """The longest batch; 0: not known yet."""
 
     def _enter(self) -> None:
         """Join now, not at the first use."""
@@ -186,7 +193,7 @@ class TapEnd:
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
-def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
+def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
 def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
@@ -208,7 +215,7 @@ def make_channel(schema: str, payload_bytes: int, pattern: int, stages: list[tup
     Make an anonymous channel: a descriptor of its memory, for the caller to close.
     """
 
-def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, capacity: int, align: int) -> None:
+def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, capacity: int, align: int, growth: tuple[int, int] | None) -> None:
     """
     Name an end of an anonymous channel that has not joined yet, and give it its types.
     """
