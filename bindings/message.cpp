@@ -62,15 +62,6 @@ void unhold_slots(SenderEnd& e, const Loan& loan) {
         keep_level(e);
 }
 
-/// References to what is counted as one. Whoever dropped others has read what it wanted to read.
-Py_ssize_t references(PyObject* o) {
-#ifdef Py_GIL_DISABLED
-    return __atomic_load_n(&o->ob_ref_shared, __ATOMIC_ACQUIRE) >> _Py_REF_SHARED_SHIFT;
-#else
-    return Py_REFCNT(o);
-#endif
-}
-
 }  // namespace
 
 bool views_live(const MessageObject* m) {

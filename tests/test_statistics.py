@@ -12,11 +12,12 @@ from psyne import Bytes, Stage, Statistics
 from .helpers.layouts import Line, Number, Record, line_of, lines_of
 from .helpers.process import Child
 
-COUNTERS = [f.name for f in dataclasses.fields(Statistics) if f.name not in ("capacity", "wait_ns", "latency_ns")]
+NO_COUNTERS = {"capacity", "slabs", "reserved", "resident", "why", "wait_ns", "latency_ns"}
+COUNTERS = [f.name for f in dataclasses.fields(Statistics) if f.name not in NO_COUNTERS]
 
 
 def of(end: Any, *names: str) -> Any:
-    """These numbers; all others are 0 but for the histograms and the capacity."""
+    """These numbers; all others are 0 but for the histograms, the capacity and the memory."""
     s = end.statistics()
     others = {name: getattr(s, name) for name in COUNTERS if name not in names}
     assert not any(others.values()), others

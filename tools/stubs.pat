@@ -10,6 +10,9 @@ psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many
 psyne\._native\.SenderEnd\._send_some$:
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
+psyne\._native\.SenderEnd\._try_send$:
+    def _try_send(self, message: object, /) -> bool | None: ...
+
 psyne\._native\.(ReceiverEnd|TapEnd)\.(receive|try_receive|receive_many|try_receive_many|receive_into|batches|__iter__)$:
 
 psyne\._native\.Field$:

@@ -39,7 +39,7 @@ class Statistics:
     capacity: int
     """Slots: of this sender's ring, the newest where it grows; of all rings that this receiver reads."""
     slabs: int
-    """Rings that this sender has now: the newest, and older ones that are still read or held. Else 0."""
+    """Rings that this sender has now: 1, and of one that grows those before it that are still read or held."""
     reserved: int
     """Bytes of shared memory that are reserved for the rings of this sender, and count in ``budget``."""
     resident: int
