@@ -38,6 +38,8 @@ nb::dict lane_seen(const LaneSeen& lane, const ChannelSeen& seen) {
     d["position"] = lane.position;
     d["capacity"] = lane.capacity;
     d["used"] = lane.used;
+    d["slabs"] = lane.slabs;
+    d["reserved"] = lane.reserved;
     d["stages"] = stages;
     return d;
 }

@@ -16,18 +16,19 @@ public:
 
     /// A place for what was found: the messages, then what is told of each. False with an exception set.
     bool fit(const TapEnd& e, const Kind& kind, const Sight& s, bool batch) {
-        if (message_ && kind_ == &kind && message_->count == s.count) return true;
+        const uint64_t stride = s.stride(), room = std::min(s.room(), kind.shape->bytes), align = std::max<uint64_t>(64, kind.shape->alignment);
+        if (message_ && kind_ == &kind && message_->count == s.count && message_->at.stride == stride && message_->at.room == room)
+            return true;
         Py_CLEAR(message_);
         kind_ = &kind;
         message_ = batch ? new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), kind.type.ptr(), kind.shape)
                          : new_message(reinterpret_cast<PyTypeObject*>(kind.type.ptr()), kind.shape);
         if (!message_ || !(message_->lease = new_lease(nullptr, message_->generation))) return false;
-        const uint64_t stride = s.lane->slab.stride, align = std::max<uint64_t>(64, kind.shape->alignment);
         const uint64_t payload = round_up(stride * s.count, 8), bytes = round_up(payload + 16 * s.count, align);
         auto* memory = static_cast<std::byte*>(std::aligned_alloc(align, bytes));
         if (!memory) return PyErr_NoMemory(), false;
         message_->lease->memory = memory;
-        message_->at = {memory, stride, s.count, 0, kind.shape->bytes};
+        message_->at = {memory, stride, s.count, 0, room};
         message_->count = s.count;
         stamps_ = reinterpret_cast<uint64_t*>(memory + payload);
         dropped_ = stamps_ + s.count;
@@ -36,20 +37,20 @@ public:
 
     /// Copies what was found as it is now.
     void copy(const Sight& s) noexcept {
-        const Slab& slab = s.lane->slab;
+        const Slab& slab = s.slab();
         for (uint64_t i = 0; i < s.count; ++i) stamps_[i] = s.side(slab.stamps, i), dropped_[i] = s.side(slab.dropped, i);
         const Layout& layout = *kind_->shape;
         const Place to = message_->at;
         if (layout.columns) {
-            const Place from{slab.payload, slab.stride, slab.capacity, s.slot};
+            const Place from = s.extent == 0 ? Place{slab.payload, slab.stride, slab.capacity, s.slot} : Place{s.data(), s.stride(), 1, 0};
             for (const Layout::Column& c : layout.fields)
                 copy_shared(to.field(layout, c.offset, c.bytes), from.field(layout, c.offset, c.bytes), s.count * c.bytes);
             copied_ = s.count * layout.bytes;
         } else if (layout.shaped) {
             copied_ = 0;
-            for (uint64_t i = 0; i < s.count; ++i) copied_ += copy_shaped(layout, to.data + i * to.stride, s.data() + i * slab.stride);
+            for (uint64_t i = 0; i < s.count; ++i) copied_ += copy_shaped(layout, to.data + i * to.stride, s.data() + i * s.stride(), s.room());
         } else {
-            copy_shared(to.data, s.data(), (s.count - 1) * slab.stride + layout.bytes);
+            copy_shared(to.data, s.data(), (s.count - 1) * s.stride() + layout.bytes);
             copied_ = s.count * layout.bytes;
         }
     }
@@ -64,7 +65,7 @@ public:
         counts.missed += s.missed;
         counts.copied += copied_;
         for (uint64_t i = 0; i < s.count; ++i) counts.missed += dropped_[i];
-        if (s.lane->slab.stamps) {
+        if (s.slab().stamps) {
             const uint64_t now = sys::now_ns();
             counts.latency.add(now > stamps_[0] ? now - stamps_[0] : 0);
         }
@@ -78,36 +79,46 @@ private:
     uint64_t copied_ = 0;
 
     /// The dimensions first; they say how much to copy. Those that do not fit are PeerCorrupted when they are used.
-    static uint64_t copy_shaped(const Layout& layout, std::byte* to, const std::byte* from) noexcept {
-        const uint64_t size = 8 * static_cast<uint64_t>(layout.dims.ndim), at = layout.bytes - size;
-        copy_shared(to + at, from + at, size);
+    static uint64_t copy_shaped(const Layout& layout, std::byte* to, const std::byte* from, uint64_t room) noexcept {
+        const uint64_t size = layout.dims_bytes(), at = std::min(room, layout.bytes) - size;
+        copy_shared(to + at, from + room - size, size);
         Dims d;
         d.ndim = layout.dims.ndim;
         std::memcpy(d.n, to + at, size);
         uint64_t used = 0;
-        if (!d.bytes(layout.element(), layout.room, used)) used = 0;
+        if (!d.bytes(layout.element(), std::min(layout.room, at), used)) used = 0;
         copy_shared(to, from, used);
         return used + size;
     }
 };
 
+/// What was found; null with PeerCorrupted set.
+const Kind* kind_of(const TapEnd& e, const Sight& s) {
+    const Atomic64* variants = s.slab().variants;
+    const Kind* kind = e.kinds.size() == 1 && !variants ? &e.kinds[0] : e.kind_of(variants ? s.side(variants) : ~0ull);
+    if (!kind) return nullptr;
+    const Layout& layout = *kind->shape;
+    if (s.room() >= layout.least()) [[likely]]
+        return kind;
+    raise("PeerCorrupted", "a message on " + e.address + " says that it has " + std::to_string(s.room()) + " bytes, but a " +
+                               layout.text() + " has " + std::to_string(layout.least()) + "; its sender is damaged or hostile");
+    return nullptr;
+}
+
 /// What can be read now, up to `limit` messages; null without an exception when there is nothing.
 PyObject* look(TapEnd& e, Draft& draft, uint64_t limit, bool batch) {
     Sight s;
     for (int i = 0; i < kTries && e.tap->find(limit, s); ++i) {
-        const Slab& slab = s.lane->slab;
-        const Kind* kind = &e.kinds[0];
-        if (e.kinds.size() > 1 || slab.variants) {
-            if (!(kind = e.kind_of(slab.variants ? s.side(slab.variants) : ~0ull))) {
-                s.count = 1;
-                if (e.tap->read(s, [] {})) return nullptr;  // it says so itself: passed over
-                PyErr_Clear();
-                continue;
-            }
+        const Kind* kind = kind_of(e, s);
+        if (!kind) {
+            s.count = 1;
+            if (e.tap->read(s, [] {})) return nullptr;  // it says so itself: passed over
+            PyErr_Clear();
+            continue;
         }
         if (!draft.fit(e, *kind, s, batch)) return nullptr;
         bool whole;
-        if (s.count * slab.stride >= kWorthLettingGo) {
+        if (s.count * s.stride() >= kWorthLettingGo) {
             const WithoutGil nogil;
             whole = e.tap->read(s, [&] { draft.copy(s); });
         } else {

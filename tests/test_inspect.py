@@ -49,7 +49,8 @@ def test_each_stage_says_what_it_passed_holds_and_could_take() -> None:
             ("side", ("first",), 1, 0, 5),
         ]
         (lane,) = seen.lanes
-        assert (lane.state, lane.position, lane.capacity, lane.used) == ("open", 10, 16, 10)
+        assert (lane.state, lane.position, lane.capacity, lane.used, lane.slabs) == ("open", 10, 16, 10, 1)
+        assert lane.reserved >= 64 * 1024  # what a slab has at least
         assert lane.sender is not None
         assert (lane.sender.pid, lane.sender.alive) == (os.getpid(), True)
         oldest = seen.stage("first").oldest
@@ -129,9 +130,10 @@ def test_ls_prints_the_stages() -> None:
         out.send(Number(n=2))
         first.receive().release()
         printed = run("ls", "--stages").stdout.splitlines()
+        kib = look().lanes[0].reserved // 1024
         assert printed[0].startswith("ipc://n   Number(n)")
         assert [line.split() for line in printed[1:]] == [
-            ["sent", "2,", "2", "of", "16", "slots", "used", "pid", f"{os.getpid()}"],
+            f"sent 2, 2 of 16 slots used, {kib} KiB in 1 slab pid {os.getpid()}".split(),
             ["first", "passed", "1,", "held", "0,", "waiting", "1", "pid", f"{os.getpid()}"],
             ["second", "passed", "0,", "held", "0,", "waiting", "1", "nobody"],
         ]

@@ -25,7 +25,7 @@ CORE: Rows = [
     ["eventcount", "bell", "graph", "lane_slabs", "growth_policy"],
     ["ring_buffer", "slab_allocator"],
     ["registry", "lane", "dynamic_ring_buffer"],
-    ["waiting", "lanes", "inspect"],
+    ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
     ["opening"],
 ]

@@ -57,6 +57,43 @@ int main() {
              CHECK_EQ(lane.stages[0].passed, 21u);
              CHECK_EQ(lane.stages[0].waiting, 1u);
          }},
+        {"slabs of a lane are counted together",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(Pattern::mpmc, {{"first"}, {"second", 1}}));
+             auto rx = receiver(home, "first");
+             for (uint64_t i = 0; i < 6; ++i) put(*tx, i);
+             rx->end(take(*rx, 2), false);
+             LaneRecord& record = tx->registry.file.lane(tx->registry.id - kMaxReceivers);
+             CHECK_EQ(look(home).lanes[0].slabs, 1u);
+             CHECK_EQ(look(home).lanes[0].reserved, tx->slab().reserved());
+             Slab next = Slab::create(tx->registry.file.storage(), {tx->registry.id - kMaxReceivers, tx->registry.join(), 1, 1},
+                                      {64, 64, 16, 2, {}}, 6);
+             record.slabs[1].bytes.store(next.reserved());
+             record.slabs[1].number.store(2);
+             tx->slab().header->close.store(7);
+             for (uint64_t i = 0; i < 3; ++i) next.ready[i].store(word(1, Ready::ready));
+             next.row(0)[0].store(word(1, Ack::taken, rx->registry.id));
+             LaneSeen lane = look(home).lanes[0];
+             CHECK_EQ(lane.slabs, 2u);
+             CHECK_EQ(lane.reserved, tx->slab().reserved() + next.reserved());
+             CHECK_EQ(lane.capacity, 16u);
+             CHECK_EQ(lane.position, 9u);
+             CHECK_EQ(lane.used, 9u);
+             CHECK_EQ(lane.stages[0].passed, 2u);
+             CHECK_EQ(lane.stages[0].held, 1u);
+             CHECK_EQ(lane.stages[0].waiting, 6u);
+             CHECK_EQ(lane.stages[0].oldest->position, 2u);
+             CHECK_EQ(lane.stages[1].waiting, 2u);
+             CHECK_EQ(look(home).members[0].held, 1u);
+             record.slabs[0].number.store(0);  // retired
+             lane = look(home).lanes[0];
+             CHECK_EQ(lane.slabs, 1u);
+             CHECK_EQ(lane.used, 3u);
+             CHECK_EQ(lane.stages[0].passed, 6u);
+             CHECK_EQ(lane.stages[1].passed, 6u);
+             CHECK_EQ(lane.stages[0].oldest->position, 6u);
+         }},
         {"who looks is no member",
          [] {
              Home home;

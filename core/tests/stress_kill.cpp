@@ -14,7 +14,7 @@ const std::vector<StageSpec> kStages = {{"change", 0, true}, {"read", 1}};
 
 /// In memory that all processes share. Each cell has one writer, apart from `seen` cells of redelivered messages.
 struct Log {
-    std::atomic<uint64_t> lives, finish;
+    std::atomic<uint64_t> lives, finish, changes;
     std::atomic<uint8_t> begun[kMessages], committed[kMessages];
     struct Stage {
         std::atomic<uint8_t> seen[kMessages], seen_again[kMessages];
@@ -25,6 +25,7 @@ struct Storm {
     const char* what;
     Pattern pattern;
     int senders, members;  // members of each stage
+    bool grows = false;    // rings grow and shrink all the time
 };
 
 class KillStorm {
@@ -116,17 +117,31 @@ private:
     void send_all(Random& random) {
         std::unique_ptr<Sender> tx;
         while (!tx && !finish()) try {
-                tx = sender(home_, spec_, {.capacity = 32, .wait = Spinner::Mode::adaptive});
+                tx = storm_.grows ? growing() : sender(home_, spec_, {.capacity = 32, .wait = Spinner::Mode::adaptive});
             } catch (const Error& e) {
                 if (e.code != Errc::busy) throw;  // all lanes have something unread: receivers are at work
                 std::this_thread::yield();
             }
         const uint64_t block = tx ? log_->lives.fetch_add(1) : ~0ull;
         if (block < kMessages / kBlock)
-            for (uint64_t n = block * kBlock; n < (block + 1) * kBlock && !finish();)
+            for (uint64_t n = block * kBlock; n < (block + 1) * kBlock && !finish();) {
                 n += send_some(*tx, block, n, (block + 1) * kBlock - n, random);
+                if (storm_.grows && pick(random, 500) == 0) wait_for_low_load(*tx);
+            }
         if (tx) goodbye(tx);
     }
+
+    std::unique_ptr<Sender> growing() const {
+        constexpr Growth kGrowth{1 << 20, 1'000'000};
+        return open_sender(home_.directory, "test", spec_, {kWords * 8, 8, {}, Spinner::Mode::adaptive, kGrowth, 0, 8}, "test");
+    }
+    /// So that the ring becomes small again.
+    void wait_for_low_load(Sender& tx) const {
+        for (int i = 0; i < 20 && !finish() && tx.capacity() > 8; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+        const auto seen = tx.growth();
+        log_->changes.fetch_add(seen.grown + seen.shrunk - std::exchange(counted_, seen.grown + seen.shrunk));
+    }
+    mutable uint64_t counted_ = 0;  // changes of this life
 
     bool lend_some(Sender& tx, uint64_t n, Loan& loan) const {
         return tx.loan(n, loan, kForever, [this] { return !finish(); }) == Wait::ready;
@@ -267,9 +282,10 @@ private:
                             " were taken out");
         }
         CHECK(committed != 0);
-        std::printf("     %-28s %4d kills, %3d stops, %8llu committed, %5llu redelivered, %4llu taken out\n", storm_.what,
+        CHECK(!storm_.grows || log_->changes.load() != 0);
+        std::printf("     %-28s %4d kills, %3d stops, %8llu committed, %5llu redelivered, %4llu taken out, %5llu changes\n", storm_.what,
                     kills_, stops_, static_cast<unsigned long long>(committed), static_cast<unsigned long long>(again),
-                    static_cast<unsigned long long>(taken_out));
+                    static_cast<unsigned long long>(taken_out), static_cast<unsigned long long>(log_->changes.load()));
     }
 };
 
@@ -279,7 +295,9 @@ int main() {
     for (const Storm& s : std::initializer_list<Storm>{{"spsc", Pattern::spsc, 1, 1},
                                                        {"spmc, two members a stage", Pattern::spmc, 1, 2},
                                                        {"mpsc, two senders", Pattern::mpsc, 2, 1},
-                                                       {"mpmc, two by two", Pattern::mpmc, 2, 2}}) {
+                                                       {"mpmc, two by two", Pattern::mpmc, 2, 2},
+                                                       {"growing spsc", Pattern::spsc, 1, 1, true},
+                                                       {"growing mpmc, two by two", Pattern::mpmc, 2, 2, true}}) {
         check::running = s.what;
         check::watchdog(long_run() ? 1200 : 100);
         try {

@@ -21,7 +21,7 @@ struct Read {
 };
 std::optional<Read> try_read(Tap& t, uint64_t limit = 1) {
     for (Sight s; t.find(limit, s);) {
-        std::vector<std::byte> copy(s.count * s.lane->slab.stride);
+        std::vector<std::byte> copy(s.count * s.stride());
         if (!t.read(s, [&] { copy_shared(copy.data(), s.data(), copy.size()); })) continue;
         Read r{0, s.missed, s.count};
         std::memcpy(&r.value, copy.data(), 8);

@@ -75,7 +75,8 @@ def _print_stages(seen: Channel | None) -> None:
     rows = [
         (
             "",
-            f"sent {lane.position}, {lane.used} of {lane.capacity} slots used",
+            f"sent {lane.position}, {lane.used} of {lane.capacity} slots used, "
+            f"{lane.reserved // 1024} KiB in {lane.slabs} slab{'s' if lane.slabs != 1 else ''}",
             _pids([lane.sender] if lane.sender else []),
         )
         for lane in (seen.lanes if seen else ())

@@ -28,7 +28,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Lane:
-    """The ring of one sender."""
+    """The ring of one sender: one slab, or several while it changes."""
 
     number: int
     sender: Member | None
@@ -37,8 +37,13 @@ class Lane:
     position: int
     """Messages sent so far; loans that were taken back count, too."""
     capacity: int
+    """Slots of the newest slab."""
     used: int
-    """Slots that some stage has not let go."""
+    """Slots that some stage has not let go, of all slabs."""
+    slabs: int
+    """That are there: those that the sender has left are read to their end first."""
+    reserved: int
+    """Bytes of shared memory that it has."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,10 @@ def inspect(address: str) -> Channel | None:
 
 def _lane(lane: Mapping[str, Any]) -> Lane:
     sender = Member(**lane["sender"]) if lane["sender"] else None
-    return Lane(lane["number"], sender, lane["state"], lane["position"], lane["capacity"], lane["used"])
+    return Lane(
+        lane["number"], sender, lane["state"], lane["position"],
+        lane["capacity"], lane["used"], lane["slabs"], lane["reserved"],
+    )  # fmt: skip
 
 
 def _stage(index: int, stage: Mapping[str, Any], lanes: list[dict[str, Any]]) -> StageState:

@@ -70,8 +70,7 @@ public:
         }
         bell_.notify_all();
         thread_.join();
-        if (prepared_) allocator_.forget(prepared_->slab);
-        prepared_.reset();
+        if (prepared_) forget_prepared();
     }
     /// In a forked child, where the thread is not.
     void abandon() noexcept {
@@ -186,20 +185,18 @@ public:
         std::lock_guard guard(lock_);
         return refused_;
     }
+    /// What `f` says of the newest ring.
+    template <class F>
+    uint64_t newest(F&& f) const {
+        std::lock_guard guard(lock_);
+        return f(*current_);
+    }
     /// Calls `f` with each ring, the oldest first.
     template <class F>
     void each(F&& f) const {
         std::lock_guard guard(lock_);
         for (const Older& older : older_) f(*older.ring);
         f(*current_);
-    }
-    uint64_t capacity() const noexcept {
-        std::lock_guard guard(lock_);
-        return current_->slab.capacity;
-    }
-    uint64_t stride() const noexcept {
-        std::lock_guard guard(lock_);
-        return current_->slab.stride;
     }
     std::pair<uint64_t, std::string> last_change() const {
         std::lock_guard guard(lock_);
@@ -277,6 +274,10 @@ private:
         return spec;
     }
     /// Under the lock.
+    void forget_prepared() noexcept {
+        allocator_.forget(prepared_->slab);
+        prepared_.reset();
+    }
     void wish(const Size& size) {
         if (wish_ && wish_.slots >= size.slots && wish_.room >= size.room) return;
         if (!refused_.empty() && loaded_at_ - refused_at_ < kTryAgain) return;
@@ -308,8 +309,10 @@ private:
             return false;
         }
     }
-    /// The lane goes on in another ring. In a turn.
+    /// The lane goes on in another ring. In a turn. Numbers rise along the chain: a ring that was made before the newest one
+    /// is of no use any more.
     bool go_on(std::unique_ptr<RingBuffer> ring, Change why) {
+        if (ring->slab.place.number < current_->slab.place.number) return allocator_.forget(ring->slab), false;
         try {
             each_bit(gates_.added.load(relaxed), [&](uint32_t s) { ring->slab.back_row(gates_.file->storage(), s); });
         } catch (const Error& e) {
@@ -322,6 +325,7 @@ private:
         allocator_.link(ring->slab, position);
         current_->slab.header->close.store(position + 1, seq_cst);  // CLOSE
         std::lock_guard guard(lock_);
+        if (prepared_) forget_prepared();
         if (why == Change::idle) ++shrunk_;
         else ++grown_;
         why_ = text(why, current_->slab, ring->slab);
@@ -468,8 +472,7 @@ private:
         give_turn();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
-            if (prepared_) allocator_.forget(prepared_->slab);
-            prepared_.reset();
+            if (prepared_) forget_prepared();
             unused = false;
         }
         if (!to) return larger || unused;

@@ -29,13 +29,15 @@ struct StageSeen {
     std::optional<OldestSeen> oldest;
 };
 
-/// The ring of one sender.
+/// The ring of one sender: one slab, or several while it changes.
 struct LaneSeen {
     uint64_t id = 0, join = 0;  // of its sender
     LaneState state = LaneState::free;
     uint64_t position = 0;  // published so far, skipped ones too
-    uint64_t capacity = 0;
-    uint64_t used = 0;  // slots that a stage has not let go
+    uint64_t capacity = 0;  // slots of the newest slab
+    uint64_t used = 0;      // slots that a stage has not let go, of all slabs
+    uint64_t slabs = 0;     // that are there
+    uint64_t reserved = 0;  // bytes of shared memory
     std::vector<StageSeen> stages;
 };
 
@@ -71,9 +73,11 @@ public:
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t w = file().lane(i).state.load(seq_cst);
             if (state_in<LaneState>(w) == LaneState::free) continue;
-            const auto place = slab_from(file().lane(i), i, count_in(w), 0);
-            const Slab slab = place ? Slab::attach(file().storage(), *place, file().shape.payload_bytes, false, sys::Populate::no) : Slab{};
-            if (slab) seen.lanes.push_back(lane(slab, i, w, seen));
+            std::vector<Slab> slabs;
+            for (const SlabPlace& place : slabs_of(file().lane(i), i, count_in(w)))
+                if (Slab slab = Slab::attach(file().storage(), place, file().shape.payload_bytes, false, sys::Populate::no); slab)
+                    slabs.push_back(std::move(slab));
+            if (!slabs.empty()) seen.lanes.push_back(lane(slabs, i, w, seen));
         }
         return seen;
     }
@@ -81,23 +85,36 @@ public:
 private:
     Registry looker_;
 
-    LaneSeen lane(const Slab& slab, uint64_t index, uint64_t w, ChannelSeen& channel) const {
-        LaneSeen seen{kMaxReceivers + index, count_in(w), state_in<LaneState>(w), slab.first, slab.capacity, 0, {}};
-        std::vector<bool> used(slab.capacity);
-        for (uint64_t s = 0; s < slab.capacity; ++s)
-            if (const uint64_t lap = lap_of(slab.ready[s].load(acquire)); lap != 0)
-                seen.position = std::max(seen.position, slab.position(s, lap) + 1);
-        for (const uint32_t s : channel.stages)
-            seen.stages.push_back(stage(s, file().lane(index), slab, seen.position, used, channel.members));
-        seen.used = static_cast<uint64_t>(std::count(used.begin(), used.end(), true));
+    LaneSeen lane(const std::vector<Slab>& slabs, uint64_t index, uint64_t w, ChannelSeen& channel) const {
+        const LaneRecord& record = file().lane(index);
+        LaneSeen seen;
+        seen.id = kMaxReceivers + index;
+        seen.join = count_in(w);
+        seen.state = state_in<LaneState>(w);
+        seen.position = slabs.front().first;
+        seen.capacity = slabs.back().capacity;
+        seen.slabs = slabs.size();
+        seen.stages.resize(channel.stages.size());
+        for (const SlabCell& cell : record.slabs) seen.reserved += cell.bytes.load(relaxed);
+        for (const Slab& slab : slabs)
+            for (uint64_t s = 0; s < slab.capacity; ++s)
+                if (const uint64_t lap = lap_of(slab.ready[s].load(acquire)); lap != 0)
+                    seen.position = std::max(seen.position, slab.position(s, lap) + 1);
+        for (uint64_t begin = 0; const Slab& slab : slabs) {  // of slabs that are gone all was passed
+            std::vector<bool> used(slab.capacity);
+            for (size_t i = 0; i < channel.stages.size(); ++i)
+                count(channel.stages[i], record, slab, begin, seen, seen.stages[i], used, channel.members);
+            seen.used += static_cast<uint64_t>(std::count(used.begin(), used.end(), true));
+            begin = slab.end();
+        }
         return seen;
     }
 
-    StageSeen stage(uint32_t index, const LaneRecord& lane, const Slab& slab, uint64_t position, std::vector<bool>& used,
-                    std::vector<MemberSeen>& members) const {
+    /// Adds what a stage has to do with the messages of one slab, and with those that the lane had from `begin` to there.
+    void count(uint32_t index, const LaneRecord& lane, const Slab& slab, uint64_t begin, const LaneSeen& all, StageSeen& seen,
+               std::vector<bool>& used, std::vector<MemberSeen>& members) const {
         const Gate gate = looker_.graph().gate(index, lane, slab);
-        StageSeen seen;
-        if (!gate.row) return seen;  // the sender has not admitted it yet
+        if (!gate.row) return;  // the sender has not admitted it yet, or not for messages that are here
         std::vector<Gate> before;
         each_bit(looker_.graph().waits_for(index), [&](uint32_t s) {
             if (const Gate other = looker_.graph().gate(s, lane, slab); other.row) before.push_back(other);
@@ -106,7 +123,7 @@ private:
         uint64_t left = 0;
         for (uint64_t s = 0; s < slab.capacity; ++s) {
             const uint64_t ready = slab.ready[s].load(acquire), lap = lap_of(ready);  // PUBLISH
-            if (ready_of(ready) != Ready::ready || slab.position(s, lap) >= position) continue;
+            if (ready_of(ready) != Ready::ready || slab.position(s, lap) >= all.position) continue;
             if (!gate.let_go(slab, s, lap, Next::writes)) used[s] = true;
             if (gate.let_go(slab, s, lap, Next::reads)) continue;
             ++left;
@@ -123,8 +140,8 @@ private:
             }
             if (!seen.oldest || message.position < seen.oldest->position) seen.oldest = message;
         }
-        seen.passed = position - std::min(position, std::max(slab.first, gate.from)) - left;
-        return seen;
+        const uint64_t from = std::max(begin, gate.from), end = std::min(all.position, slab.end());
+        seen.passed += end - std::min(end, from) - left;
     }
 };
 

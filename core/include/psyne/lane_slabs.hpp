@@ -65,7 +65,7 @@ inline void settle_skips(const std::vector<const Slab*>& slabs, bool frozen) noe
         const Slab &before = *slabs[i - 1], &slab = *slabs[i];
         if (slab.header->skips_before.load(seq_cst) != 0) continue;
         const uint64_t sum = before.header->skips_before.load(seq_cst);
-        if (sum == 0 || before.place.number + 1 != slab.place.number || before.end() == ~0ull) return;
+        if (sum == 0 || before.end() != slab.first) return;  // open, or one between them is gone
         const auto skips = skips_in(before, frozen);
         if (!skips) return;
         slab.header->skips_before.store(sum + *skips, seq_cst);  // SETTLE SKIPS
@@ -85,11 +85,11 @@ inline bool tapped(const ChannelFile& c, const Slab& slab) noexcept {
 inline bool retire(const ChannelFile& c, const Slab& slab, bool pages) noexcept {
     slab.header->claim.store(~0ull, seq_cst);  // RETIRE: before the look
     if (pages && tapped(c, slab)) return false;
-    if (pages) slab.give_back_payload();
     c.storage().remove(slab.place);
     SlabCell& cell = c.lane(slab.place.lane).slabs[slab.place.cell];
     uint64_t w = cell_word(slab.place.join, slab.place.number);
     cell.slab.compare_exchange_strong(w, 0, seq_cst);
+    if (pages) slab.give_back_payload();  // last: who attaches a slab touches its pages
     return true;
 }
 

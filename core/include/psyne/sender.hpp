@@ -63,12 +63,13 @@ public:
         (void)dynamic_.release();
     }
 
-    /// Slots, and bytes from one to the next, of the newest ring; from any thread.
-    uint64_t capacity() const noexcept { return dynamic_ ? dynamic_->capacity() : fixed_->slab.capacity; }
-    uint64_t stride() const noexcept { return dynamic_ ? dynamic_->stride() : fixed_->slab.stride; }
-    /// Of the newest ring.
+    // Of the newest ring, from any thread.
+    uint64_t capacity() const noexcept { return newest([](const RingBuffer& r) { return r.slab.capacity; }); }
+    uint64_t stride() const noexcept { return newest([](const RingBuffer& r) { return r.slab.stride; }); }
+    uint64_t room() const noexcept { return newest([](const RingBuffer& r) { return r.slab.room; }); }
+    uint64_t position() const noexcept { return newest([](const RingBuffer& r) { return r.next.position; }); }
+    /// Of a ring that does not grow.
     const Slab& slab() const noexcept { return ring().slab; }
-    uint64_t position() const noexcept { return ring().next.position; }
     bool grows() const noexcept { return dynamic_ != nullptr; }
 
     /// Takes `n` consecutive slots to write; false while they are not let go by all stages. `bytes`: of one message that may
@@ -349,6 +350,8 @@ private:
 
     /// The ring that is lent from.
     RingBuffer& ring() const noexcept { return dynamic_ ? dynamic_->current() : *fixed_; }
+    template <class F>
+    uint64_t newest(F&& f) const noexcept { return dynamic_ ? dynamic_->newest(f) : f(*fixed_); }
     template <class F>
     void each_ring(F&& f) const {
         if (dynamic_) dynamic_->each(f);

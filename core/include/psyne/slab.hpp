@@ -63,7 +63,8 @@ public:
     }
     std::byte* at(uint64_t slot) const noexcept { return payload + slot * stride; }
     /// The bytes of a message that is no longer than its slot, or has the extent of it.
-    std::byte* data(uint64_t slot) const noexcept { return extent(slot) == 0 ? at(slot) : extents_.data() + slot * extent_stride_; }
+    std::byte* data(uint64_t slot) const noexcept { return extent(slot) == 0 ? at(slot) : extent_at(slot); }
+    std::byte* extent_at(uint64_t slot) const noexcept { return extents_.data() + slot * extent_stride_; }
     /// Bytes that a message may use in the place where it lies. What others wrote there is not more than there is.
     uint64_t room_of(uint64_t slot) const noexcept {
         const uint64_t bytes = extent(slot);

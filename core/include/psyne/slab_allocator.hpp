@@ -5,6 +5,8 @@
 //                 nobody finds it           directory       once it is closed and let go
 #pragma once
 
+#include <mutex>
+
 #include <psyne/lane_slabs.hpp>
 
 namespace psyne {
@@ -59,33 +61,41 @@ protected:
         return sum;
     }
 
+    /// From any thread.
     Slab make(const SlabSpec& spec) {
-        for (uint64_t i = 0; i < kMaxSlabs; ++i) {
-            const SlabPlace place{lane_, join_, i, number_};
-            SlabCell& cell = record().slabs[i];
-            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0 || !file_.storage().vacant(place)) continue;
-            cell.bytes.store(Slab::bytes_of(spec), seq_cst);
-            try {
-                check_budget();
-                Slab slab = Slab::create(file_.storage(), place, spec);
-                ++number_;
-                return slab;
-            } catch (...) {
-                file_.storage().remove(place);
-                cell.bytes.store(0, seq_cst);
-                throw;
-            }
+        const SlabPlace place = reserve(Slab::bytes_of(spec));
+        try {
+            check_budget();
+            return Slab::create(file_.storage(), place, spec);
+        } catch (...) {
+            file_.storage().remove(place);
+            record().slabs[place.cell].bytes.store(0, seq_cst);
+            throw;
         }
-        fail(Errc::busy, "all " + std::to_string(kMaxSlabs) + " places of a lane of " + file_.address() +
-                             " are still read or held; release messages, or close ends");
     }
     virtual void check_budget() const {}
 
 private:
+    std::mutex lock_;
     uint64_t number_ = 0;  // of the next slab
+
+    /// A cell and a number for a slab. Throws Errc::busy.
+    SlabPlace reserve(uint64_t bytes) {
+        std::lock_guard guard(lock_);
+        for (uint64_t i = 0; i < kMaxSlabs; ++i) {
+            const SlabPlace place{lane_, join_, i, number_};
+            SlabCell& cell = record().slabs[i];
+            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0 || !file_.storage().vacant(place)) continue;
+            cell.bytes.store(bytes, seq_cst);
+            ++number_;
+            return place;
+        }
+        fail(Errc::busy, "all " + std::to_string(kMaxSlabs) + " places of a lane of " + file_.address() +
+                             " are still read or held; release messages, or close ends");
+    }
 };
 
-/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes.
+/// Slabs come and go; together with those of all other lanes they keep within `budget` bytes, but for each one's first.
 class DynamicSlabAllocator final : public SlabAllocator {
 public:
     DynamicSlabAllocator(const ChannelFile& file, uint64_t lane, uint64_t join, uint64_t most)
@@ -140,8 +150,9 @@ public:
     }
 
 protected:
+    /// Each sender may have its first slab, whatever the others have: else nobody could open an end of a full channel.
     void check_budget() const override {
-        if (const uint64_t sum = reserved_by_all(); sum > budget)
+        if (const uint64_t sum = slabs() == 0 ? reserved() : reserved_by_all(); sum > budget)
             fail(Errc::no_space, "budget=" + std::to_string(budget) + " of " + file_.address() + " is used up: " +
                                      std::to_string(sum) + " bytes would be reserved in " + std::to_string(slabs()) +
                                      " slabs of this sender and those of others; raise budget=");

@@ -1,96 +1,22 @@
 // The end that looks on: copies messages out of lanes in which it holds nothing, and knows exactly what it missed.
 //
-//      claim − capacity          next                    claim
-//   ──────────┬───────────────────┬────────────────────────┬─────────     positions of a lane
-//    written  │ whole             │ whole, or not sent yet │ not in use
-//    over     │                   │                        │
-//
 // A sender claims a position before it writes there, and claims none before what the slot had is published and let go:
 //  - a copy is whole if the claim is within a ring of its position afterwards;
 //  - all positions before claim − capacity are settled: a message or a SKIP each. The sender counts the SKIPs that it
 //    claims over, and tells claim and count in one word. So a tap that was lapped goes on at claim − capacity, and knows
 //    how many messages lie between.
+// Where a slab ends it goes on to the next. A slab that is retired has a claim above all positions: it goes on to the
+// oldest that is there, and knows how many messages lie between, because each slab says how many SKIPs are before it.
 #pragma once
 
 #include <deque>
-#include <memory>
 #include <mutex>
 
-#include <psyne/lane.hpp>
+#include <psyne/lane_slabs.hpp>
+#include <psyne/tap_lane.hpp>
 #include <psyne/waiting.hpp>
 
 namespace psyne {
-
-/// Copies what may be written meanwhile: whoever calls it finds out afterwards.
-#if defined(__SANITIZE_THREAD__)
-__attribute__((no_sanitize("thread"), noinline)) inline void copy_shared(std::byte* to, const std::byte* from, uint64_t n) noexcept {
-    const auto* in = reinterpret_cast<const volatile unsigned char*>(from);
-    auto* out = reinterpret_cast<volatile unsigned char*>(to);
-    uint64_t i = 0;
-    if (reinterpret_cast<uintptr_t>(from) % 8 == 0 && reinterpret_cast<uintptr_t>(to) % 8 == 0)
-        for (; i + 8 <= n; i += 8)
-            *reinterpret_cast<volatile uint64_t*>(out + i) = *reinterpret_cast<const volatile uint64_t*>(in + i);
-    for (; i < n; ++i) out[i] = in[i];
-}
-#else
-inline void copy_shared(std::byte* to, const std::byte* from, uint64_t n) noexcept { std::memcpy(to, from, n); }
-#endif
-
-/// A lane as a tap sees it. `before` are the declared stages that write.
-struct TapLane : LaneReader {
-    uint64_t skips = 0;   // positions before the cursor that have no message
-    uint64_t missed = 0;  // messages since the last one that was read
-    uint64_t slips = 0;   // copies of late that were overwritten meanwhile
-
-    uint64_t claim() const noexcept { return slab.header->claim.load(acquire); }  // CLAIM
-    bool whole(uint64_t position) const noexcept { return claim() <= position + slab.capacity; }
-    /// Its sender has left or is dead: no word changes any more, except those of stages.
-    bool frozen() const noexcept { return !is(LaneState::open); }
-
-    /// Moves over one position that is published; false when it is not, or is written over.
-    bool step() noexcept {
-        const uint64_t w = published();
-        if (w == word(next.lap, Ready::skip)) ++skips;
-        else if (w == word(next.lap, Ready::ready)) ++missed;
-        else return false;
-        next.advance(slab.capacity);
-        return true;
-    }
-
-    /// From a position that is claimed again to one that is whole. Not to the very first where copies come too late.
-    void catch_up() noexcept {
-        const uint64_t claimed = claim(), told = slab.header->skips.load(acquire);  // of this claim, or of a later one
-        if (claimed <= next.position + slab.capacity) return;
-        uint64_t oldest = claimed - slab.capacity, passed = skips;
-        if (told != 0) {
-            oldest += static_cast<uint32_t>((told >> 32) - claimed);
-            passed += static_cast<uint32_t>(told - skips);
-        }
-        missed += (oldest - next.position) - (passed - skips);
-        skips = passed;
-        next = Cursor::at(oldest, slab.first, slab.capacity);
-        if (slips == 0 || frozen()) return;
-        const uint64_t more = std::max<uint64_t>(slab.capacity / 8, 1) << std::min<uint64_t>(slips - 1, 4);
-        for (uint64_t n = std::min(more, slab.capacity - 1); n != 0 && step(); --n) {
-        }
-    }
-
-    /// Nothing more comes behind the cursor.
-    bool over() const noexcept {  // first whether it is frozen, then its words
-        return frozen() && whole(next.position) && lap_of(published()) < next.lap && published_behind().position == next.position;
-    }
-};
-
-/// `count` consecutive messages of one lane that a tap could read, still in their slots.
-struct Sight {
-    TapLane* lane = nullptr;
-    uint64_t slot = 0, lap = 0, count = 0;
-    uint64_t missed = 0;  // messages just before; known once they are read
-    bool ends = false;    // no message will join them: the lap ends, another type comes, a SKIP
-    uint64_t position() const noexcept { return lane->slab.position(slot, lap); }
-    const std::byte* data() const noexcept { return lane->slab.at(slot); }
-    uint64_t side(const Atomic64* column, uint64_t i = 0) const noexcept { return column ? column[slot + i].load(relaxed) : 0; }
-};
 
 struct TapOptions {
     bool latest = false;      // only the newest message of each sender
@@ -119,10 +45,10 @@ public:
     bool find(uint64_t limit, Sight& out) {
         if (registry.file.header().lanes_epoch.load(acquire) != epoch_) refresh();
         for (size_t k = 0; k < lanes_.size(); ++k) {
-            TapLane& lane = *lanes_[(turn_ + k) % lanes_.size()];
+            TapLanePtr& lane = lanes_[(turn_ + k) % lanes_.size()];
             if (!come_to_message(lane)) continue;
             if (options_.latest) come_to_newest(lane);
-            out = {&lane, lane.next.slot, lane.next.lap, 1, 0, false};
+            out = {lane.get(), lane->next.slot, lane->next.lap, 1, lane->extent(lane->next.slot), 0, false};
             extend(out, limit);
             return true;
         }
@@ -135,15 +61,16 @@ public:
         TapLane& lane = *s.lane;
         registry.me().tap_at.store(lane.slab.place.id(), seq_cst);  // who gives back pages looks at it
         full_fence();
-        bool whole = lane.whole(s.position());
-        if (whole) {
+        bool whole = lane.whole(s.position()), there = whole && lane.extent(s.slot) == s.extent && (s.extent & kGone) == 0;
+        if (there) {
             copy();
             acquire_fence();
             whole = lane.slab.header->claim.load(relaxed) <= s.position() + lane.slab.capacity;  // CLAIM
+            there = whole && lane.extent(s.slot) == s.extent;
         }
         registry.me().tap_at.store(0, release);
-        if (!whole) {
-            ++lane.slips;
+        if (!there) {
+            lane.slips += !whole && !lane.retired();
             return false;
         }
         lane.slips -= lane.slips != 0;
@@ -233,19 +160,24 @@ public:
         return h.lost_epoch.load(seq_cst) != 0 && h.lost_epoch.load(seq_cst) == h.lanes_epoch.load(seq_cst);
     }
 
-    /// For statistics, from any thread: messages that are there and were not read yet, slots.
+    /// For statistics, from any thread: messages that are there and were not read yet, slots of the newest slabs.
     struct Seen {
         uint64_t waiting = 0, capacity = 0;
     };
-    Seen seen() const noexcept {
+    Seen seen() const {
         std::lock_guard guard(lock_);
         Seen s;
         for (const auto& lane : lanes_) {
-            s.capacity += lane->slab.capacity;
-            for (uint64_t i = 0; i < lane->slab.capacity; ++i) {
-                const uint64_t w = lane->slab.ready[i].load(relaxed), lap = lap_of(w);
-                s.waiting += w == word(lap, Ready::ready) && lane->slab.position(i, lap) >= lane->next.position;
+            uint64_t capacity = lane->slab.capacity;
+            if (!lane->retired()) s.waiting += TapLane::messages(lane->slab, lane->next.position);
+            for (const SlabPlace& place : slabs_of(*lane->record, lane->index, lane->join)) {
+                if (place.number <= lane->slab.place.number) continue;
+                const Slab slab = attach(place, sys::Populate::no);
+                if (!slab) continue;
+                s.waiting += TapLane::messages(slab, 0);
+                capacity = slab.capacity;
             }
+            s.capacity += capacity;
         }
         return s;
     }
@@ -260,7 +192,7 @@ public:
 private:
     TapOptions options_;
     std::vector<uint32_t> writers_;  // declared stages
-    std::vector<std::unique_ptr<TapLane>> lanes_;
+    std::vector<TapLanePtr> lanes_;
     mutable std::mutex lock_;  // changing them against `seen`
     size_t turn_ = 0;          // the lane to look at first
     uint64_t epoch_ = 0;       // of the channel, when lanes were last looked for,
@@ -276,17 +208,22 @@ private:
     void look_for_lanes(bool join_in) {
         const ChannelFile& c = registry.file;
         const uint64_t now = c.header().lanes_epoch.load(seq_cst);
-        std::lock_guard guard(lock_);
-        std::erase_if(lanes_, [](const auto& lane) { return lane->removed() && lane->over(); });
+        std::vector<TapLanePtr> found;
         for (uint64_t i = 0; i < kMaxLanes; ++i) {
             const uint64_t w = c.lane(i).state.load(seq_cst);  // LANE OPEN
-            if (state_in<LaneState>(w) == LaneState::free || known(count_in(w)) || !attach(i, count_in(w))) continue;
-            any_ = true;
-            if (join_in && count_in(w) < registry.join()) begin_in(*lanes_.back());
+            if (state_in<LaneState>(w) == LaneState::free || known(count_in(w))) continue;
+            TapLanePtr lane = enter(i, count_in(w), 0);
+            if (!lane) continue;  // let go by all meanwhile
+            if (join_in && count_in(w) < registry.join()) begin_in(lane);
+            else lane->come_from_start();
+            found.push_back(std::move(lane));
         }
+        std::lock_guard guard(lock_);
+        std::erase_if(lanes_, [](const auto& lane) { return lane->removed() && lane->over(); });
+        lanes_.insert(lanes_.end(), found.begin(), found.end());
         std::sort(lanes_.begin(), lanes_.end(), [](const auto& a, const auto& b) { return a->join < b->join; });
         epoch_ = now;
-        any_ = any_ || now != joined_at_ || (now != 0 && c.storage().lasting());
+        any_ = any_ || !found.empty() || now != joined_at_ || (now != 0 && c.storage().lasting());
     }
 
     bool known(uint64_t join) const noexcept {
@@ -295,79 +232,96 @@ private:
         return false;
     }
 
-    bool attach(uint64_t index, uint64_t join) {
-        const ChannelFile& c = registry.file;
-        auto lane = std::make_unique<TapLane>();
-        const auto place = slab_from(c.lane(index), index, join, 0);
-        if (!place) return false;
-        lane->slab = Slab::attach(c.storage(), *place, c.shape.payload_bytes, false, sys::Populate::yes);
-        if (!lane->slab || lane->slab.stages < c.shape.stage_count) return false;  // let go by all meanwhile
-        lane->index = index;
-        lane->record = &c.lane(index);
-        lane->join = join;
-        for (uint32_t s : writers_) lane->before.push_back({lane->slab.row(s)});
-        lane->waits_as = Next::writes;
-        lane->next = Cursor::at(lane->slab.first, lane->slab.first, lane->slab.capacity);
-        lanes_.push_back(std::move(lane));
-        return true;
+    Slab attach(const SlabPlace& place, sys::Populate populate) const {
+        return Slab::attach(registry.file.storage(), place, registry.file.shape.payload_bytes, false, populate);
     }
 
-    /// Where a tap stands in a lane.
-    struct Stand {
-        Cursor next;
-        uint64_t skips, missed;
-        static Stand of(const TapLane& l) noexcept { return {l.next, l.skips, l.missed}; }
-        void take(TapLane& l) const noexcept { l.next = next, l.skips = skips, l.missed = missed; }
-    };
+    /// At the beginning of the oldest slab of a lane that is there and whose number is `least` or more; else null.
+    TapLanePtr enter(uint64_t index, uint64_t join, uint64_t least) const {
+        const ChannelFile& c = registry.file;
+        while (const auto place = slab_from(c.lane(index), index, join, least)) {
+            least = place->number + 1;
+            Slab slab = attach(*place, sys::Populate::yes);
+            if (!slab || slab.stages < c.shape.stage_count) continue;  // let go by all meanwhile
+            auto lane = std::make_shared<TapLane>();
+            lane->slab = std::move(slab);
+            lane->index = index;
+            lane->record = &c.lane(index);
+            lane->join = join;
+            for (uint32_t s : writers_) lane->before.push_back({lane->slab.row(s)});
+            lane->waits_as = Next::writes;
+            lane->next = Cursor::at(lane->slab.first, lane->slab.first, lane->slab.capacity);
+            return lane;
+        }
+        return nullptr;
+    }
+
+    /// From the end of a slab, or out of one that was retired, to the next that is there; false when there is none now.
+    /// `frozen`: nor will there be one.
+    bool go_on(TapLanePtr& lane, bool frozen) {
+        TapLanePtr next = enter(lane->index, lane->join, lane->slab.place.number + 1);
+        if (!next || !next->come_from(*lane)) return lane->last = frozen, false;
+        stand(lane, std::move(next));
+        return true;
+    }
+    void stand(TapLanePtr& lane, TapLanePtr in) noexcept {
+        std::lock_guard guard(lock_);
+        lane = std::move(in);
+    }
+    void stand(TapLanePtr& lane, const Stand& at) noexcept {
+        stand(lane, at.lane);
+        lane->next = at.next, lane->skips = at.skips, lane->missed = at.missed;
+    }
 
     /// In a lane that was there before us: behind what was sent, or so many messages before that.
-    static constexpr uint64_t kRounds = 2;  // of a ring, after which a walk does not run after its sender any more
-    void begin_in(TapLane& lane) {
-        std::deque<Stand> last;
-        for (uint64_t n = 0; options_.history != 0 && n < kRounds * lane.slab.capacity && come_to_message(lane); ++n) {
-            last.push_back(Stand::of(lane));
-            if (last.size() > options_.history) last.pop_front();
-            lane.step();
+    void begin_in(TapLanePtr& lane) {
+        std::deque<Stand> newest;
+        Walk walk;
+        if (options_.history == 0) {
+            while (walk.goes_on(*lane) && come_to_sent(lane)) lane->step();
+        } else {
+            for (; walk.goes_on(*lane) && come_to_message(lane); lane->step()) {
+                newest.push_back(Stand::of(lane));
+                if (newest.size() > options_.history) newest.pop_front();
+            }
         }
-        if (!last.empty()) last.front().take(lane);
-        for (uint64_t n = 0; options_.history == 0 && n < kRounds * lane.slab.capacity; ++n) {
-            if (!lane.whole(lane.next.position)) lane.catch_up();
-            else if (!lane.step()) break;
+        if (!newest.empty()) stand(lane, newest.front());
+        lane->missed = 0;
+    }
+
+    /// Moves to the next message that was sent and not written over; false when there is none now.
+    bool come_to_sent(TapLanePtr& lane) {
+        for (Walk walk; walk.goes_on(*lane);) {
+            const bool frozen = lane->frozen();  // before the words
+            if (!lane->whole(lane->next.position)) {
+                if (!lane->retired()) lane->catch_up();
+                else if (!go_on(lane, frozen)) return false;
+                continue;
+            }
+            const uint64_t w = lane->published();
+            if (lap_of(w) > lane->next.lap) continue;  // written over just now
+            if (w == word(lane->next.lap, Ready::ready)) return true;
+            if (lap_of(w) == lane->next.lap) lane->step();
+            else if (!(frozen && lane->pass_holes()) && !(lane->at_close() && go_on(lane, frozen))) return false;
         }
-        lane.missed = 0;
+        return false;
     }
 
     /// Moves to the next message that can be read; false when there is none now.
-    bool come_to_message(TapLane& lane) const noexcept {
-        for (uint64_t n = 0; n < kRounds * lane.slab.capacity + kRounds; ++n) {
-            const bool frozen = lane.frozen();  // before the words
-            if (!lane.whole(lane.next.position)) {
-                lane.catch_up();
-                continue;
-            }
-            const uint64_t w = lane.published();
-            if (lap_of(w) > lane.next.lap) continue;  // written over just now
-            if (lap_of(w) < lane.next.lap) {
-                const Cursor behind = frozen ? lane.published_behind() : lane.next;
-                if (behind.position == lane.next.position) return false;
-                lane.next = behind;  // a hole: of a dead sender
-                continue;
-            }
+    bool come_to_message(TapLanePtr& lane) {
+        for (Walk walk; walk.goes_on(*lane) && come_to_sent(lane); lane->step()) {
             bool drop = false;
-            if (ready_of(w) == Ready::ready) {
-                if (!written(lane, lane.next.slot, lane.next.lap, drop)) return false;
-                if (!drop) return true;
-            }
-            if (!lane.step()) return false;
+            if (!written(*lane, lane->next.slot, lane->next.lap, drop)) return false;
+            if (!drop && (lane->extent(lane->next.slot) & kGone) == 0) return true;
         }
         return false;
     }
 
     /// From one message that can be read to the last one.
-    void come_to_newest(TapLane& lane) const noexcept {
+    void come_to_newest(TapLanePtr& lane) {
         Stand newest = Stand::of(lane);
-        for (uint64_t n = 0; n < kRounds * lane.slab.capacity && lane.step() && come_to_message(lane); ++n) newest = Stand::of(lane);
-        newest.take(lane);
+        for (Walk walk; walk.goes_on(*lane) && lane->step() && come_to_message(lane);) newest = Stand::of(lane);
+        stand(lane, newest);
     }
 
     /// Has every stage that writes let go this message? It is READY: a stage added from now on is not for it.
@@ -390,14 +344,15 @@ private:
 
     /// As many consecutive messages of one type as can be read.
     void extend(Sight& s, uint64_t limit) const noexcept {
-        const Slab& slab = s.lane->slab;
+        const Slab& slab = s.slab();
         for (; s.count < limit; ++s.count) {
             const uint64_t slot = s.slot + s.count;
             bool drop = false;
-            s.ends = slot == slab.capacity;
-            if (s.ends || lap_of(slab.ready[slot].load(acquire)) < s.lap) return;  // PUBLISH
-            s.ends = slab.ready[slot].load(acquire) != word(s.lap, Ready::ready) || !s.lane->alike(slot, s.slot);
-            if (s.ends || !written(*s.lane, slot, s.lap, drop)) return;
+            s.ends = slot == slab.capacity || s.extent != 0;
+            if (s.ends) return;
+            const uint64_t w = slab.ready[slot].load(acquire);  // PUBLISH
+            s.ends = lap_of(w) < s.lap ? s.position() + s.count >= slab.end() : w != word(s.lap, Ready::ready) || !s.lane->alike(slot, s.slot);
+            if (s.ends || lap_of(w) < s.lap || !written(*s.lane, slot, s.lap, drop)) return;
             s.ends = drop;
             if (drop) return;
         }
@@ -406,8 +361,8 @@ private:
     /// Names a message that could be read; 0: none.
     uint64_t peek() {
         if (registry.file.header().lanes_epoch.load(seq_cst) != epoch_) return 0;  // no publish: joins wake all
-        for (const auto& lane : lanes_)
-            if (come_to_message(*lane)) return lane->join << 40 ^ (lane->next.position + 1);
+        for (auto& lane : lanes_)
+            if (come_to_message(lane)) return lane->join << 40 ^ (lane->next.position + 1);
         return 0;
     }
 };
