@@ -324,14 +324,16 @@ def test_a_long_message_waits_for_the_memory_of_another():
 
 
 def test_the_budget_is_that_of_all_senders_of_the_channel():
-    first = grows("ipc://g", Line, capacity=64, budget=1 << 18)
-    others = []
-    with first, pytest.raises(psyne.NoSpace, match="budget=262144"):
-        while True:
-            others.append(grows("ipc://g", budget=1 << 18, capacity=64))
-    assert others
-    for tx in others:
-        tx.close()
+    options: dict[str, Any] = {"capacity": 64, "budget": 1 << 19}
+    with grows("ipc://g", Line, **options) as greedy, grows("ipc://g", **options) as modest:
+        for tx in (greedy, modest):
+            with pytest.raises(psyne.Full, match="budget=524288"):
+                for n in range(100_000):
+                    tx.send(line_of(1, n), timeout=0.2)
+        assert greedy.capacity > modest.capacity
+        assert greedy.statistics().reserved + modest.statistics().reserved <= 1 << 19
+        with grows("ipc://g", **options) as late:  # each may have its first ring, or nobody could join
+            assert late.capacity == 64
 
 
 # ---- every kind of channel ----------------------------------------------------------------------------------------
