@@ -4,112 +4,9 @@
 
 namespace psyne::python {
 
-bool enter_joined(PyObject* self, SenderEnd& e) {
-    if (!e.enter()) return false;
-    if (e.sender) [[likely]]
-        return true;
-    PyObject* done = PyObject_CallMethod(self, "_join", nullptr);
-    Py_XDECREF(done);
-    if (done && !e.closed) return true;
-    e.busy = false;
-    if (e.closed) close_now(e);  // by another thread meanwhile
-    return done ? e.refuse() : false;
-}
-
 namespace {
 
 constexpr uint64_t kAllSent = ~0ull;
-
-/// Tells that the ring grew, when it did. False when a signal handler raised meanwhile: the loan is taken back.
-bool tell_growth(SenderEnd& e, const Loan& loan) {
-    e.slab = loan.ring->slab.place.number;
-    const auto [grown, why] = e.sender->last_change();
-    if (grown == std::exchange(e.grown, grown) || warn("the ring of a sender of " + e.address + " grew: " + why)) return true;
-    e.sender->discard(loan);
-    return false;
-}
-
-/// Takes `n` slots if there is room; `bytes`: of one message that may be longer than a slot. False without room, or with an
-/// exception set.
-bool take_now(SenderEnd& e, uint64_t n, Loan& loan, uint64_t bytes) {
-    if (!e.sender->try_loan(n, loan, bytes)) [[unlikely]]
-        return false;
-    return loan.ring->slab.place.number == e.slab || tell_growth(e, loan);
-}
-
-/// Waits for `n` slots; false with an exception set. Without room and time: Full.
-bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t bytes = 0) {
-    if (bytes > e.budget && e.budget != 0) {
-        raise("NoSpace", "a message of " + std::to_string(bytes) + " bytes is larger than all that " + e.address +
-                             " may have; raise budget=" + std::to_string(e.budget));
-        return false;
-    }
-    Wait result;
-    const uint64_t since = sys::now_ns();
-    {
-        const WithoutGil nogil;
-        result = e.sender->loan(n, loan, deadline, Tick{e.sender->registry, e.sender.get()}, bytes);
-    }
-    ++e.counts.waits;
-    e.counts.wait.add(sys::now_ns() - since);
-    switch (result) {
-        case Wait::ready: return loan.ring->slab.place.number == e.slab || tell_growth(e, loan);
-        case Wait::interrupted: return false;
-        case Wait::stopped:
-            if (e.closed) return e.refuse();
-            own_views_stand(e);
-            return false;
-        case Wait::timeout: break;
-    }
-    raise("Full", e.address + " is full (" + std::to_string(e.sender->capacity()) + " messages): " +
-                      e.sender->why_full() + (e.sender->grows() ? ". Wait longer, or raise budget="
-                                                                : ". Wait longer, raise capacity=, or drop with full=\"drop\""));
-    return false;
-}
-
-/// What the core has to know of a message whose elements have so many bytes: where slots may be too short for it.
-uint64_t bytes_for(const SenderEnd& e, const Kind& kind, uint64_t elements) {
-    return kind.shape->shaped && e.sender->grows() ? kind.shape->bytes_with(elements) : 0;
-}
-
-}  // namespace
-
-Place place_of(const Kind& kind, const Loan& loan) {
-    const Slab& slab = loan.ring->slab;
-    if (kind.shape->columns) return {slab.payload, slab.stride, slab.capacity, loan.slot, loan.room};
-    return {loan.data, slab.stride, 1, 0, loan.room};
-}
-
-bool copy_in(SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only, Copied& c) {
-    c.kind = e.kind_for(what);
-    Source source;
-    if (!c.kind || !source.of(what, e, *c.kind, false)) return false;
-    const uint64_t bytes = bytes_for(e, *c.kind, source.bytes());
-    if (!take_now(e, 1, c.loan, bytes)) [[unlikely]] {
-        if (PyErr_Occurred()) return false;
-        if (try_only) return e.sender->look_after_others(), false;
-        if (!take_loan(e, 1, c.loan, deadline, bytes)) return false;
-        const bool same = source.of(what, e, *c.kind, false);  // others ran meanwhile: look again
-        if (!same || (c.kind->shape->shaped && source.bytes() > c.kind->shape->elements_in(c.loan.room))) {
-            e.sender->discard(c.loan);
-            if (same) PyErr_SetString(PyExc_ValueError, "it became longer while send() waited for room");
-            return false;
-        }
-    }
-    c.loan.variant = c.kind->header;
-    c.bytes = source.bytes();
-    if (source.copy_to(place_of(*c.kind, c.loan), 1, 0)) return true;
-    e.sender->discard(c.loan);
-    return false;
-}
-
-MessageObject* own_loan(PyObject* self, PyObject* what) {
-    if (!is_message(what)) return nullptr;
-    auto* m = reinterpret_cast<MessageObject*>(what);
-    return m->end == self && (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch) ? m : nullptr;
-}
-
-namespace {
 
 void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
@@ -200,7 +97,7 @@ bool first_dims(const Layout& layout, PyObject* shape, PyObject* size, Dims& out
 
 /// The longest batch: the ring, or what a ring that grows could become.
 uint64_t most_in_a_row(const SenderEnd& e) {
-    if (!e.sender) return e.budget != 0 ? 0 : e.planned;
+    if (!e.sender) return std::max(e.planned, e.budget);  // of slots of one byte: it is not known yet
     const uint64_t slots = e.sender->capacity();
     return e.budget != 0 ? std::max(slots, e.budget / e.sender->stride()) : slots;
 }
@@ -245,7 +142,7 @@ PyObject* loan_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
     if (count == -1 && PyErr_Occurred()) return nullptr;
     SenderEnd& e = sender_end(self);
     const uint64_t most = most_in_a_row(e);
-    if (most != 0 && (count < 1 || static_cast<uint64_t>(count) > most)) {
+    if (count < 1 || static_cast<uint64_t>(count) > most) {
         PyErr_Format(PyExc_ValueError, "loan_many(%zd): 1 to %llu messages lie consecutively in this channel; raise %s=",
                      count, static_cast<unsigned long long>(most), e.budget != 0 ? "budget" : "capacity");
         return nullptr;
@@ -306,7 +203,7 @@ bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sen
         const uint64_t most = std::max<uint64_t>(e.sender->capacity() / 4, 1);
         const uint64_t k = std::min({source.count - sent, e.sender->rest_of_lap(), most});
         Loan loan;
-        if (!take_now(e, k, loan, 0)) {
+        if (!take_now(e, k, loan)) {
             if (PyErr_Occurred()) return false;
             if (e.drops) {
                 e.sender->look_after_others();
@@ -423,11 +320,6 @@ PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
 
 }  // namespace
 
-void own_views_stand(SenderEnd& e) {
-    raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent message, or by "
-                        "one that call() gave you; drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
-}
-
 void bind_sender(nb::module_& m) {
     nb::class_<SenderEnd>(m, "SenderEnd", nb::type_slots(slots), "The native sending end.")
         .def(nb::init<>())
@@ -448,7 +340,7 @@ void bind_sender(nb::module_& m) {
         .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while loan() would not wait; for select(), selectors and event loops.")
         .def_prop_ro("_drops", [](const SenderEnd& e) { return e.drops; })
-        .def_prop_ro("_most", &most_in_a_row, nb::lock_self(), "The longest batch; 0: not known yet.")
+        .def_prop_ro("_most", &most_in_a_row, nb::lock_self(), "The longest batch.")
         .def("_enter",
              [](nb::handle self) {
                  SenderEnd& e = sender_end(self.ptr());

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import threading
 from typing import Any
 
@@ -27,6 +28,17 @@ def noise(size: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng([seed, size]).integers(0, 256, size, dtype=np.uint8)
 
 
+def fill(tx: Any) -> tuple[int, str]:
+    """Sends lines until it is full: how many, and what it said."""
+    sent = 0
+    while True:
+        try:
+            tx.send(line_of(1, sent), timeout=0.3)
+        except psyne.Full as full:
+            return sent, str(full)
+        sent += 1
+
+
 # ---- options ------------------------------------------------------------------------------------------------------
 
 
@@ -39,16 +51,15 @@ def noise(size: int, seed: int = 0) -> np.ndarray:
         ({"full": "grow", "shrink_after": 0}, "shrink_after is a number of seconds above 0; got 0"),
         ({"full": "grow", "shrink_after": float("nan")}, "shrink_after"),
         ({"full": "grow", "shrink_after": "1"}, "shrink_after"),
-        ({"budget": 1 << 20}, 'budget=1048576 is for rings that grow: full="grow"; this one has full=\'block\''),
+        ({"budget": 1 << 20}, "budget=1048576 is for rings that grow: full=\"grow\"; this one has full='block'"),
         ({"shrink_after": 1.0, "full": "drop"}, "shrink_after=1.0 is for rings that grow"),
         ({"full": "expand"}, "full='expand'; it is one of 'block', 'drop', 'grow'"),
     ],
 )
 def test_an_option_that_cannot_work_says_why(options: dict[str, Any], says: str):
     for opens in (lambda: psyne.sender("ipc://g", Number, **options), lambda: psyne.channel(Number, **options)):
-        with pytest.raises(ValueError) as raised:
+        with pytest.raises(ValueError, match=re.escape(says)):
             opens()
-        assert says in str(raised.value)
 
 
 def test_a_budget_below_the_first_ring_is_no_space_with_the_numbers():
@@ -168,7 +179,9 @@ def test_a_loan_without_a_size_is_what_its_slot_has_room_for():
             assert m.bytes == b"\1" * 5
         with tx.loan(size=10) as m:
             m.bytes = b"a" * 4088
-            with pytest.raises(ValueError, match=r"4089 bytes do not fit into this loan, which has room for 4088.*size="):
+            with pytest.raises(
+                ValueError, match=r"4089 bytes do not fit into this loan, which has room for 4088.*size="
+            ):
                 m.bytes = b"a" * 4089
         assert rx.receive().bytes == b"a" * 4088
 
@@ -204,8 +217,7 @@ def test_several_types_share_the_slots_that_grow():
         for n in range(20):
             assert rx.receive(timeout=10).n == n
             assert rx.receive(timeout=10).text == "x" * (n * 5000)
-            plane = rx.receive(timeout=10).array
-            assert plane.shape == (n, 700) and (plane == n).all()
+            assert (rx.receive(timeout=10).array == np.full((n, 700), n)).all()
 
 
 def test_a_batch_of_messages_of_their_own_shape_ends_before_an_extent():
@@ -254,8 +266,8 @@ def test_views_of_a_loan_and_of_a_received_message_in_an_extent_keep_their_bytes
             rx.receive(timeout=10).release()
         for size, own, theirs, private, copy in kept:
             data = noise(size)
-            assert (own == data).all() and (theirs == data).all()
-            assert (private.array == data).all() and (copy.array == data).all()
+            for same in (own, theirs, private.array, copy.array):
+                assert (same == data).all()
             private.array[:] = 0
             assert (theirs == data).all()
         full = tx.statistics().resident
@@ -290,13 +302,9 @@ def test_a_call_comes_back_in_its_extent():
 
 def test_a_budget_that_is_reached_waits_then_is_full_with_the_numbers():
     with grows("ipc://g", Line, capacity=64, budget=1 << 17) as tx, psyne.receiver("ipc://g") as rx:
-        sent = 0
-        with pytest.raises(psyne.Full) as raised:
-            while True:
-                tx.send(line_of(1, sent), timeout=0.3)
-                sent += 1
-        assert "it cannot grow: budget=131072 of ipc://g is used up" in str(raised.value)
-        assert "raise budget=" in str(raised.value)
+        sent, why = fill(tx)
+        assert "it cannot grow: budget=131072 of ipc://g is used up" in why
+        assert "raise budget=" in why
         assert "budget=131072" in tx.statistics().why
         assert tx.statistics().reserved <= 1 << 17
         with rx.receive() as m:  # it goes on as soon as there is room
@@ -319,7 +327,9 @@ def test_a_long_message_waits_for_the_memory_of_another():
         tx.send(noise(4 << 20, 2), timeout=30)
         assert (rx.receive(timeout=10).array == noise(4 << 20, 2)).all()
         assert tx.statistics().late_wakes == late == 0
-        with pytest.raises(psyne.NoSpace, match=r"a message of 8388616 bytes is larger than all that .* budget=6291456"):
+        with pytest.raises(
+            psyne.NoSpace, match=r"a message of 8388616 bytes is larger than all that .* budget=6291456"
+        ):
             tx.loan(size=8 << 20)
 
 
@@ -327,9 +337,7 @@ def test_the_budget_is_that_of_all_senders_of_the_channel():
     options: dict[str, Any] = {"capacity": 64, "budget": 1 << 19}
     with grows("ipc://g", Line, **options) as greedy, grows("ipc://g", **options) as modest:
         for tx in (greedy, modest):
-            with pytest.raises(psyne.Full, match="budget=524288"):
-                for n in range(100_000):
-                    tx.send(line_of(1, n), timeout=0.2)
+            assert "budget=524288" in fill(tx)[1]
         assert greedy.capacity > modest.capacity
         assert greedy.statistics().reserved + modest.statistics().reserved <= 1 << 19
         with grows("ipc://g", **options) as late:  # each may have its first ring, or nobody could join
@@ -364,7 +372,10 @@ def test_event_loops_have_rings_that_grow():
             for n in range(300):
                 assert ((await rx.receive()).array == noise(n * 100)).all()
             assert ((await rx.receive()).array == noise(1 << 20)).all()
-        async with aio.sender("ipc://b", Number, full="grow", capacity=8) as out, aio.receiver("ipc://b", Number) as back:
+        async with (
+            aio.sender("ipc://b", Number, full="grow", capacity=8) as out,
+            aio.receiver("ipc://b", Number) as back,
+        ):
             async with out.loan_many(50) as batch:
                 batch["n"] = range(50)
             assert [(await back.receive()).n for _ in range(50)] == list(range(50))
@@ -389,8 +400,6 @@ def test_an_event_loop_waits_for_the_memory_of_a_long_message():
 def test_the_logger_tells_that_a_ring_grew_and_that_it_cannot(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.WARNING, "psyne"), grows("ipc://g", Line, capacity=64, budget=1 << 17) as tx:
         psyne.receiver("ipc://g")
-        with pytest.raises(psyne.Full):
-            for n in range(100_000):
-                tx.send(line_of(1, n), timeout=0.3)
+        fill(tx)
     assert any("grew: 64 x 64 bytes to 128 x 64 bytes: the ring was full" in text for text in caplog.messages)
     assert any("cannot grow: budget=131072" in text for text in caplog.messages)

@@ -95,7 +95,9 @@ def growth_of(full: str, budget: int | None, shrink_after: float | None) -> Grow
     if full != "grow":
         for name, value in (("budget", budget), ("shrink_after", shrink_after)):
             if value is not None:
-                raise InvalidArgument(f'{name}={value!r} is for rings that grow: full="grow"; this one has full={full!r}')
+                raise InvalidArgument(
+                    f'{name}={value!r} is for rings that grow: full="grow"; this one has full={full!r}'
+                )
         return None
     budget = BUDGET if budget is None else budget
     if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget < 1 << 63:

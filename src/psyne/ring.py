@@ -92,6 +92,12 @@ class DynamicRingBuffer(RingBuffer[M]):
     ) -> None:  # fmt: skip
         self._open(
             *channel(
-                kind, pattern="spsc", full="grow", capacity=capacity, budget=budget, shrink_after=shrink_after, wait=wait
+                kind,
+                pattern="spsc",
+                full="grow",
+                capacity=capacity,
+                budget=budget,
+                shrink_after=shrink_after,
+                wait=wait,
             )
-        )  # fmt: skip
+        )
