@@ -301,12 +301,12 @@ def test_a_call_comes_back_in_its_extent():
 
 
 def test_a_budget_that_is_reached_waits_then_is_full_with_the_numbers():
-    with grows("ipc://g", Line, capacity=64, budget=1 << 17) as tx, psyne.receiver("ipc://g") as rx:
+    with grows("ipc://g", Line, capacity=64, budget=1 << 18) as tx, psyne.receiver("ipc://g") as rx:
         sent, why = fill(tx)
-        assert "it cannot grow: budget=131072 of ipc://g is used up" in why
+        assert "it cannot grow: budget=262144 of ipc://g is used up" in why
         assert "raise budget=" in why
-        assert "budget=131072" in tx.statistics().why
-        assert tx.statistics().reserved <= 1 << 17
+        assert "budget=262144" in tx.statistics().why
+        assert tx.statistics().reserved <= 1 << 18
         with rx.receive() as m:  # it goes on as soon as there is room
             assert (m.array == line_of(1, 0)).all()
         reader = threading.Thread(target=lambda: [rx.receive(timeout=30).release() for _ in range(sent - 1)])
@@ -398,8 +398,8 @@ def test_an_event_loop_waits_for_the_memory_of_a_long_message():
 
 
 def test_the_logger_tells_that_a_ring_grew_and_that_it_cannot(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING, "psyne"), grows("ipc://g", Line, capacity=64, budget=1 << 17) as tx:
+    with caplog.at_level(logging.WARNING, "psyne"), grows("ipc://g", Line, capacity=64, budget=1 << 18) as tx:
         psyne.receiver("ipc://g")
         fill(tx)
     assert any("grew: 64 x 64 bytes to 128 x 64 bytes: the ring was full" in text for text in caplog.messages)
-    assert any("cannot grow: budget=131072" in text for text in caplog.messages)
+    assert any("cannot grow: budget=262144" in text for text in caplog.messages)

@@ -1,7 +1,6 @@
 """The native core of psyne: ends, messages, layouts."""
 
 from collections.abc import Iterator
-import types
 from typing import Any
 
 import numpy
@@ -68,12 +67,78 @@ def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> num
     A writable array of the same shape and strides: copy-on-write pages, or a copy.
     """
 
+class Slab:
+    """
+    Memory for messages, all of whose pages are there: a writable uint8 array of (capacity, slot_bytes).
+
+    It begins at a page. It is given back once it and the last array or memoryview over it are gone.
+    """
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def array(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """All of it as a numpy array. Raises MessageReleased after free()."""
+    def free(self) -> None:
+        """Give it back now. Raises ViewsAlive while arrays use it."""
+    @property
+    def bytes(self) -> int:
+        """That it takes of the budget, with what the slab says of itself."""
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+
+class SlabAllocator:
+    """
+    Has one slab of `capacity` slots: what a channel of a fixed ring is made of, by itself.
+
+    Slots have `slot_bytes` bytes. Raises InvalidArgument.
+    """
+
+    def __init__(self, slot_bytes: int, capacity: int) -> None: ...
+
+    def allocate(self) -> Slab:
+        """The slab. Raises NoSpace, and ChannelBusy for a second one."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that its slabs have."""
+
+    @property
+    def slabs(self) -> int:
+        """Slabs that it has now."""
+
+class DynamicSlabAllocator:
+    """
+    Has up to 32 slabs of any sizes, which come and go, within `budget` bytes: what a ring that grows is
+    made of, by itself.
+
+    Raises InvalidArgument.
+    """
+
+    def __init__(self, budget: int) -> None: ...
+
+    def allocate(self, slot_bytes: int, capacity: int) -> Slab:
+        """
+        Another slab. Raises NoSpace beyond the budget, ChannelBusy for the 33rd, InvalidArgument.
+        """
+
+    @property
+    def budget(self) -> int: ...
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that its slabs have."""
+
+    @property
+    def slabs(self) -> int:
+        """Slabs that it has now."""
+
 class SenderEnd:
     """The native sending end."""
 
     def __init__(self) -> None: ...
 
-    _try_send: types.MethodDescriptorType = ...
+    def _try_send(self, message: object, /) -> bool | None: ...
 
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
@@ -89,7 +154,7 @@ class SenderEnd:
 
     @property
     def _most(self) -> int:
-        """The longest batch; 0: not known yet."""
+        """The longest batch."""
 
     def _enter(self) -> None:
         """Join now, not at the first use."""

@@ -194,7 +194,7 @@ class Sender(EventLoopEnd, Generic[M]):
     @overload
     def loan_many(self, n: int, type: type[K], /) -> Loan[Batch[K]]: ...
     def loan_many(self, n: int, *type: Any) -> Any:
-        """Exactly n consecutive slots. Raises ValueError for n above the capacity, TypeError."""
+        """Exactly n consecutive slots. Raises ValueError for n above the capacity (or the budget), TypeError."""
         tx = self._tx
         at_once = tx._drops or not 1 <= n <= tx._most
         return Loan(
