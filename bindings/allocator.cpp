@@ -19,7 +19,7 @@ struct Pool {
     ChannelFile file;
     std::unique_ptr<SlabAllocator> allocator;
     std::mutex lock;
-    const uint64_t generation = fork_generation.load(std::memory_order_relaxed);
+    const pid_t owner = ::getpid();
 
     explicit Pool(uint64_t budget) : file(ChannelFile::make(Anonymous(), "slabs", {}, Anonymous::kGeneration)) {
         if (budget != 0) allocator = std::make_unique<DynamicSlabAllocator>(file, 0, kJoin, budget);
@@ -31,14 +31,14 @@ struct Pool {
             fail(Errc::invalid, "a slab has at least one slot of at least one byte; got slot_bytes=" + std::to_string(slot_bytes) +
                                     ", capacity=" + std::to_string(capacity));
         std::lock_guard guard(lock);
-        if (generation != fork_generation.load(std::memory_order_relaxed))
+        if (owner != ::getpid())
             fail(Errc::invalid, "this allocator belongs to the parent process; make one in the child");
         Slab slab = allocator->allocate({slot_bytes, slot_bytes, capacity, 0, {}, slot_bytes});
         allocator->link(slab, 0);
         return slab;
     }
     void give_back(Slab& slab) noexcept {
-        if (generation != fork_generation.load(std::memory_order_relaxed)) return;
+        if (owner != ::getpid()) return;  // a forked child: the slab is its parent's
         std::lock_guard guard(lock);
         retire(file, slab, true);
         allocator->record().slabs[slab.place.cell].bytes.store(0, seq_cst);

@@ -398,8 +398,8 @@ def test_an_event_loop_waits_for_the_memory_of_a_long_message():
 
 
 def test_the_logger_tells_that_a_ring_grew_and_that_it_cannot(caplog: pytest.LogCaptureFixture):
-    with caplog.at_level(logging.WARNING, "psyne"), grows("ipc://g", Line, capacity=64, budget=1 << 18) as tx:
-        psyne.receiver("ipc://g")
+    with caplog.at_level(logging.WARNING, "psyne"), grows("ipc://told", Line, capacity=64, budget=1 << 18) as tx:
+        psyne.receiver("ipc://told")
         fill(tx)
     assert any("grew: 64 x 64 bytes to 128 x 64 bytes: the ring was full" in text for text in caplog.messages)
     assert any("cannot grow: budget=262144" in text for text in caplog.messages)
