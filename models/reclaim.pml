@@ -1,29 +1,46 @@
-/* Reclaiming: the pages of a lane in a memory without files go back when nobody maps them, and never before.
+/* Reclaiming: the places of a memory without files are used again, and nobody finds there what he did not look for.
 
-   Who maps the lane has a shared lock on its number (a byte of a file description: the kernel frees it with the last process
-   that has that description, so a forked child keeps it as it keeps the mapping). The number is in the table while the lane
-   is open, ended or lost, and never again afterwards.
-   Builder: lock, first byte, into the table; at its end unmap, THEN unlock. It may keep arrays over its slots for ever.
-   Attacher: lock, THEN look into the table; map if the number is there, else unlock.
-   Sweeper, when it sees pages: nobody has the lock; the number is not in the table; nobody has the lock: give them back.
-     The first look: a number that is not in the table afterwards is not one that is being built.
-     The second: nobody is left of those who saw it in the table.
-   A lane leaves the table when it has ended or its builder is dead, and its message is done with.
+   One place, and the cell that names the slab in it: numbers never come back. Two locks, bytes of a file description: the
+   kernel frees them with the last process that has that description, so a forked child keeps one as it keeps the mapping.
+   Those who map the place share the one; who makes room there has the other alone, and who does not get it goes elsewhere.
+   Maker, for a cell that names no slab: the room; nobody maps the place? give back what was there; share the lock; let go
+     of the room; write; only then into the cell. It may keep arrays over its slots when its lane is long over.
+   Attacher, who saw a slab in the cell: lock, THEN look whether the cell still names it; map it, else unlock: it is gone
+     for ever.
+   Sweeper, when it sees pages: the room; nobody maps the place; the cell names no slab; nobody maps it: give them back.
+     The first look: no maker is left whose slab is not in the cell yet. The second: from now on nobody attaches.
+     The third: nobody is left of those who saw it in the cell.
+   A slab is retired (taken out of its cell, by its number) when it is over or its maker dead, and its message done with.
+   Nobody waits for anybody: who is stopped anywhere holds up only those who would make room in this place.
 
-@ holds  short  ATTACHERS=2 KILLS=1
-@ holds  short  ATTACHERS=1 KILLS=2 FORKS=1
-@ holds  long   ATTACHERS=2 KILLS=2 FORKS=1 SWEEPERS=2
-@ mutant NO_LOCKS                  | | any error
-@ mutant LOCKS_THEN_TABLE          | | mapped
-@ mutant TABLE_THEN_LOCKS          | | any error
-@ mutant TABLE_LOCKS_TABLE         | | mapped
-@ mutant LOCKS_ONLY                | | in_table
-@ mutant BUILDER_WRITES_THEN_LOCKS | | any error
-@ mutant BUILDER_UNLOCKS_TOO_SOON  | | any error
-@ mutant ATTACHER_LOOKS_THEN_LOCKS | | pages
-@ mutant UNLOCKS_THEN_UNMAPS       | | mapped
-@ mutant LOCKS_DIE_WITH_THE_PARENT | KILLS=1 FORKS=1 | mapped
+@ holds  short  SLABS=2 ATTACHERS=1 KILLS=1
+@ holds  short  SLABS=2 ATTACHERS=1 KILLS=1 FORKS=1
+@ holds  short  SLABS=2 ATTACHERS=1 UNDERTAKERS=2
+@ holds  long   SLABS=2 ATTACHERS=1 UNDERTAKERS=2 SWEEPERS=2
+@ holds  long   SLABS=2 ATTACHERS=2 KILLS=1
+@ holds  long   SLABS=3 ATTACHERS=1 KILLS=1
+@ mutant MAKER_DOES_NOT_LOOK         | | mapped
+@ mutant MAKER_WITHOUT_ROOM          | | mapped
+@ mutant MAKER_LETS_GO_THEN_SHARES   | | any error
+@ mutant MAKER_WRITES_THEN_SHARES    | | any error
+@ mutant MAKER_UNSHARES_TOO_SOON     | | any error
+@ mutant MAKER_KEEPS_WHAT_WAS_THERE  | | mixed
+@ mutant ATTACHER_WITHOUT_LOCK       | | any error
+@ mutant ATTACHER_LOOKS_THEN_LOCKS   | | any error
+@ mutant ATTACHER_TAKES_ANY_SLAB     | | content
+@ mutant UNLOCKS_THEN_UNMAPS         | | mapped
+@ mutant LOCKS_DIE_WITH_THE_PARENT   | KILLS=1 FORKS=1 | mapped
+@ mutant SWEEPER_WITHOUT_ROOM        | | any error
+@ mutant SWEEPER_LOOKS_THEN_ROOM     | KILLS=1 | named
+@ mutant SWEEPER_ONLY_LOOKS_FOR_MAPS | | named
+@ mutant SWEEPER_LEAVES_OUT_THE_FIRST  | | any error
+@ mutant SWEEPER_LEAVES_OUT_THE_THIRD  | | mapped
+@ mutant SWEEPER_LOCKS_OUT_ATTACHERS | | cell
+@ mutant RETIRES_WHAT_IS_THERE       | UNDERTAKERS=2 | retired
 */
+#ifndef SLABS
+#define SLABS 2
+#endif
 #ifndef ATTACHERS
 #define ATTACHERS 1
 #endif
@@ -36,46 +53,43 @@
 #ifndef SWEEPERS
 #define SWEEPERS 1
 #endif
-#define BUILDER  0
+#ifndef UNDERTAKERS
+#define UNDERTAKERS 1
+#endif
 
-#define NONE     0                      /* the lane: before it is in the table, in it, after */
-#define OPEN     1
-#define ENDED    2
-#define LOST     3
-#define OVER     4
-byte lane;
-#define IN_TABLE (lane == OPEN || lane == ENDED || lane == LOST)
+byte cell;                              /* 0: names none, else the number of a slab */
+byte maker;                             /* the slab that the lane's sender makes or sends in; 0: free for the next */
+bool over[SLABS + 1];                   /* its sender is done with it, or dead */
 
-#define NEW      0                      /* the word of its one message */
+#define NEW      0                      /* the word of a slab's one message */
 #define READY    1
 #define TAKEN    2
 #define DONE     3
-byte word, owner;
+byte word[SLABS + 1], owner[SLABS + 1];
+#define FINISHED(n) (over[n] && (word[n] == NEW || word[n] == DONE))
 
-bool pages, in_table;
-byte locks, mapped;                     /* ends (or what they forked) that have the lock; that map: a ghost */
-bool dead[ATTACHERS + 1]; byte kills, forks;
+bool pages, mixed;                      /* mixed: words of two slabs */
+byte content;                           /* whose words the pages have; 0: zeros */
+byte mapped, sharers;                   /* ends (or what they forked) that map the place: a ghost; that share the lock */
+bool room, shut, named, retired;        /* shut: only in a mutant */
+bool dead[SLABS + ATTACHERS + 1]; byte kills, forks;
 
 #ifdef LOCKS_DIE_WITH_THE_PARENT
 #define STAYS 0
 #else
 #define STAYS child
 #endif
-/* The kernel ends a process: lock and mapping go in one step, unless a child of it has them too. */
-#define KILL \
-    if \
-    :: atomic { kills < KILLS -> \
-           kills++; dead[me] = 1; \
-           locks = locks - (STAYS -> 0 : lock); lock = (STAYS -> lock : 0); \
-           mapped = mapped - (child -> 0 : map); map = (child -> map : 0); \
-           goto killed } \
-    :: true \
-    fi
+/* The kernel ends a process: locks and mapping go in one step, unless a child of it has them too. */
+#define DIE \
+    sharers = sharers - (STAYS -> 0 : lock); lock = (STAYS -> lock : 0); \
+    mapped = mapped - (child -> 0 : map); map = (child -> map : 0); \
+    room = room && !inside; inside = 0
+#define KILL   if :: atomic { kills < KILLS -> kills++; dead[me] = 1; DIE; goto killed } :: true fi
 #define FORK   if :: atomic { forks < FORKS -> forks++; child = 1 } :: true fi
-#define LOCK   atomic { locks++; lock = 1 }
+#define LOCK   atomic { sharers++; lock = 1 }
 #define MAP    atomic { mapped++; map = 1 }
 /* What a child has too stays. */
-#define UNLOCK atomic { locks = locks - (child -> 0 : lock); lock = (child -> lock : 0) }
+#define UNLOCK atomic { sharers = sharers - (child -> 0 : lock); lock = (child -> lock : 0) }
 #define UNMAP  atomic { mapped = mapped - (child -> 0 : map); map = (child -> map : 0) }
 #ifdef UNLOCKS_THEN_UNMAPS
 #define LET_GO UNLOCK; UNMAP
@@ -83,122 +97,184 @@ bool dead[ATTACHERS + 1]; byte kills, forks;
 #define LET_GO UNMAP; UNLOCK
 #endif
 #define CHILD_ENDS \
-    if :: atomic { child -> locks = locks - lock; mapped = mapped - map; lock = 0; map = 0 } :: true fi
+    if :: atomic { child -> sharers = sharers - lock; mapped = mapped - map; lock = 0; map = 0 } :: true fi
+#define GET_ROOM    atomic { inside = !room; room = 1 }
+#define LEAVE_ROOM  atomic { room = room && !inside; inside = 0 }
+#define GIVE_BACK \
+    atomic { named = cell != 0; assert(!named); assert(mapped == 0); pages = 0; content = 0 }
 
-active proctype Builder()
-{   byte me = BUILDER; bool lock, map, child;
-#ifdef BUILDER_WRITES_THEN_LOCKS
+proctype Maker(byte me)
+{   bool lock, map, child, inside;
+end:
+    atomic { maker == 0 && cell == 0 -> maker = me };
+    KILL;
+#ifndef MAKER_WITHOUT_ROOM
+    GET_ROOM;
+    KILL;
+    if :: inside :: else -> goto elsewhere fi;
+#endif
+#ifndef MAKER_DOES_NOT_LOOK
+    if :: sharers == 0 :: else -> goto elsewhere fi;
+    KILL;
+#endif
+#ifndef MAKER_KEEPS_WHAT_WAS_THERE
+    GIVE_BACK;
+    KILL;
+#endif
+#ifdef MAKER_LETS_GO_THEN_SHARES
+    LEAVE_ROOM;
+    LOCK;
+#elif defined(MAKER_WRITES_THEN_SHARES)
+    LEAVE_ROOM;
     pages = 1;
     LOCK;
 #else
     LOCK;
     KILL;
-    pages = 1;
+    LEAVE_ROOM;
 #endif
+    KILL;
+    pages = 1;
     KILL;
     MAP;
     KILL;
-#ifdef BUILDER_UNLOCKS_TOO_SOON
+    atomic { mixed = content != 0; content = me; pages = 1 }
+    KILL;
+#ifdef MAKER_UNSHARES_TOO_SOON
     UNLOCK;
 #endif
-    lane = OPEN;
+    atomic { assert(content == me); cell = me };
     KILL;
     FORK;
-    if :: word = READY :: true fi;
+    if :: word[me] = READY :: true fi;
     KILL;
-    lane = ENDED;
+    assert(content == me);
+    atomic { over[me] = 1; maker = 0 };
     KILL;
     if :: LET_GO :: true fi;            /* or it keeps arrays over its slots */
+    goto killed;
+elsewhere:                              /* the next cell may do */
+    atomic { LEAVE_ROOM; maker = 0 };
 killed:
     CHILD_ENDS
 }
 
 proctype Attacher(byte me)
-{   bool lock, map, child;
-#ifdef ATTACHER_LOOKS_THEN_LOCKS
-    if :: IN_TABLE :: else -> goto killed fi;
-    LOCK;
-#else
-    LOCK;
-    KILL;
-    if :: IN_TABLE :: else -> UNLOCK; goto killed fi;
-#endif
-    atomic { assert(pages); MAP }
-    KILL;
-    FORK;
-    if
-    :: atomic { word == READY -> word = TAKEN; owner = me }
+{   bool lock, map, child, inside; byte n;
+end:
+    do
+    :: atomic { cell > n -> n = cell };
+#ifndef ATTACHER_LOOKS_THEN_LOCKS
        KILL;
-       word = DONE
-    :: true
-    fi;
-    KILL;
-    LET_GO;
+#ifdef SWEEPER_LOCKS_OUT_ATTACHERS
+       atomic { if :: shut -> assert(cell != n); goto end :: else -> LOCK fi };
+#elif !defined(ATTACHER_WITHOUT_LOCK)
+       LOCK;
+#endif
+       KILL;
+#endif
+#ifdef ATTACHER_TAKES_ANY_SLAB
+       if :: cell != 0 :: else -> UNLOCK; goto end fi;
+#else
+       if :: cell == n :: else -> UNLOCK; goto end fi;
+#endif
+#ifdef ATTACHER_LOOKS_THEN_LOCKS
+       LOCK;
+#endif
+       KILL;
+       atomic { assert(content == n && pages && !mixed); MAP };
+       KILL;
+       FORK;
+       if
+       :: atomic { word[n] == READY -> word[n] = TAKEN; owner[n] = me };
+          KILL;
+          atomic { assert(content == n); word[n] = DONE }
+       :: true
+       fi;
+       KILL;
+       assert(content == n);            /* it looks again, perhaps long after the slab was retired */
+       LET_GO;
+       if :: child -> goto killed :: else fi
+    od;
 killed:
     CHILD_ENDS
 }
 
-active proctype Undertaker()            /* any member: buries, and takes lanes that are over out of the table */
-{
+proctype Undertaker()                   /* any member: buries, and retires slabs */
+{   byte n;
 end:
     do
-    :: atomic { lane == OPEN && dead[BUILDER] -> lane = LOST }
-    :: atomic { word == TAKEN && dead[owner] -> if :: word = READY :: word = DONE fi }
-    :: atomic { (lane == ENDED || lane == LOST) && (word == NEW || word == DONE) -> lane = OVER }
+    :: atomic { maker != 0 && dead[maker] -> over[maker] = 1; maker = 0 }
+    :: atomic { cell != 0 && word[cell] == TAKEN && dead[owner[cell]] ->
+           if :: word[cell] = READY :: word[cell] = DONE fi }
+    :: atomic { cell != 0 && FINISHED(cell) -> n = cell };
+#ifdef RETIRES_WHAT_IS_THERE
+       atomic { retired = cell == 0 || FINISHED(cell); assert(retired); cell = 0; n = 0 }
+#else
+       atomic { if :: cell == n -> cell = 0 :: else fi; n = 0 }
+#endif
     od
 }
 
-#if defined(NO_LOCKS) || defined(TABLE_THEN_LOCKS) || defined(TABLE_LOCKS_TABLE)
-#define FIRST_LOOK  if :: !IN_TABLE :: else -> goto end_in_vain fi
+#ifdef SWEEPER_WITHOUT_ROOM
+#define ENTER        skip
+#elif defined(SWEEPER_LOCKS_OUT_ATTACHERS)
+#define ENTER        GET_ROOM; KILL; if :: inside :: else -> goto end fi; \
+                     atomic { if :: sharers == 0 -> shut = 1 :: else -> goto leave fi }
 #else
-#define FIRST_LOOK  if :: locks == 0 :: else -> goto end_in_vain fi
+#define ENTER        GET_ROOM; KILL; if :: inside :: else -> goto end fi
 #endif
-#if defined(NO_LOCKS) || defined(LOCKS_ONLY)
-#define SECOND_LOOK skip
-#elif defined(TABLE_THEN_LOCKS) || defined(TABLE_LOCKS_TABLE)
-#define SECOND_LOOK if :: locks == 0 :: else -> goto end_in_vain fi
-#else
-#define SECOND_LOOK if :: !IN_TABLE :: else -> goto end_in_vain fi
-#endif
-#if defined(NO_LOCKS) || defined(LOCKS_THEN_TABLE) || defined(TABLE_THEN_LOCKS)
-#define THIRD_LOOK  skip
-#elif defined(TABLE_LOCKS_TABLE)
-#define THIRD_LOOK  if :: !IN_TABLE :: else -> goto end_in_vain fi
-#else
-#define THIRD_LOOK  if :: locks == 0 :: else -> goto end_in_vain fi
-#endif
-
+#define NOBODY_MAPS  if :: sharers == 0 :: else -> goto leave fi
+#define NAMES_NONE   if :: cell == 0 :: else -> goto leave fi
 proctype Sweeper()
-{
+{   byte me; bool lock, map, child, inside;
+    me = 0;
 end:
-    do
-    :: pages ->
-       FIRST_LOOK;
-       SECOND_LOOK;
-       THIRD_LOOK;
-       atomic {
-           in_table = IN_TABLE; assert(!in_table);
-           assert(mapped == 0);
-           pages = 0 }
-       goto end;
-end_in_vain:
-       !IN_TABLE && locks == 0          /* later: nothing would come of it before */
-    od
+    pages && cell == 0 && sharers == 0 && !room;    /* nothing would come of it before */
+#ifdef SWEEPER_LOOKS_THEN_ROOM
+    NOBODY_MAPS;
+    ENTER;
+#else
+    ENTER;
+#ifndef SWEEPER_LEAVES_OUT_THE_FIRST
+    NOBODY_MAPS;
+#endif
+#endif
+    KILL;
+#ifndef SWEEPER_ONLY_LOOKS_FOR_MAPS
+    NAMES_NONE;
+    KILL;
+#endif
+#ifndef SWEEPER_LEAVES_OUT_THE_THIRD
+    NOBODY_MAPS;
+    KILL;
+#endif
+    GIVE_BACK;
+    KILL;
+leave:
+    shut = 0;
+    LEAVE_ROOM;
+killed:
+    dead[0] = 0;                        /* another member sweeps */
+    goto end
 }
 
 active proctype Monitor()
 {
 end:
     timeout;
-    assert(!pages || IN_TABLE || locks > 0)     /* what is over and nobody's has gone back */
+    assert(!pages || cell != 0 || sharers > 0)      /* what is over and nobody's has gone back */
 }
 
 init {
     byte m;
     atomic {
         m = 1;
-        do :: m <= ATTACHERS -> run Attacher(m); m++ :: else -> break od;
+        do :: m <= SLABS -> run Maker(m); m++ :: else -> break od;
+        do :: m <= SLABS + ATTACHERS -> run Attacher(m); m++ :: else -> break od;
         m = 0;
         do :: m < SWEEPERS -> run Sweeper(); m++ :: else -> break od;
+        m = 0;
+        do :: m < UNDERTAKERS -> run Undertaker(); m++ :: else -> break od;
         m = 0 }
 }

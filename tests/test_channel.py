@@ -284,8 +284,8 @@ def test_more_than_there_is_memory_for_is_an_error_with_numbers_and_leaves_no_pa
         tx.drain()
     assert not tx.joined
     assert pages(rx) - before < 1 << 20
-    with pytest.raises(psyne.NoSpace, match=r"at most 68719476736"):
-        psyne.channel(psyne.Array("u1", 1 << 30), capacity=100)[0].drain()
+    with pytest.raises(psyne.NoSpace, match=r"at most 70368744177664"):
+        psyne.channel(psyne.Array("u1", 1 << 30), capacity=1 << 17)[0].drain()
 
 
 def test_close_from_another_thread_ends_a_wait():

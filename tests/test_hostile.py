@@ -159,6 +159,125 @@ def test_text_that_is_no_utf8_is_peer_corrupted_and_its_bytes_can_be_looked_at(p
             assert m.text == "after it"
 
 
+# ---- the directory of a lane, and extents --------------------------------------------------------------------------
+
+LANES, LANE, CELLS = 45056, 1152, 640  # where a channel's lanes begin, bytes of one, and where its 32 cells begin in it
+ROOM, EXTENTS, EXTENT_STRIDE = 64, 104, 112  # in the header of a slab
+RECEIVE_ALL = """
+try:
+    with psyne.receiver("ipc://numbers", follow=False) as rx:
+        while m := rx.try_receive():
+            got.append(m.n)
+            m.release()
+except psyne.IncompatibleChannel as error:
+    got.append(str(error))
+"""
+
+
+def change(path: Path, where: int, *words: int) -> bytes:
+    """What stood there before."""
+    with path.open("r+b") as file:
+        file.seek(where)
+        before = file.read(8 * len(words))
+        file.seek(where)
+        file.write(struct.pack(f"<{len(words)}Q", *words))
+    return before
+
+
+def received(reader: Child) -> Any:
+    reader.run("got = []")
+    reader.run(RECEIVE_ALL)
+    return reader.run("got")
+
+
+NUMBER = 2**40 - 1  # the part of a cell's word that is a number; above it stands a join
+ABSURD = [1, 2, 33, 2**31, 2**39, 2**63, 2**64 - 1]
+
+
+def cell_word(channel: Path) -> int:
+    """Of the first cell of the first lane."""
+    (word,) = struct.unpack_from("<Q", channel.read_bytes(), LANES + CELLS)
+    return int(word)
+
+
+@pytest.mark.parametrize("number", ABSURD)
+def test_cells_that_name_slabs_which_are_not_there_lead_nowhere(psyne_directory: Path, number: int):
+    with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
+        (channel,) = psyne_directory.glob("numbers.*.channel")
+        join = cell_word(channel) & ~NUMBER
+        with psyne.receiver("ipc://numbers", Number) as rx:
+            for n, word in enumerate((number, (join + number) % 2**64)):  # of another sender, and of this one
+                for cell in (1, 17, 31):
+                    change(channel, LANES + CELLS + 16 * cell, word, 2**64 - 1)
+                    change(channel, LANES + 63 * LANE + CELLS + 16 * cell, word, 2**64 - 1)
+                tx.send(Number(n=n))
+                assert rx.receive(timeout=5).n == n
+                tx.send(Number(n=10 + n))
+                assert received(reader) == [10 + n]
+                tx.send(Number(n=20 + n))
+                assert rx.receive(timeout=5).n == 20 + n
+
+
+@pytest.mark.parametrize("number", [0, *ABSURD[1:]])
+def test_a_slab_that_its_cell_does_not_name_is_not_found_and_found_again_when_it_does(
+    psyne_directory: Path, number: int
+):
+    with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
+        (channel,) = psyne_directory.glob("numbers.*.channel")
+        tx.send(Number(n=7))
+        right = cell_word(channel)
+        assert right & NUMBER == 1
+        for word in (number, ((right & ~NUMBER) + number) % 2**64):
+            change(channel, LANES + CELLS, word)
+            assert received(reader) == []
+        change(channel, LANES + CELLS, right)
+        assert received(reader) == [7]
+
+
+WRONG_SHAPES: dict[str, dict[int, int]] = {
+    "a room that is larger than the slot": {ROOM: 9},
+    "a room without end": {ROOM: 2**64 - 1},
+    "a room that is too small": {ROOM: 0},
+    "extents without words for them": {EXTENT_STRIDE: 4096},
+    "words of extents that have no bytes": {EXTENTS: 4096 + 64},
+    "words of extents before the ready words": {EXTENTS: 8, EXTENT_STRIDE: 4096},
+    "words of extents in the payload": {EXTENTS: 2**40, EXTENT_STRIDE: 4096},
+    "words of extents at an odd place": {EXTENTS: 4096 + 65, EXTENT_STRIDE: 4096},
+    "extents that lie between lines": {EXTENTS: 4096 + 64, EXTENT_STRIDE: 4097},
+    "extents that overflow": {EXTENTS: 4096 + 64, EXTENT_STRIDE: 2**61},
+    "extents of all addresses": {EXTENTS: 4096 + 64, EXTENT_STRIDE: 2**64 - 64},
+}
+
+
+@pytest.mark.parametrize("what", WRONG_SHAPES)
+def test_a_slab_that_says_what_cannot_be_is_refused(psyne_directory: Path, what: str):
+    with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
+        tx.send(Number(n=1))
+        (path,) = psyne_directory.glob("numbers.*.slab")
+        before = {where: change(path, where, word) for where, word in WRONG_SHAPES[what].items()}
+        (told,) = received(reader)
+        assert path.name in told
+        assert "sizes that do not fit" in told
+        for where, word in before.items():
+            change(path, where, int.from_bytes(word, "little"))
+        assert received(reader) == [1]
+
+
+@pytest.mark.parametrize("size", [None, 0, 4096, 2**20])
+def test_extents_that_are_not_there_or_too_short_are_not_read(psyne_directory: Path, size: int | None):
+    """A slab that suddenly has extents, and a file of them that somebody made."""
+    with psyne.sender("ipc://numbers", Number, capacity=8, pattern="mpmc") as tx, Child() as reader:
+        tx.send(Number(n=1))
+        (path,) = psyne_directory.glob("numbers.*.slab")
+        change(path, EXTENTS, 4096 + 64, 2**20)
+        if size is not None:
+            extents = path.with_suffix(".extents")
+            extents.touch(0o600)
+            os.truncate(extents, size)
+        told = received(reader)
+        assert told == [] if size is None else "extents that do not fit their file" in told[0]
+
+
 # ---- Arrow ---------------------------------------------------------------------------------------------------------
 
 ARROW_READER = """

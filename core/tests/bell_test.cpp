@@ -44,7 +44,7 @@ void wait_armed(auto& end, Bell& bell) {
 
 }  // namespace
 
-int main() {
+TESTS(bell_test) {
     return check::run({
         {"a publish rings the bell of a receiver that is armed, and only then",
          [] {

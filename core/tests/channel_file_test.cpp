@@ -16,7 +16,7 @@ ChannelFile publish(const Home& home, uint64_t generation, const std::string& na
 
 }  // namespace
 
-int main() {
+TESTS(channel_file_test) {
     return check::run({
         {"a channel file says the same to whoever opens it",
          [] {

@@ -1,4 +1,5 @@
-// A test is a sentence and a block. A check that fails says where, what it got and what it wanted.
+// A test is a sentence and a block. A check that fails says where, what it got and what it wanted. All files of tests
+// make one program, so that what they share is compiled once; `core_tests lane_test` runs those of lane_test.cpp.
 #pragma once
 
 #include <signal.h>
@@ -9,6 +10,7 @@
 #include <cstring>
 #include <exception>
 #include <initializer_list>
+#include <map>
 #include <source_location>
 #include <sstream>
 #include <string>
@@ -80,6 +82,12 @@ inline int run(std::initializer_list<Test> tests, unsigned seconds = 50) {
     return failed != 0;
 }
 
+using Program = int (*)();
+inline std::map<std::string, Program>& programs() {
+    static std::map<std::string, Program> all;  // by the name of their file
+    return all;
+}
+
 /// The body of a thread: a failed check ends the program.
 template <class Body>
 void guarded(Body&& body) noexcept {
@@ -97,6 +105,11 @@ void guarded(Body&& body) noexcept {
 
 }  // namespace check
 
+/// What a file of tests does when it is run; the name is the file's.
+#define TESTS(name)                                                                       \
+    static int name();                                                                    \
+    static const bool name##_is_known = ::check::programs().emplace(#name, name).second;  \
+    static int name()
 #define CHECK(x) ((x) ? void() : ::check::fail("not true: " #x))
 #define CHECK_EQ(got, want) ::check::equal(#got, (got), (want))
 /// The block throws psyne::Error of this kind, and its text holds `part`.

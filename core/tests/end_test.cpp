@@ -5,13 +5,6 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr auto kShared = Pattern::mpmc;
-
-uint64_t take_batch(Receiver& r, uint64_t limit) {
-    const Taken t = take(r, limit);
-    r.end(t, false);
-    return t.count;
-}
 bool at_end(const Receiver& r) { return r.registry.me().at_end.load(seq_cst) != 0; }
 
 /// A sender of its own process that does `body` and is killed and buried.
@@ -29,7 +22,7 @@ void killed_sender(const Home& home, Registry& undertaker, const ChannelSpec& s,
 
 }  // namespace
 
-int main() {
+TESTS(end_test) {
     return check::run({
         {"a position that is not published yet holds up those behind it while its sender lives",
          [] {

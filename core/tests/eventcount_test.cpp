@@ -77,7 +77,7 @@ void wake_pair(uint64_t n, bool fences) {
 
 }  // namespace
 
-int main() {
+TESTS(eventcount_test) {
     return check::run({
         {"no wake is lost over many sleeps", [] { ping_pong(kRounds); }},
         {"who publishes sees who lies down, or is seen", [] { wake_pair(2 * kRounds, false); }},

@@ -5,6 +5,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::follow_end {
 namespace {
 
 constexpr auto kShared = Pattern::mpmc;
@@ -23,7 +24,7 @@ uint64_t mappings(const Chain& chain, uint64_t number) {
 
 }  // namespace
 
-int main() {
+TESTS(follow_end_test) {
     return check::run({
         {"what is held in a slab that was passed stays as it is, and the slab goes when nothing is held there any more",
          [] {
@@ -280,3 +281,5 @@ int main() {
          }},
     });
 }
+
+}  // namespace psyne::test::follow_end

@@ -4,6 +4,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::follow_members {
 namespace {
 
 bool over(Receiver& r) { return nothing(r) && r.ended(); }
@@ -22,7 +23,7 @@ std::unique_ptr<Receiver> added(Chain& chain, const Graph::Wanted& wanted) {
 
 }  // namespace
 
-int main() {
+TESTS(follow_members_test) {
     return check::run({
         {"members of a shared stage share the messages out over slabs: each one once",
          [] {
@@ -191,3 +192,5 @@ int main() {
          }},
     });
 }
+
+}  // namespace psyne::test::follow_members

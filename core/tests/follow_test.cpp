@@ -5,6 +5,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::follow {
 namespace {
 
 constexpr auto kShared = Pattern::mpmc;
@@ -26,7 +27,7 @@ std::unique_ptr<Bell> armed(Receiver& rx) {
 
 }  // namespace
 
-int main() {
+TESTS(follow_test) {
     return check::run({
         {"a receiver reads on in the next slab, whatever the position of the close and the slots of the slabs",
          [] {
@@ -277,3 +278,5 @@ int main() {
          }},
     });
 }
+
+}  // namespace psyne::test::follow

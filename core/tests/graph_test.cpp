@@ -5,8 +5,6 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr auto kShared = Pattern::mpmc;
-
 std::unique_ptr<Receiver> added(const Home& home, Graph::Wanted wanted, const Options& o = {}) {
     return open_receiver(home.directory, o.name, {wanted.name, &wanted}, o.wait, "test");
 }
@@ -34,7 +32,7 @@ StageState state_of(const Registry& r, uint32_t s) { return state_in<StageState>
 
 }  // namespace
 
-int main() {
+TESTS(graph_test) {
     return check::run({
         {"a stage that is added gets what is sent from then on, each message once and in order",
          [] {

@@ -5,6 +5,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
+namespace psyne::test::growth {
 namespace {
 
 constexpr uint64_t kBudget = 64 << 20;
@@ -19,15 +20,8 @@ struct Growing {
     auto rx(const char* stage = "") { return open_receiver(home.directory, "test", stage, Spinner::Mode::block, "test"); }
 };
 
-void send(Sender& tx, uint64_t n) {
-    Loan loan;
-    CHECK_EQ(tx.loan(1, loan, kForever, keep_going), Wait::ready);
-    write_value(loan, tx, 0, n);
-    tx.commit(loan, 1);
-}
-
 template <class F>
-void until(F&& f) {
+void wait_until(F&& f) {
     for (const uint64_t end = sys::now_ns() + 20'000'000'000; !f();) {
         CHECK(sys::now_ns() < end);
         ::usleep(1000);
@@ -36,13 +30,13 @@ void until(F&& f) {
 
 }  // namespace
 
-int main() {
+TESTS(growth_test) {
     return check::run({
         {"a ring that is full goes on in a larger one, and nothing is lost",
          [] {
              Growing c;
              auto rx = c.rx();
-             for (uint64_t n = 0; n < 1000; ++n) send(*c.tx, n);
+             for (uint64_t n = 0; n < 1000; ++n) send_value(*c.tx, n);
              CHECK(c.tx->growth().grown >= 6);
              CHECK(c.tx->capacity() >= 512);
              for (uint64_t n = 0; n < 1000; ++n) CHECK_EQ(receive_value(*rx), n);
@@ -54,14 +48,14 @@ int main() {
              Growing c;
              auto rx = c.rx();
              const size_t files = c.home.files().size();
-             for (uint64_t n = 0; n < 10'000; ++n) send(*c.tx, n);
+             for (uint64_t n = 0; n < 10'000; ++n) send_value(*c.tx, n);
              const uint64_t most = c.tx->growth().reserved;
              for (uint64_t n = 0; n < 10'000; ++n) CHECK_EQ(receive_value(*rx), n);
-             until([&] { return c.tx->capacity() == 8 && c.tx->growth().slabs == 1; });
+             wait_until([&] { return c.tx->capacity() == 8 && c.tx->growth().slabs == 1; });
              CHECK(c.tx->growth().shrunk >= 1);
              CHECK(c.tx->growth().reserved < most);
              CHECK_EQ(c.home.files().size(), files);
-             send(*c.tx, 7);
+             send_value(*c.tx, 7);
              CHECK_EQ(receive_value(*rx), 7u);
              goodbye(c.tx), goodbye(rx);
          }},
@@ -82,3 +76,5 @@ int main() {
          }},
     });
 }
+
+}  // namespace psyne::test::growth

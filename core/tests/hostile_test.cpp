@@ -90,7 +90,7 @@ void use(Ends& e, Random& random) {
 
 }  // namespace
 
-int main() {
+TESTS(hostile_test) {
     return check::run({
         {"ends survive whatever is written to the memory that they share",
          [] {

@@ -11,7 +11,7 @@ ChannelSeen look(const Home& home) { return Inspection(std::move(*find_channel(h
 
 }  // namespace
 
-int main() {
+TESTS(inspect_test) {
     return check::run({
         {"a stage is seen with what it passed, holds and could take",
          [] {
@@ -70,7 +70,7 @@ int main() {
              Slab next = Slab::create(tx->registry.file.storage(), {tx->registry.id - kMaxReceivers, tx->registry.join(), 1, 1},
                                       {64, 64, 16, 2, {}}, 6);
              record.slabs[1].bytes.store(next.reserved());
-             record.slabs[1].number.store(2);
+             record.slabs[1].slab.store(cell_word(tx->registry.join(), 1));
              tx->slab().header->close.store(7);
              for (uint64_t i = 0; i < 3; ++i) next.ready[i].store(word(1, Ready::ready));
              next.row(0)[0].store(word(1, Ack::taken, rx->registry.id));
@@ -86,7 +86,7 @@ int main() {
              CHECK_EQ(lane.stages[0].oldest->position, 2u);
              CHECK_EQ(lane.stages[1].waiting, 2u);
              CHECK_EQ(look(home).members[0].held, 1u);
-             record.slabs[0].number.store(0);  // retired
+             record.slabs[0].slab.store(0);  // retired
              lane = look(home).lanes[0];
              CHECK_EQ(lane.slabs, 1u);
              CHECK_EQ(lane.used, 3u);

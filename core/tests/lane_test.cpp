@@ -29,7 +29,7 @@ struct Lane {
 
 }  // namespace
 
-int main() {
+TESTS(lane_test) {
     return check::run({
         {"a loan is nothing to anybody until it is committed",
          [] {

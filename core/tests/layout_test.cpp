@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(layout_test) {
     return check::run({
         {"states and counts share a word",
          [] {

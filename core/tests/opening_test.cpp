@@ -20,7 +20,7 @@ std::unique_ptr<Registry> propose(const Home& home, uint64_t generation) {
 
 }  // namespace
 
-int main() {
+TESTS(opening_test) {
     return check::run({
         {"the first sender makes the channel and a receiver finds it",
          [] {

@@ -5,13 +5,6 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr auto kShared = Pattern::mpmc;
-
-uint64_t take_batch(Receiver& r, uint64_t limit) {
-    const Taken t = take(r, limit);
-    r.end(t, false);
-    return t.count;
-}
 void put_many(Sender& s, uint64_t n) {
     const Loan loan = lend(s, n);
     for (uint64_t i = 0; i < n; ++i) write_value(loan, s, i, loan.position + i);
@@ -19,7 +12,7 @@ void put_many(Sender& s, uint64_t n) {
 }
 }  // namespace
 
-int main() {
+TESTS(receiver_test) {
     return check::run({
         {"messages of one sender come in the order they were sent",
          [] {

@@ -37,7 +37,7 @@ const auto keep = [](Receiver&, const Taken&) {};
 
 }  // namespace
 
-int main() {
+TESTS(registry_test) {
     return check::run({
         {"a member gets the lowest free id, a new join number, and its life lock",
          [] {

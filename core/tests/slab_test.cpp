@@ -6,6 +6,7 @@ using namespace psyne::test;
 namespace {
 
 constexpr SlabPlace kPlace{2, 7, 0, 0};
+constexpr SlabSpec kWithExtents{64, 64, 8, 2, {.extents = true}, 10'000};
 const std::string kPrefix = "test.0000000000000001.";
 
 Slab create(const Home& home, SlabSpec s = {64, 64, 8, 2, true}) {
@@ -25,10 +26,11 @@ void damage(const Home& home, const char* kind, void (*change)(Header&)) {
 }
 
 template <class Header>
-void rejected(const char* kind, const char* part, std::initializer_list<void (*)(Header&)> changes) {
+void rejected(const char* kind, const char* part, std::initializer_list<void (*)(Header&)> changes,
+              const SlabSpec& made = {64, 64, 8, 2, {true}}) {
     for (const auto change : changes) {
         const Home home;
-        const Slab slab = create(home);
+        const Slab slab = create(home, made);
         damage(home, kind, change);
         CHECK_THROWS(incompatible, part, attach(home));
     }
@@ -36,7 +38,7 @@ void rejected(const char* kind, const char* part, std::initializer_list<void (*)
 
 }  // namespace
 
-int main() {
+TESTS(slab_test) {
     return check::run({
         {"a slab that one end makes is what another end maps",
          [] {
@@ -129,11 +131,11 @@ int main() {
              rejected<SlabHeader>("slab", "foreign headers",
                                   {[](SlabHeader& h) { h.shape.magic ^= 1; }, [](SlabHeader& h) { h.shape.version += 1; },
                                    [](SlabHeader& h) { h.shape.abi ^= 1; }, [](SlabHeader& h) { h.shape.file_bytes += 1; },
-                                   [](SlabHeader& h) { h.shape.join += 1; }});
+                                   [](SlabHeader& h) { h.shape.join += 1; }, [](SlabHeader& h) { h.shape.number += 1; }});
              rejected<AcksShape>("acks", "foreign headers",
                                  {[](AcksShape& a) { a.magic = 0; }, [](AcksShape& a) { a.version = 0; },
                                   [](AcksShape& a) { a.abi = 0; }, [](AcksShape& a) { a.file_bytes = 0; },
-                                  [](AcksShape& a) { a.join = 0; }});
+                                  [](AcksShape& a) { a.join = 0; }, [](AcksShape& a) { a.number += 1; }});
          }},
         {"sizes that would lead out of the file are refused",
          [] {
@@ -143,6 +145,9 @@ int main() {
                   [](SlabHeader& h) { h.shape.capacity = 1ull << 61; }, [](SlabHeader& h) { h.shape.capacity = 4096; },
                   [](SlabHeader& h) { h.shape.stride = 32; },  // smaller than a message
                   [](SlabHeader& h) { h.shape.stride = ~0ull; }, [](SlabHeader& h) { h.shape.stride = 1 << 20; },
+                  [](SlabHeader& h) { h.shape.room = 65; }, [](SlabHeader& h) { h.shape.room = ~0ull; },
+                  [](SlabHeader& h) { h.shape.room = 56; },  // smaller than a message, and there are no extents
+                  [](SlabHeader& h) { h.shape.extent_stride = 1 << 20; }, [](SlabHeader& h) { h.shape.extent_offset = kHeaderBytes + 128; },
                   [](SlabHeader& h) { h.shape.ready_offset = 0; }, [](SlabHeader& h) { h.shape.ready_offset = 1ull << 40; },
                   [](SlabHeader& h) { h.shape.dropped_offset = 1; },
                   [](SlabHeader& h) { h.shape.dropped_offset = 8; },
@@ -156,6 +161,52 @@ int main() {
                                  {[](AcksShape& a) { a.rows = kMaxStages + 1; }, [](AcksShape& a) { a.rows = 32; },
                                   [](AcksShape& a) { a.row_bytes = 0; }, [](AcksShape& a) { a.row_bytes = 4097; },
                                   [](AcksShape& a) { a.row_bytes = 1ull << 62; }});
+         }},
+        {"extents that would lead out of their file are refused, and a slab whose extents are gone is gone",
+         [] {
+             rejected<SlabHeader>("slab", "sizes",
+                                  {[](SlabHeader& h) { h.shape.extent_stride = 0; }, [](SlabHeader& h) { h.shape.extent_stride += 8; },
+                                   [](SlabHeader& h) { h.shape.extent_stride = 1ull << 61; }, [](SlabHeader& h) { h.shape.extent_stride = ~63ull; },
+                                   [](SlabHeader& h) { h.shape.extent_offset = 0; }, [](SlabHeader& h) { h.shape.extent_offset = 8; },
+                                   [](SlabHeader& h) { h.shape.extent_offset += 4; }, [](SlabHeader& h) { h.shape.extent_offset = ~7ull; },
+                                   [](SlabHeader& h) { h.shape.extent_offset = h.shape.payload_offset; },
+                                   [](SlabHeader& h) { h.shape.room = 8, h.shape.extent_stride = 0; }},
+                                  kWithExtents);
+             rejected<SlabHeader>("slab", "extents that do not fit",
+                                  {[](SlabHeader& h) { h.shape.extent_stride += 64; }, [](SlabHeader& h) { h.shape.extent_stride = 1ull << 40; }},
+                                  kWithExtents);
+             const Home home;
+             const std::string file = home.path + "/" + kPrefix + "7.0.extents";
+             const Slab made = create(home, kWithExtents);
+             CHECK(static_cast<bool>(attach(home)));
+             CHECK_EQ(::truncate(file.c_str(), 4096), 0);
+             CHECK_THROWS(incompatible, "extents that do not fit", attach(home));
+             CHECK_EQ(::unlink(file.c_str()), 0);
+             CHECK(!attach(home));
+         }},
+        {"whatever stands in the word of an extent, it is not larger than its place",
+         [] {
+             const Home home;
+             const auto storage = home.directory->storage("test", 1);
+             const Slab made = create(home, kWithExtents);
+             const Slab seen = attach(home);
+             CHECK_EQ(made.extent_stride(), Slab::extent_pages(10'000));
+             for (const uint64_t slot : {0, 7}) {
+                 made.back_extent(*storage, slot, 10'000);
+                 made.extents[slot].store(10'000, seq_cst);
+                 std::memset(made.data(slot), 9, 10'000);
+                 for (const uint64_t w : {uint64_t{1}, uint64_t{10'000}, uint64_t{10'000} | kGone, uint64_t{1ull << 62}, ~uint64_t{0}}) {
+                     made.extents[slot].store(w, seq_cst);
+                     CHECK(seen.room_of(slot) <= seen.extent_stride());
+                     CHECK_EQ(static_cast<int>(seen.data(slot)[9'999]), 9);
+                     CHECK(seen.data(slot)[seen.extent_stride() - 1] == std::byte{0});  // within the mapping
+                 }
+                 for (const uint64_t w : {uint64_t{0}, kGone}) {
+                     made.extents[slot].store(w, seq_cst);
+                     CHECK_EQ(seen.room_of(slot), 64u);
+                     CHECK(seen.data(slot) == seen.at(slot));
+                 }
+             }
          }},
         {"private pages show the slot until they are written, and never write it",
          [] {

@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(stress_graph) {
     // Bits of `after`: the stages of the list, from the lowest on.
     const std::vector<StageSpec> diamond = {{"change", 0, true}, {"left", 0b1}, {"right", 0b1}, {"join", 0b110, true}};
     const std::vector<StageSpec> branches = {{"left", 0}, {"right", 0}, {"further", 0b10}, {"join", 0b101, true}, {"end", 0b1000}};

@@ -7,9 +7,8 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr uint64_t kSenders = 2, kWords = 8;
-
 struct JoinStorm {
+    static constexpr uint64_t kSenders = 2, kWords = 8;
     Home home;
     uint64_t each;  // messages of a sender
     bool declared;  // there is a stage that holds the senders back from the start
@@ -121,7 +120,7 @@ struct JoinStorm {
 
 }  // namespace
 
-int main() {
+TESTS(stress_join) {
     static const uint64_t each = long_run() ? 20'000'000 : kSanitized ? 20'000 : 400'000;
     return check::run({
         {"stages come and go beside a declared one, and nobody misses or doubles a message", [] { JoinStorm(each, true).run(); }},

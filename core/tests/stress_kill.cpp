@@ -21,16 +21,16 @@ struct Log {
     } stages[2];
 };
 
-struct Storm {
-    const char* what;
-    Pattern pattern;
-    int senders, members;  // members of each stage
-    bool grows = false;    // rings grow and shrink all the time
-};
-
 class KillStorm {
 public:
-    explicit KillStorm(const Storm& s) : storm_(s), spec_(spec(s.pattern, kStages, kWords * 8)), random_(s.senders * 10 + s.members) {
+    struct Ends {
+        const char* what;
+        Pattern pattern;
+        int senders, members;  // members of each stage
+        bool grows = false;    // rings grow and shrink all the time
+    };
+
+    explicit KillStorm(const Ends& e) : ends_(e), spec_(spec(e.pattern, kStages, kWords * 8)), random_(e.senders * 10 + e.members) {
         void* p = ::mmap(nullptr, sizeof(Log), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
         if (p == MAP_FAILED) check::fail("no memory for the log");
         log_ = static_cast<Log*>(p);
@@ -42,9 +42,9 @@ public:
         Registry keeper(std::move(*find_channel(home_.directory, "test")), "keeper");
         CHECK(keeper.enlist(0, kMaxReceivers, 0) && keeper.count_in_channel());
         goodbye(first);
-        for (int i = 0; i < storm_.senders; ++i) start(0);
+        for (int i = 0; i < ends_.senders; ++i) start(0);
         for (uint32_t stage = 0; stage < kStages.size(); ++stage)
-            for (int i = 0; i < storm_.members; ++i) start(1 + stage);
+            for (int i = 0; i < ends_.members; ++i) start(1 + stage);
         for (int done = 0; done < kills;) done += strike();
         log_->finish.store(1);
         for (Life& l : lives_)
@@ -62,7 +62,7 @@ private:
         int role;  // 0: sender, else 1 + stage
         Child child;
     };
-    const Storm& storm_;
+    const Ends& ends_;
     Home home_;
     ChannelSpec spec_;
     Log* log_;
@@ -117,7 +117,7 @@ private:
     void send_all(Random& random) {
         std::unique_ptr<Sender> tx;
         while (!tx && !finish()) try {
-                tx = storm_.grows ? growing() : sender(home_, spec_, {.capacity = 32, .wait = Spinner::Mode::adaptive});
+                tx = ends_.grows ? growing() : sender(home_, spec_, {.capacity = 32, .wait = Spinner::Mode::adaptive});
             } catch (const Error& e) {
                 if (e.code != Errc::busy) throw;  // all lanes have something unread: receivers are at work
                 std::this_thread::yield();
@@ -126,7 +126,7 @@ private:
         if (block < kMessages / kBlock)
             for (uint64_t n = block * kBlock; n < (block + 1) * kBlock && !finish();) {
                 n += send_some(*tx, block, n, (block + 1) * kBlock - n, random);
-                if (storm_.grows && pick(random, 500) == 0) wait_for_low_load(*tx);
+                if (ends_.grows && pick(random, 500) == 0) wait_for_low_load(*tx);
             }
         if (tx) goodbye(tx);
     }
@@ -225,8 +225,8 @@ private:
         if (pick(random, 200) == 0) ::nanosleep(&t, nullptr);
     }
 
-    static void let_go(Receiver& rx, std::vector<Taken>& held, size_t keep) {
-        while (held.size() > keep) {
+    static void let_go(Receiver& rx, std::vector<Taken>& held, size_t left) {
+        while (held.size() > left) {
             const Taken t = held.front();
             held.erase(held.begin());
             rx.end(t, true);  // a view lives a little longer
@@ -282,8 +282,8 @@ private:
                             " were taken out");
         }
         CHECK(committed != 0);
-        CHECK(!storm_.grows || log_->changes.load() != 0);
-        std::printf("     %-28s %4d kills, %3d stops, %8llu committed, %5llu redelivered, %4llu taken out, %5llu changes\n", storm_.what,
+        CHECK(!ends_.grows || log_->changes.load() != 0);
+        std::printf("     %-28s %4d kills, %3d stops, %8llu committed, %5llu redelivered, %4llu taken out, %5llu changes\n", ends_.what,
                     kills_, stops_, static_cast<unsigned long long>(committed), static_cast<unsigned long long>(again),
                     static_cast<unsigned long long>(taken_out), static_cast<unsigned long long>(log_->changes.load()));
     }
@@ -291,19 +291,19 @@ private:
 
 }  // namespace
 
-int main() {
-    for (const Storm& s : std::initializer_list<Storm>{{"spsc", Pattern::spsc, 1, 1},
-                                                       {"spmc, two members a stage", Pattern::spmc, 1, 2},
-                                                       {"mpsc, two senders", Pattern::mpsc, 2, 1},
-                                                       {"mpmc, two by two", Pattern::mpmc, 2, 2},
-                                                       {"growing spsc", Pattern::spsc, 1, 1, true},
-                                                       {"growing mpmc, two by two", Pattern::mpmc, 2, 2, true}}) {
-        check::running = s.what;
+TESTS(stress_kill) {
+    for (const KillStorm::Ends& e : std::initializer_list<KillStorm::Ends>{{"spsc", Pattern::spsc, 1, 1},
+                                                                           {"spmc, two members a stage", Pattern::spmc, 1, 2},
+                                                                           {"mpsc, two senders", Pattern::mpsc, 2, 1},
+                                                                           {"mpmc, two by two", Pattern::mpmc, 2, 2},
+                                                                           {"growing spsc", Pattern::spsc, 1, 1, true},
+                                                                           {"growing mpmc, two by two", Pattern::mpmc, 2, 2, true}}) {
+        check::running = e.what;
         check::watchdog(long_run() ? 1200 : 100);
         try {
-            KillStorm(s).run(long_run() ? 2500 : 50);
+            KillStorm(e).run(long_run() ? 2500 : 50);
         } catch (const check::Failure&) {
-            std::printf("FAIL %s\n", s.what);
+            std::printf("FAIL %s\n", e.what);
             return 1;
         }
     }

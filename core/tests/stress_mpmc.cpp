@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(stress_mpmc) {
     const std::vector<StageSpec> one = {{"main"}}, chain = {{"change", 0, true}, {"read", 1}};
     return storms({
         {"mpmc, two by two, one slot each, sleeping", Pattern::mpmc, 2, 2, one, 1, Mode::block, 8, 10},

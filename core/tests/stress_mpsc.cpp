@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(stress_mpsc) {
     const std::vector<StageSpec> one = {{"main"}}, chain = {{"change", 0, true}, {"read", 1}};
     return storms({
         {"mpsc, two senders, one slot each, sleeping", Pattern::mpsc, 2, 1, one, 1, Mode::block, 8, 10},

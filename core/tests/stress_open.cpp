@@ -172,7 +172,7 @@ void join_while_the_last_leaves(uint64_t rounds) {
 
 }  // namespace
 
-int main() {
+TESTS(stress_open) {
     static const uint64_t more = long_run() ? 50 : 1;
     return check::run(
         {{"ends that enlist at the same moment never get the same id", [] { enlist_at_once(40000 * more); }},

@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(stress_spmc) {
     const std::vector<StageSpec> one = {{"main"}}, chain = {{"read"}, {"change", 1, true}},
                                  graph = {{"a"}, {"b"}, {"both", 3, true}};
     return storms({

@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(stress_spsc) {
     const std::vector<StageSpec> one = {{"main"}}, chain = {{"rectify", 0, true}, {"infer", 1}, {"draw", 2}};
     return storms({
         {"spsc, one slot, sleeping", Pattern::spsc, 1, 1, one, 1, Mode::block, 8, 5},

@@ -15,6 +15,7 @@ inline constexpr bool kSanitized = true;
 inline constexpr bool kSanitized = false;
 #endif
 
+inline constexpr auto kShared = Pattern::mpmc;
 inline constexpr auto keep_going = [] { return true; };  // a tick without signals
 
 /// A directory for channels that is gone with all its files at the end.
@@ -89,6 +90,12 @@ inline uint64_t take_value(Receiver& r) {
     const uint64_t v = value_of(t);
     r.end(t, false);
     return v;
+}
+/// Takes and ends up to `limit` messages that must be there: how many.
+inline uint64_t take_batch(Receiver& r, uint64_t limit) {
+    const Taken t = take(r, limit);
+    r.end(t, false);
+    return t.count;
 }
 inline Wait wait_for_one(Receiver& r, Taken& t, uint64_t ms) {
     return r.receive(1, t, sys::now_ns() + ms * 1'000'000u, keep_going);

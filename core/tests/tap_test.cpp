@@ -75,7 +75,7 @@ uint64_t send_some(Sender& s, Random& random, uint64_t& number) {
 
 }  // namespace
 
-int main() {
+TESTS(tap_test) {
     return check::run({
         {"a tap sees what is sent after it came, and holds nobody up",
          [] {

@@ -10,7 +10,7 @@ using namespace psyne::test;
 
 namespace {
 
-constexpr uint64_t kMessages = kSanitized ? 20'000 : 100'000;
+constexpr uint64_t kValues = kSanitized ? 20'000 : 100'000;
 
 /// Hands things from one thread to another.
 template <class T>
@@ -39,7 +39,7 @@ private:
 
 }  // namespace
 
-int main() {
+TESTS(threads_test) {
     return check::run({
         {"messages are ended by another thread while the receiver waits, over many lanes that come and go",
          [] {
@@ -48,22 +48,22 @@ int main() {
              auto rx = receiver(home);
              Queue<Taken> views;
              std::thread sends = in_thread([&] {
-                 for (uint64_t i = 0; i < kMessages;) {
+                 for (uint64_t i = 0; i < kValues;) {
                      auto tx = sender(home, spec(), {.capacity = 4});
-                     for (uint64_t k = 0; k < 500 && i < kMessages; ++k) send_value(*tx, i++);
+                     for (uint64_t k = 0; k < 500 && i < kValues; ++k) send_value(*tx, i++);
                      CHECK_EQ(tx->drain(kForever, keep_going), Wait::ready);
                      goodbye(tx);
                  }
              });
              std::thread ends = in_thread([&] {
-                 for (uint64_t n = 0; n < kMessages; ++n) {
+                 for (uint64_t n = 0; n < kValues; ++n) {
                      const Taken t = views.take();
                      CHECK_EQ(value_of(t), n);
                      if (n % 3 == 0) rx->end(t, true);
                      rx->end(t, false);
                  }
              });
-             for (uint64_t n = 0; n < kMessages; ++n) {
+             for (uint64_t n = 0; n < kValues; ++n) {
                  views.put(receive(*rx));
                  if (n % 1000 == 0) rx->look_after_others();
              }
@@ -79,7 +79,7 @@ int main() {
              auto rx = receiver(home);
              Queue<Loan> loans;
              std::thread commits = in_thread([&] {
-                 for (uint64_t n = 0; n < kMessages; ++n) {
+                 for (uint64_t n = 0; n < kValues; ++n) {
                      const Loan loan = loans.take();
                      write_value(loan, *tx, 0, n);
                      if (n % 5 == 0) tx->discard(loan, true);  // pinned: the sender is inside
@@ -87,10 +87,10 @@ int main() {
                  }
              });
              std::thread reads = in_thread([&] {
-                 for (uint64_t n = 0; n < kMessages; ++n)
+                 for (uint64_t n = 0; n < kValues; ++n)
                      if (n % 5 != 0) CHECK_EQ(receive_value(*rx), n);
              });
-             for (uint64_t n = 0; n < kMessages; ++n) {
+             for (uint64_t n = 0; n < kValues; ++n) {
                  Loan loan;
                  CHECK_EQ(tx->loan(1, loan, kForever, keep_going), Wait::ready);
                  CHECK_EQ(loan.position, n);
@@ -105,10 +105,10 @@ int main() {
              auto rx = receiver(home);
              Queue<Loan> views;
              std::thread reads = in_thread([&] {
-                 for (uint64_t n = 0; n < kMessages / 4; ++n) CHECK_EQ(receive_value(*rx), n);
+                 for (uint64_t n = 0; n < kValues / 4; ++n) CHECK_EQ(receive_value(*rx), n);
              });
              std::thread holds = in_thread([&] {
-                 for (uint64_t n = 0; n < kMessages / 4; ++n) {
+                 for (uint64_t n = 0; n < kValues / 4; ++n) {
                      const Loan view = views.take();
                      uint64_t value;
                      std::memcpy(&value, view.data, 8);
@@ -116,7 +116,7 @@ int main() {
                      view.ring->unhold(view.slot);
                  }
              });
-             for (uint64_t n = 0; n < kMessages / 4; ++n) {
+             for (uint64_t n = 0; n < kValues / 4; ++n) {
                  Loan loan;
                  Wait w;
                  while ((w = tx->loan(1, loan, kForever, keep_going)) == Wait::stopped) ::sched_yield();  // own view

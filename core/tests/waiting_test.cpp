@@ -3,7 +3,7 @@
 using namespace psyne;
 using namespace psyne::test;
 
-int main() {
+TESTS(waiting_test) {
     return check::run({
         {"a publish wakes a receiver, an end wakes the sender",
          [] {

@@ -4,7 +4,7 @@
 
 using namespace psyne;
 
-int main() {
+TESTS(word_test) {
     return check::run({
         {"zeroed memory says that nothing was published and all is done",
          [] {

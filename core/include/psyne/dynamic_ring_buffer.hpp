@@ -70,7 +70,7 @@ public:
         }
         bell_.notify_all();
         thread_.join();
-        if (prepared_) forget_prepared();
+        forget(std::move(prepared_));
     }
     /// In a forked child, where the thread is not.
     void abandon() noexcept {
@@ -266,6 +266,13 @@ private:
     void give_turn() noexcept { wanted_.store(0, release); }
 
     std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
+    /// A ring that nobody has found goes again.
+    void forget(std::unique_ptr<RingBuffer> ring) noexcept {
+        if (!ring) return;
+        const SlabPlace place = ring->slab.place;
+        ring.reset();  // a memory without files gives its pages back when nobody maps it
+        allocator_.forget(place);
+    }
     SlabSpec spec_of(const Size& size) const {
         SlabSpec spec = first_;
         spec.capacity = size.slots;
@@ -274,10 +281,6 @@ private:
         return spec;
     }
     /// Under the lock.
-    void forget_prepared() noexcept {
-        allocator_.forget(prepared_->slab);
-        prepared_.reset();
-    }
     void wish(const Size& size) {
         if (wish_ && wish_.slots >= size.slots && wish_.room >= size.room) return;
         if (!refused_.empty() && loaded_at_ - refused_at_ < kTryAgain) return;
@@ -312,11 +315,11 @@ private:
     /// The lane goes on in another ring. In a turn. Numbers rise along the chain: a ring that was made before the newest one
     /// is of no use any more.
     bool go_on(std::unique_ptr<RingBuffer> ring, Change why) {
-        if (ring->slab.place.number < current_->slab.place.number) return allocator_.forget(ring->slab), false;
+        if (ring->slab.place.number < current_->slab.place.number) return forget(std::move(ring)), false;
         try {
             each_bit(gates_.added.load(relaxed), [&](uint32_t s) { ring->slab.back_row(gates_.file->storage(), s); });
         } catch (const Error& e) {
-            allocator_.forget(ring->slab);
+            forget(std::move(ring));
             refuse(e.what());
             return false;
         }
@@ -325,7 +328,7 @@ private:
         allocator_.link(ring->slab, position);
         current_->slab.header->close.store(position + 1, seq_cst);  // CLOSE
         std::lock_guard guard(lock_);
-        if (prepared_) forget_prepared();
+        forget(std::move(prepared_));
         if (why == Change::idle) ++shrunk_;
         else ++grown_;
         why_ = text(why, current_->slab, ring->slab);
@@ -416,6 +419,11 @@ private:
             }
         }
         give_turn();
+        while (!retired.empty()) {
+            const SlabPlace place = retired.front().ring->slab.place;
+            retired.pop_front();
+            gates_.file->storage().remove(place);  // a memory without files gives its words back now
+        }
         return true;
     }
     /// All of a closed ring is let go by all, own views too.
@@ -472,7 +480,7 @@ private:
         give_turn();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
-            if (prepared_) forget_prepared();
+            forget(std::move(prepared_));
             unused = false;
         }
         if (!to) return larger || unused;
@@ -482,7 +490,7 @@ private:
                 go_on(std::move(ring), Change::idle);
                 give_turn();
             } else {
-                allocator_.forget(ring->slab);
+                forget(std::move(ring));
             }
         } catch (const Error& e) {
             refuse(e.what());

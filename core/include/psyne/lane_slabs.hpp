@@ -83,8 +83,10 @@ inline bool tapped(const ChannelFile& c, const Slab& slab) noexcept {
 /// Gives back a closed slab that all stages let go and nobody's views use; false while a tap copies from it.
 /// `pages`: at once, though others have it mapped; else they go with the last mapping. Who does it has it mapped writable.
 inline bool retire(const ChannelFile& c, const Slab& slab, bool pages) noexcept {
-    slab.header->claim.store(~0ull, seq_cst);  // RETIRE: before the look
-    if (pages && tapped(c, slab)) return false;
+    if (pages) {
+        slab.header->claim.store(~0ull, seq_cst);  // RETIRE: before the look
+        if (tapped(c, slab)) return false;
+    }
     c.storage().remove(slab.place);
     SlabCell& cell = c.lane(slab.place.lane).slabs[slab.place.cell];
     uint64_t w = cell_word(slab.place.join, slab.place.number);

@@ -1,17 +1,19 @@
 // Channels in one sealed, sparse memory without a name: anonymous ones, and memory:// inside one process.
 //
-//   0           64 GiB             256 GiB           512 GiB
+//   0           64 TiB            256 TiB           512 TiB
 //  ┌───────────┬ ─ ─ ─ ─ ─ ─ ─ ─ ┬─────────────────┬─────────────────┬ ─ ─
 //  │ channel   │                 │ lane 0, cell 0  │ lane 0, cell 1  │ …      only what is used has pages
 //  └───────────┴ ─ ─ ─ ─ ─ ─ ─ ─ ┴─────────────────┴─────────────────┴ ─ ─
-//                                 slab·acks·extents· : 64 GiB each
+//                                 slab·acks·extents· : 64 TiB each
 //
-// A place is used again, so nobody may see there what he did not look for. Who maps a slab has a shared lock on the byte
-// of its place, and whoever makes room locks it exclusively, which fails while somebody maps it:
-//  - a slab is made in a place whose exclusive lock was had: what was there is given back, the lock becomes a shared one
-//    before the first byte, and its maker keeps it;
-//  - who attaches locks before it looks whether the cell still names the slab, and lets go if not;
-//  - who sweeps locks exclusively before it looks whether the cell names any, and gives pages back if not.
+// A place is used again, so nobody may find there what he did not look for. It has two locks. Those who map it share the
+// one. Who makes room there has the other alone; nobody waits for it: who does not get it goes elsewhere.
+//  - Attaching: lock the place, then look whether the cell still names the slab; let go if not.
+//  - Making, for a cell that names none: get the room; if nobody maps the place, give back what was there, lock it as one
+//    who maps it, and only then let go of the room. The lock is kept while the slab is mapped.
+//  - Sweeping: get the room; nobody maps the place; no cell names it; nobody maps it: give back what was there.
+//    After the first look no maker is left whose slab may still come into the cell, after the second nobody can attach,
+//    and after the third nobody is left who could before.
 // The kernel frees the locks of the dead. models/reclaim.pml shows that no step can be left out.
 #pragma once
 
@@ -26,10 +28,11 @@
 
 namespace psyne {
 
-inline constexpr uint64_t kPartBytes = 1ull << 36;
+inline constexpr uint64_t kPartBytes = 1ull << 46;
 inline constexpr uint64_t kPlaceBytes = 4 * kPartBytes;
 inline constexpr uint64_t kMemoryBytes = (1 + kMaxLanes * kMaxSlabs) * kPlaceBytes;
-inline constexpr uint64_t kMemoryLocks = 1ull << 50;  // + slab_id(): who maps it. Beyond the life locks and all places
+inline constexpr uint64_t kMapLocks = 1ull << 60;   // + slab_id(): who maps it. Beyond the life locks and all places
+inline constexpr uint64_t kRoomLocks = 1ull << 61;  // + slab_id(): who makes room there
 
 /// A directory for the FIFOs of members: these need names. Set before an end of such a channel is opened, not while one
 /// is: each keeps the path that it found.
@@ -79,20 +82,24 @@ public:
         return {std::move(fd), bytes, where, std::move(storage)};
     }
 
-    bool vacant(const SlabPlace& place) const override { return !sys::byte_locked(fd_, kMemoryLocks + place.id()); }
+    bool vacant(uint64_t lane) const override {
+        for (uint64_t cell = 0; cell < kMaxSlabs; ++cell)
+            if (!mapped(slab_id(lane, cell))) return true;
+        return false;
+    }
 
     Block make(const SlabPlace& place, Part part, uint64_t bytes, uint64_t reserved) const override {
         if (bytes > kPartBytes)
             fail(Errc::no_space, "no space for " + std::to_string(bytes) + " bytes in " + address + ": a ring has at most " +
                                      std::to_string(kPartBytes) + "; lower capacity=");
         Block block = at(place, part, true);
-        if (part == Part::slab) {  // the first of them
-            if (!sys::lock_byte(block.file, kMemoryLocks + place.id()))
-                fail(Errc::no_space, "somebody still reads what was in a place of " + address + "; try again");
-            sys::give_back(block.file, place.id() * kPlaceBytes, kPlaceBytes);
-            share(block, place);
-        }
         block.bytes = bytes;
+        if (part == Part::slab) {  // the first of them
+            const Room room(fd_, place.id());
+            if (!room || mapped(place.id())) return {};
+            room.give_back();
+            share(block, place);  // before the room is let go
+        }
         if (reserved == 0) return block;
         sys::write_at(block.file, "", 1, block.offset);  // sweep() finds written pages, not those that are only reserved
         sys::reserve_memory(block.file, block.offset, reserved);
@@ -106,28 +113,28 @@ public:
     Block open(const SlabPlace& place, Part part, bool writable) const override {
         Block block = at(place, part, writable);
         if (part == Part::slab) share(block, place);
-        if (part == Part::extents) {  // its slab, which is locked, says how large
+        if (!in_table(place)) return {};
+        if (part == Part::extents) {  // its slab says how large
             block.bytes = kPartBytes;
             return block;
         }
         uint64_t start[3] = {};  // magic, version and abi, size: slab and acks begin alike
-        if (!in_table(place) || !sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
+        if (!sys::read_at(block.file, start, sizeof start, block.offset) || start[0] == 0) return {};
         block.bytes = start[2];
         if (block.bytes > kPartBytes || (part == Part::slab && block.bytes > sys::bytes_in_use(block.file)))
             fail(Errc::incompatible, block.name + " says that it has " + std::to_string(block.bytes) +
                                          " bytes; somebody has damaged the memory of this channel");
         return block;
     }
-    void remove(const SlabPlace&) const noexcept override {}  // sweep() does it, once it is out of the table
-    void remove_lane(uint64_t) const noexcept override {}
+    /// At once if it is out of the table and nobody maps it; else sweep() does it later.
+    void remove(const SlabPlace& place) const noexcept override { sweep_place(place.id()); }
+    void remove_lane(uint64_t) const noexcept override {}  // its slabs are in the table as long as it is
 
     void sweep() const noexcept override {
         for (uint64_t from = kPlaceBytes; (from = sys::next_data(fd_, from)) < kMemoryBytes;) {
             const uint64_t id = from / kPlaceBytes;
+            sweep_place(id);
             from = (id + 1) * kPlaceBytes;
-            if (named(id) || sys::byte_locked(fd_, kMemoryLocks + id)) continue;
-            const sys::Fd own = sys::reopen(fd_, true);
-            if (sys::lock_byte(own, kMemoryLocks + id) && !named(id)) sys::give_back(own, id * kPlaceBytes, kPlaceBytes);
         }
     }
     void remove_all() const override {
@@ -148,20 +155,47 @@ private:
     static uint64_t offset_of(const SlabPlace& place, Part part) noexcept {
         return place.id() * kPlaceBytes + static_cast<uint64_t>(part) * kPartBytes;
     }
+    /// The right to make room in a place, or not: one has it at a time.
+    class Room {
+    public:
+        Room(const sys::Fd& any, uint64_t id)
+            : fd_(sys::reopen(any, true)), id_(id), ours_(sys::lock_byte(fd_, kRoomLocks + id)) {}
+        Room(const Room&) = delete;
+        Room& operator=(const Room&) = delete;
+        ~Room() {
+            if (ours_) sys::unlock_byte(fd_, kRoomLocks + id_);  // a child forked meanwhile keeps the description
+        }
+        explicit operator bool() const noexcept { return ours_; }
+        void give_back() const noexcept { sys::give_back(fd_, id_ * kPlaceBytes, kPlaceBytes); }
+
+    private:
+        sys::Fd fd_;
+        uint64_t id_;
+        bool ours_;
+    };
+
     Block at(const SlabPlace& place, Part part, bool writable) const {
-        return {sys::reopen(fd_, writable), offset_of(place, part), 0, address, part == Part::slab};
+        return {sys::reopen(fd_, writable), offset_of(place, part), 0, address};
     }
-    /// From here on the place is in use.
+    /// From here on the place is mapped, by whoever has the block. Nobody locks this byte exclusively: it cannot fail for long.
     void share(const Block& block, const SlabPlace& place) const {
-        for (int i = 0; !sys::share_byte(block.file, kMemoryLocks + place.id()); ++i) {
-            if (i == 1000) sys::fail_errno("cannot lock a part of " + address);
-            ::sched_yield();  // somebody sweeps it, or was stopped there
+        if (!sys::share_byte(block.file, kMapLocks + place.id())) sys::fail_errno("cannot lock a part of " + address);
+    }
+    bool mapped(uint64_t id) const noexcept { return sys::byte_locked(fd_, kMapLocks + id); }
+
+    void sweep_place(uint64_t id) const noexcept {
+        if (named(id) || mapped(id)) return;  // mostly; what was seen without the room does not count below
+        try {
+            const Room room(fd_, id);
+            if (room && !mapped(id) && !named(id) && !mapped(id)) room.give_back();
+        } catch (const Error&) {  // no descriptor left: others do it, or the next sweep
         }
     }
+
     const LaneRecord& record(uint64_t lane) const noexcept {
         return reinterpret_cast<const LaneRecord*>(table_.data() + kLanesOffset)[lane];
     }
-    /// Does the directory of the lane have this slab?
+    /// Does the directory of the lane have this slab? Once it has not, it never will again.
     bool in_table(const SlabPlace& place) const noexcept {
         const LaneRecord& lane = record(place.lane);
         const uint64_t w = lane.state.load(seq_cst);

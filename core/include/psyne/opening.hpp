@@ -89,7 +89,11 @@ inline std::string differs(const ChannelFile& c, const ChannelSpec& spec) {
 
 [[noreturn]] inline void no_room(const Registry& r, const char* what, uint32_t most) {
     fail(Errc::busy, r.address() + " has " + std::to_string(most) + " " + what +
-                         " (or their unread lanes) already; close some, or split the channel");
+                         " already; close some, or split the channel");
+}
+
+[[noreturn]] inline void no_senders(const Registry& r) {
+    no_room(r, "senders (or lanes of former ones that are unread or still viewed)", kMaxLanes);
 }
 
 /// Leaves for good: gives the record back, and as the last one removes the files. Returns messages nobody read.
@@ -154,7 +158,7 @@ inline std::unique_ptr<Sender> open_sender(const NamesPtr& names, const std::str
             }
             r.reap();
         }
-        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_room(r, "senders", kMaxLanes);
+        if (!r.enlist(kMaxReceivers, kMaxMembers, 0)) no_senders(r);
         if (one_sender(r.file.shape.pattern) && !r.hold(r.file.header().sender_holder)) {
             const std::string who = holder_text(r, r.file.header().sender_holder.load(seq_cst));
             leave(r);  // the holder may have gone meanwhile and left the closing to us

@@ -256,7 +256,7 @@ private:
             const Cursor at = lane.next;
             const uint64_t n = take_ready(lane, at, std::min(limit, lane.slab.capacity - at.slot), at.slot);
             if (n == 0) continue;
-            out = {&lane, at.slot, at.lap, n, 0, lane.slab.data(at.slot)};
+            out = {&lane, at.slot, at.lap, n, 0, lane.plain ? lane.slab.at(at.slot) : lane.slab.data(at.slot)};
             took(lane, n);
             return true;
         } while (pass_one(lanes_[i]) || to_next_slab(i));

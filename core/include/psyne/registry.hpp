@@ -296,7 +296,8 @@ private:
         const auto s = state_in<MemberState>(w);
         if (s != MemberState::free && s != MemberState::swept) return false;
         if (i >= kMaxReceivers &&
-            state_in<LaneState>(file.lane(i - kMaxReceivers).state.load(seq_cst)) != LaneState::free)
+            (state_in<LaneState>(file.lane(i - kMaxReceivers).state.load(seq_cst)) != LaneState::free ||
+             !file.storage().vacant(i - kMaxReceivers)))
             return false;
         for (uint64_t k = 0; k < kMaxMembers; ++k)  // a stopped undertaker may still hold this id in its hand
             if (file.member(k).sweeping.load(seq_cst) == i + 1 && living(k)) return false;

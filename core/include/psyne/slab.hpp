@@ -87,11 +87,13 @@ public:
     /// What create() will reserve.
     static uint64_t bytes_of(const SlabSpec& spec) { return sizes_of(spec).slab + kHeaderBytes + row_size(spec.capacity) * spec.stages; }
 
-    /// Makes a slab and what lies beside it complete, prefaulted and openable. Throws Errc::no_space.
+    /// Makes a slab and what lies beside it complete, prefaulted and openable; an empty one when somebody still maps the
+    /// place. Throws Errc::no_space.
     static Slab create(const Storage& storage, const SlabPlace& place, const SlabSpec& spec, uint64_t first = 0) {
         const Sizes sizes = sizes_of(spec);
         const uint64_t row = row_size(spec.capacity), acks_bytes = acks_size(row), declared = kHeaderBytes + row * spec.stages;
         Block slab_block = storage.make(place, Part::slab, sizes.slab, sizes.slab);
+        if (!slab_block) return {};
         const Block acks_block = storage.make(place, Part::acks, acks_bytes, declared);
         Slab slab;
         slab.place = place;
@@ -124,10 +126,11 @@ public:
     /// Maps a slab that another end made; an empty one when it is gone. Payload writable only where asked.
     static Slab attach(const Storage& storage, const SlabPlace& place, uint64_t payload_bytes, bool writable,
                        sys::Populate populate) {
-        Slab slab;
         Block slab_block = storage.open(place, Part::slab, writable);
+        if (!slab_block) return {};
         const Block acks_block = storage.open(place, Part::acks, true);
-        if (!slab_block || !acks_block) return slab;
+        if (!acks_block) return {};
+        Slab slab;  // unmapped before the block is let go, also when it is refused
         const uint64_t bytes = slab_block.bytes, acks_bytes = acks_block.bytes;
         const std::string& where = slab_block.name;
         if (bytes < kHeaderBytes || acks_bytes < kHeaderBytes) corrupted(where, "too short");

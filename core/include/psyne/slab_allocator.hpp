@@ -36,7 +36,7 @@ public:
     /// From now on others find it; its first message has this position.
     void link(Slab& slab, uint64_t position) noexcept {
         slab.begin_at(position);
-        if (slab.place.number == 0) slab.header->skips_before.store(1, seq_cst);
+        if (position == 0) slab.header->skips_before.store(1, seq_cst);  // nothing is before it
         record().slabs[slab.place.cell].slab.store(cell_word(join_, slab.place.number), seq_cst);  // LINK
     }
 
@@ -63,14 +63,19 @@ protected:
 
     /// From any thread.
     Slab make(const SlabSpec& spec) {
-        const SlabPlace place = reserve(Slab::bytes_of(spec));
-        try {
-            check_budget();
-            return Slab::create(file_.storage(), place, spec);
-        } catch (...) {
-            file_.storage().remove(place);
-            record().slabs[place.cell].bytes.store(0, seq_cst);
-            throw;
+        for (uint64_t from = 0;;) {
+            const SlabPlace place = reserve(Slab::bytes_of(spec), from);
+            SlabCell& cell = record().slabs[place.cell];
+            try {
+                check_budget();
+                if (Slab slab = Slab::create(file_.storage(), place, spec)) return slab;
+            } catch (...) {
+                file_.storage().remove(place);
+                cell.bytes.store(0, seq_cst);
+                throw;
+            }
+            cell.bytes.store(0, seq_cst);
+            from = place.cell + 1;  // somebody still maps what was there
         }
     }
     virtual void check_budget() const {}
@@ -79,19 +84,19 @@ private:
     std::mutex lock_;
     uint64_t number_ = 0;  // of the next slab
 
-    /// A cell and a number for a slab. Throws Errc::busy.
-    SlabPlace reserve(uint64_t bytes) {
+    /// A cell, from `from` on, and a number for a slab. Throws Errc::busy.
+    SlabPlace reserve(uint64_t bytes, uint64_t from) {
         std::lock_guard guard(lock_);
-        for (uint64_t i = 0; i < kMaxSlabs; ++i) {
+        for (uint64_t i = from; i < kMaxSlabs; ++i) {
             const SlabPlace place{lane_, join_, i, number_};
             SlabCell& cell = record().slabs[i];
-            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0 || !file_.storage().vacant(place)) continue;
+            if (cell.slab.load(relaxed) != 0 || cell.bytes.load(relaxed) != 0) continue;
             cell.bytes.store(bytes, seq_cst);
             ++number_;
             return place;
         }
         fail(Errc::busy, "all " + std::to_string(kMaxSlabs) + " places of a lane of " + file_.address() +
-                             " are still read or held; release messages, or close ends");
+                             " are still mapped by others; release messages, or close ends");
     }
 };
 
@@ -106,10 +111,10 @@ public:
     /// Another slab. Throws Errc::no_space, also where it is beyond the budget; Errc::busy without a place.
     Slab allocate(const SlabSpec& spec) override { return make(spec); }
 
-    /// A slab that nobody has found goes again.
-    void forget(const Slab& slab) noexcept {
-        file_.storage().remove(slab.place);
-        record().slabs[slab.place.cell].bytes.store(0, seq_cst);
+    /// A slab that nobody has found goes again, once it is unmapped.
+    void forget(const SlabPlace& place) noexcept {
+        file_.storage().remove(place);
+        record().slabs[place.cell].bytes.store(0, seq_cst);
     }
     /// A closed slab goes, which all have let go; false while a tap copies from it.
     bool retire(const Slab& slab) noexcept {

@@ -20,12 +20,11 @@ struct SlabPlace {
 /// The memories of a slab.
 enum class Part : uint64_t { slab, acks, extents };
 
-/// A stretch of shared memory, to be mapped.
+/// A stretch of shared memory, to be mapped. Whoever maps it keeps the file open: that says that the memory is in use.
 struct Block {
     sys::Fd file;
     uint64_t offset = 0, bytes = 0;
-    std::string name;   // for people
-    bool keep = false;  // whoever maps it keeps the file open: that says that the memory is in use
+    std::string name;  // for people
     explicit operator bool() const noexcept { return static_cast<bool>(file); }
     sys::Mapping map(bool writable, sys::Populate populate) const {
         return sys::map(file, bytes, writable, populate, offset);
@@ -46,17 +45,19 @@ public:
 
     const std::string address;  // "ipc://camera"
 
-    /// May a slab be made in this place? Not while somebody still maps what was there before.
-    virtual bool vacant(const SlabPlace&) const { return true; }
-    /// Memory for a part of a slab, zero, its beginning reserved. Throws Errc::no_space.
+    /// Is there a place for a slab among those of a lane that has none? Others may still map what was there before.
+    virtual bool vacant(uint64_t) const { return true; }
+    /// Memory for a part of a slab, zero, its beginning reserved. No block for a slab in a place that somebody maps: the
+    /// next cell may do. The other parts are made while the block of their slab is kept. Throws Errc::no_space.
     virtual Block make(const SlabPlace& place, Part part, uint64_t bytes, uint64_t reserved) const = 0;
     /// Reserves another piece of it. Throws Errc::no_space.
     virtual void reserve(const SlabPlace& place, Part part, uint64_t at, uint64_t bytes) const = 0;
     /// Makes it openable, once its header is written; false when there is one already.
     virtual bool publish(const Block& block) const = 0;
-    /// What another end made; an empty block when it is gone.
+    /// What another end made; an empty block when it is gone for ever. Other parts as in make().
     virtual Block open(const SlabPlace& place, Part part, bool writable) const = 0;
-    /// Removes a slab that was let go by all; those who map it keep it. May be done again.
+    /// Removes a slab that was let go by all; those who map it keep it. May be done again: a memory without files gives
+    /// pages back once no cell names it and nobody maps it.
     virtual void remove(const SlabPlace& place) const noexcept = 0;
     /// Removes all that a lane may have left, also what nobody could find yet. May be done again.
     virtual void remove_lane(uint64_t join) const noexcept = 0;

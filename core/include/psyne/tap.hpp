@@ -302,7 +302,7 @@ private:
             if (lap_of(w) > lane->next.lap) continue;  // written over just now
             if (w == word(lane->next.lap, Ready::ready)) return true;
             if (lap_of(w) == lane->next.lap) lane->step();
-            else if (!(frozen && lane->pass_holes()) && !(lane->at_close() && go_on(lane, frozen))) return false;
+            else if (!(frozen && lane->pass_holes()) && !(lane->closed_here() && go_on(lane, frozen))) return false;
         }
         return false;
     }

@@ -40,8 +40,6 @@ struct TapLane : LaneReader {
     bool retired() const noexcept { return claim() == ~0ull; }  // RETIRE
     /// Its sender has left or is dead: no word changes any more, except those of stages.
     bool frozen() const noexcept { return !is(LaneState::open); }
-    /// What comes next is in another slab. Looked at behind a word that is not ready.
-    bool at_close() const noexcept { return next.position >= slab.end(); }
 
     /// Of the extent that has the message of a slot, 0: it lies in the slot. It changes while the message is there only
     /// when the extent is given back.
@@ -78,7 +76,7 @@ struct TapLane : LaneReader {
     /// Moves over what a dead sender did not publish; false when there is nothing like that.
     bool pass_holes() noexcept {
         Cursor behind = published_behind();
-        if (behind.position == next.position && slab.header->close.load(acquire) != 0 && !at_close())
+        if (behind.position == next.position && slab.end() != ~0ull && !closed_here())
             behind = Cursor::at(slab.end(), slab.first, slab.capacity);
         skips += behind.position - next.position;
         return std::exchange(next, behind).position != behind.position;
@@ -87,7 +85,7 @@ struct TapLane : LaneReader {
     /// Begins where `former` has ended, or was retired, and counts what it did not see. False: that is not known yet.
     bool come_from(const TapLane& former) noexcept {
         const uint64_t then = former.slab.header->skips_before.load(acquire), now = slab.header->skips_before.load(acquire);
-        const bool walked = former.at_close() && slab.place.number == former.slab.place.number + 1;
+        const bool walked = former.closed_here() && slab.first == former.slab.end();  // numbers have gaps
         if (!walked && (then == 0 || now == 0)) return false;
         missed = former.missed;
         if (!walked) missed += (slab.first - former.next.position) - (now - then - former.skips);
