@@ -40,10 +40,11 @@ struct Pool {
     void give_back(Slab& slab) noexcept {
         if (owner != ::getpid()) return;  // a forked child: the slab is its parent's
         std::lock_guard guard(lock);
+        const SlabPlace place = slab.place;
         retire(file, slab, true);
-        allocator->record().slabs[slab.place.cell].bytes.store(0, seq_cst);
         slab = Slab{};  // unmapped: its place may be used again
-        file.storage().sweep();
+        file.storage().remove(place);
+        allocator->record().slabs[place.cell].bytes.store(0, seq_cst);
     }
 };
 

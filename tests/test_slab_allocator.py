@@ -128,7 +128,7 @@ def test_more_than_there_is_is_no_space():
     with pytest.raises(psyne.NoSpace):
         SlabAllocator(1 << 40, 1 << 20).allocate()
     with pytest.raises(psyne.NoSpace):
-        SlabAllocator(1 << 38, 1).allocate()
+        SlabAllocator(1 << 45, 1).allocate()
 
 
 def test_a_forked_child_leaves_the_slabs_of_its_parent_alone():

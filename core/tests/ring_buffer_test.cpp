@@ -107,7 +107,7 @@ void until(F&& f) {
 
 }  // namespace
 
-int main() {
+TESTS(ring_buffer_test) {
     return check::run({
         {"a ring lends its slots in order, and again once they were let go",
          [] {
