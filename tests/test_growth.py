@@ -297,6 +297,19 @@ def test_a_call_comes_back_in_its_extent():
         worker.join()
 
 
+def test_a_tap_copies_messages_from_extents():
+    with grows("ipc://g", Record, Blob) as tx, psyne.tap("ipc://g") as tap, psyne.receiver("ipc://g") as rx:
+        for n, size in enumerate(SIZES):
+            tx.send(noise(size))
+            tx.send(Record(n=n))
+            assert (tap.receive(timeout=10).array == noise(size)).all()
+            seen = tap.receive(timeout=10)
+            assert (seen.n, seen.info.missed) == (n, 0)
+            for _ in range(2):
+                rx.receive(timeout=10).release()
+        assert tap.try_receive() is None
+
+
 # ---- the budget ---------------------------------------------------------------------------------------------------
 
 
