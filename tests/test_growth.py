@@ -169,6 +169,19 @@ def test_a_message_longer_than_any_before_goes_through_in_one_loan(address: str)
                     assert (m.array == data).all()
 
 
+def test_after_long_messages_and_low_load_it_is_what_it_was_at_first():
+    with grows("ipc://g", Blob, shrink_after=SOON) as tx, psyne.receiver("ipc://g") as rx:
+        first = tx.statistics().resident
+        for size in (20_000, *[1 << 20] * 20):
+            tx.send(noise(size))
+            rx.receive(timeout=10).release()
+        assert tx.capacity < 64
+        until(lambda: tx.statistics().resident == first, "the memory of the beginning")
+        assert tx.capacity == 64
+        with tx.loan() as m:
+            assert len(m) == 4088
+
+
 def test_a_loan_without_a_size_is_what_its_slot_has_room_for():
     with grows("ipc://g", Blob) as tx, psyne.receiver("ipc://g") as rx:
         with tx.loan() as m:
