@@ -81,11 +81,10 @@ PyObject* get_info(PyObject* o, void*) {
         redelivered = t.deaths != 0;
         stamp = t.stamp();
     } else if (m->hold.kind == Hold::Kind::called && usable(m)) {
-        const Sender& sender_core = *sender_end(m->end).sender;
-        const Slab& slab = sender_core.slab();
+        const Slab& slab = m->hold.loan.ring->slab;
         const uint64_t slot = m->hold.loan.slot + i;
         sequence = m->hold.loan.position + i;
-        sender = sender_core.registry.join();
+        sender = sender_end(m->end).sender->registry.join();
         missed = slab.dropped ? slab.dropped[slot].load(relaxed) : 0;
         stamp = slab.stamps ? slab.stamps[slot].load(relaxed) : 0;
     } else if (m->hold.kind == Hold::Kind::copied) {

@@ -62,6 +62,8 @@ struct End {
 struct SenderEnd : End {
     std::unique_ptr<Sender> sender;
     bool drops = false;  // full="drop"
+    uint64_t budget = 0;  // full="grow": bytes of the channel
+    uint64_t slab = 0, grown = 0;  // the number of the ring that was lent from last, and how often it had grown
     uint64_t planned = 0;  // capacity that it will have, before it joins
     bool close_failed = false;
     uint64_t called = 0;   // messages of call() that are waited for or read
@@ -102,14 +104,18 @@ bool tell_burials(Registry& registry);
 /// Runs in each slice of a wait: with the GIL, tells what happened, looks at signals; false when a handler raised.
 struct Tick {
     Registry& registry;
-    const Sender* waiting = nullptr;  // for room: after a second it says why
+    const Sender* waiting = nullptr;  // for room: after a second it says why, and at once why its ring cannot grow
     uint64_t since = sys::now_ns();
-    bool told = false;
+    bool told = false, told_refusal = false;
 
     bool operator()() {
         const bool late = waiting && !told && sys::now_ns() - since > 1'000'000'000;
         const WithGil gil;
         if (!registry.burials.dead.empty() && !tell_burials(registry)) return false;
+        if (const std::string why = waiting && !told_refusal ? waiting->refused() : ""; !why.empty()) {
+            told_refusal = true;
+            if (!warn("the ring of a sender of " + registry.address() + " cannot grow: " + why)) return false;
+        }
         if (late) {
             told = true;
             if (!warn("sender of " + registry.address() + " has waited 1 s for room: " + waiting->why_full())) return false;

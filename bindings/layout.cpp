@@ -30,7 +30,7 @@ Layout::Layout(nb::object element_type, nb::tuple shape, bool zero_loans, bool f
     }
     alignment = static_cast<uint64_t>(PyDataType_ALIGNMENT(descr()));
     if (shaped) alignment = std::max<uint64_t>(alignment, 8);
-    bytes = shaped ? round_up(room, 8) + 8 * static_cast<uint64_t>(dims.ndim) : room;
+    bytes = shaped ? bytes_with(room) : room;
     if (!columns) return;
     const nb::object places = dtype.attr("fields");
     for (nb::handle name : dtype.attr("names")) {
@@ -75,20 +75,20 @@ bool Layout::operator==(const Layout& other) const {
            PyArray_EquivTypes(descr(), other.descr());
 }
 
-bool Layout::read_dims(const std::byte* data, Dims& out) const {
+bool Layout::read_dims(const std::byte* data, uint64_t given, Dims& out) const {
     out.ndim = dims.ndim;
-    std::memcpy(out.n, data + bytes - 8 * static_cast<uint64_t>(dims.ndim), 8 * static_cast<size_t>(dims.ndim));
+    std::memcpy(out.n, data + given - dims_bytes(), dims_bytes());
     uint64_t total;
-    if (out.bytes(element(), room, total)) return true;
+    if (out.bytes(element(), elements_in(given), total)) return true;
     std::string shape;
     for (int i = 0; i < out.ndim; ++i) shape += (i ? ", " : "") + std::to_string(out.n[i]);
     raise("PeerCorrupted", "a message says that its shape is [" + shape + "], which does not fit the " +
-                               std::to_string(room) + " bytes of its slot; its sender is damaged or hostile");
+                               std::to_string(elements_in(given)) + " bytes of its slot; its sender is damaged or hostile");
     return false;
 }
 
-void Layout::write_dims(std::byte* data, const Dims& d) const {
-    std::memcpy(data + bytes - 8 * static_cast<uint64_t>(dims.ndim), d.n, 8 * static_cast<size_t>(dims.ndim));
+void Layout::write_dims(std::byte* data, uint64_t given, const Dims& d) const {
+    std::memcpy(data + given - dims_bytes(), d.n, dims_bytes());
 }
 
 PyObject* array_over(PyArray_Descr* descr, const Dims& own, bool fortran, std::byte* data, Py_ssize_t count,

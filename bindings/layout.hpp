@@ -2,7 +2,8 @@
 //
 //   rows      one message after another                          address(i) = data + i·stride
 //   columns   one field of all slots after another               address(f, i) = data + ring·f.offset + i·f.bytes
-//   shaped    elements, room for the most, then the dimensions   │ elements … │ 8 bytes a dimension │
+//   shaped    elements, and the dimensions at the end of the     │ elements …    │ 8 bytes a dimension │
+//             room that the message has: its slot, its extent
 #pragma once
 
 #include "python.hpp"
@@ -25,7 +26,7 @@ struct Layout {
     nb::object dtype;  // of one element; of the whole message for a Struct
     Dims dims;         // shaped: only ndim counts
     uint64_t room = 0;   // bytes of the elements; shaped: at most
-    uint64_t bytes = 0;  // of a slot
+    uint64_t bytes = 0;  // of a slot that has room for any
     uint64_t alignment = 1;
     bool zeroed = false;  // loans start zeroed
     bool fortran = false;
@@ -45,9 +46,16 @@ struct Layout {
     /// Same dtype and shape as an array?
     bool fits(PyArrayObject* array, bool many) const;
     bool operator==(const Layout& other) const;
-    /// Dimensions that lie behind the elements of a shaped message. False with PeerCorrupted set.
-    bool read_dims(const std::byte* data, Dims& out) const;
-    void write_dims(std::byte* data, const Dims& d) const;
+    uint64_t dims_bytes() const noexcept { return 8 * static_cast<uint64_t>(dims.ndim); }
+    /// Bytes of a shaped message whose elements have so many.
+    uint64_t bytes_with(uint64_t elements) const noexcept { return round_up(elements, 8) + dims_bytes(); }
+    /// Bytes that the elements of a shaped message may have where it has `given` bytes of room.
+    uint64_t elements_in(uint64_t given) const noexcept { return std::min(room, given - std::min(given, dims_bytes())); }
+    /// The least room of a message.
+    uint64_t least() const noexcept { return shaped ? dims_bytes() : bytes; }
+    /// Dimensions that lie at the end of the room of a shaped message. False with PeerCorrupted set.
+    bool read_dims(const std::byte* data, uint64_t given, Dims& out) const;
+    void write_dims(std::byte* data, uint64_t given, const Dims& d) const;
 };
 
 /// float32, or (stamp: uint64, accel: float32[3]) of a record.

@@ -62,15 +62,6 @@ void unhold_slots(SenderEnd& e, const Loan& loan) {
         keep_level(e);
 }
 
-/// References to what is counted as one. Whoever dropped others has read what it wanted to read.
-Py_ssize_t references(PyObject* o) {
-#ifdef Py_GIL_DISABLED
-    return __atomic_load_n(&o->ob_ref_shared, __ATOMIC_ACQUIRE) >> _Py_REF_SHARED_SHIFT;
-#else
-    return Py_REFCNT(o);
-#endif
-}
-
 }  // namespace
 
 bool views_live(const MessageObject* m) {
@@ -308,8 +299,8 @@ bool copy_message(const Layout& layout, const Place& from, const Place& to) {
     Dims d;
     uint64_t used = layout.bytes;
     if (layout.shaped) {
-        if (!layout.read_dims(from.data, d) || !d.bytes(layout.element(), layout.room, used)) return false;
-        layout.write_dims(to.data, d);
+        if (!layout.read_dims(from.data, from.room, d) || !d.bytes(layout.element(), layout.elements_in(to.room), used)) return false;
+        layout.write_dims(to.data, to.room, d);
     }
     std::memcpy(to.data, from.data, used);
     return true;
@@ -356,7 +347,7 @@ bool make_private(MessageObject* m) {
     }
     m->lease = lease;
     std::byte* data = reinterpret_cast<std::byte*>(round_up(reinterpret_cast<uintptr_t>(lease->memory), align));
-    m->at = {data, stride, m->count, 0};
+    m->at = {data, stride, m->count, 0, m->layout->bytes};
     m->open = m->writable = true;
     return true;
 }

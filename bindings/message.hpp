@@ -17,6 +17,7 @@ struct Place {
     uint64_t stride = 0;        // bytes from one message to the next
     uint64_t ring = 1;          // columns: slots of a column
     uint64_t slot = 0;          // columns: the first of ours
+    uint64_t room = 0;          // bytes that each message may use: its dimensions lie at the end of them
 
     /// Of one field: its first byte, and how far apart two messages have it.
     std::byte* field(const Layout& layout, uint64_t offset, uint64_t bytes) const noexcept {
@@ -24,7 +25,7 @@ struct Place {
     }
     uint64_t step(const Layout& layout, uint64_t bytes) const noexcept { return layout.columns ? bytes : stride; }
     Place part(const Layout& layout, uint64_t i) const noexcept {
-        return layout.columns ? Place{data, stride, ring, slot + i} : Place{data + i * stride, stride, ring, slot};
+        return layout.columns ? Place{data, stride, ring, slot + i, room} : Place{data + i * stride, stride, ring, slot, room};
     }
 };
 
@@ -97,11 +98,13 @@ inline MessageObject* root(MessageObject* m) noexcept {
 }
 /// Dimensions of a single message. False with PeerCorrupted set.
 inline bool dims_of(const MessageObject* m, Dims& out) {
-    if (m->layout->shaped) return m->layout->read_dims(m->at.data, out);
+    if (m->layout->shaped) return m->layout->read_dims(m->at.data, m->at.room, out);
     out = m->layout->dims;
     return true;
 }
-/// shape= or size= of a shaped message, checked against its room. False with an exception set.
+/// Bytes of a message where it lies.
+inline uint64_t bytes_of(const MessageObject* m) noexcept { return m->layout->shaped ? m->at.room : m->layout->bytes; }
+/// shape= or size= of a shaped message, checked against the most that it may have. False with an exception set.
 bool shape_from(PyObject* shape, const Layout& layout, Dims& out);
 /// Copies one message into other memory of the same layout. False with an exception set.
 bool copy_message(const Layout& layout, const Place& from, const Place& to);

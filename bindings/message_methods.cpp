@@ -68,18 +68,30 @@ PyObject* truncate(PyObject* o, PyObject* arg) {
         return PyErr_Format(PyExc_TypeError, "truncate() of a message of fixed shape, %s", m->layout->text().c_str());
     if (n < 0 || n > d.n[0]) return PyErr_Format(PyExc_ValueError, "truncate(%zd) of a first axis of %zd", n, d.n[0]);
     d.n[0] = n;
-    m->layout->write_dims(m->at.data, d);
+    m->layout->write_dims(m->at.data, m->at.room, d);
     Py_RETURN_NONE;
 }
 
-/// The dimensions of a shaped message that is written.
+/// The dimensions of a shaped message that is written; None: the longest, of one dimension, that has room where it lies.
 PyObject* reshape(PyObject* o, PyObject* shape) {
     auto* m = reinterpret_cast<MessageObject*>(o);
     if (!usable(m)) return nullptr;
     if (!m->writable) return raise("ReadOnly", "a received message is read-only; copy() it to change it");
+    const Layout& layout = *m->layout;
+    const uint64_t most = layout.elements_in(m->at.room);
     Dims d;
-    if (!shape_from(shape, *m->layout, d)) return nullptr;
-    m->layout->write_dims(m->at.data, d);
+    uint64_t total;
+    if (shape == Py_None) {
+        d.ndim = 1;
+        d.n[0] = static_cast<npy_intp>(most / layout.element());
+    } else if (!shape_from(shape, layout, d)) {
+        return nullptr;
+    } else if (!d.bytes(layout.element(), most, total)) {
+        return PyErr_Format(PyExc_ValueError, "%llu bytes do not fit into this loan, which has room for %llu; say how many when you "
+                            "loan: loan(size=...), loan(shape=...), or send() it",
+                            static_cast<unsigned long long>(total), static_cast<unsigned long long>(most));
+    }
+    layout.write_dims(m->at.data, m->at.room, d);
     Py_RETURN_NONE;
 }
 

@@ -26,6 +26,8 @@ nb::object shared_text(const std::string& bytes) {
 namespace {
 
 constexpr uint64_t kStampsFrom = 4096;  // bytes of a message from which its sender keeps the time by itself
+constexpr uint64_t kFirstRoom = 4096;     // of a ring that grows: bytes of its first slots, where messages differ,
+constexpr uint64_t kFirstBytes = 256 << 10;  // and of all of them
 
 Spinner::Mode mode_of(const std::string& wait) {
     if (wait == "spin") return Spinner::Mode::spin;
@@ -55,6 +57,28 @@ std::pair<uint64_t, uint64_t> largest(nb::list types) {
     return {bytes, alignment};
 }
 
+/// The ring of a sender: its first, of one that grows.
+SenderOptions ring_for(nb::list types, uint64_t capacity, uint64_t align, bool grows) {
+    auto [bytes, alignment] = largest(types);
+    alignment = std::max(alignment, align);
+    SenderOptions ring;
+    ring.alignment = alignment;
+    ring.columns.variants = types.size() > 1;
+    if (grows && bytes > kFirstRoom + 64) {  // slots for short messages; longer ones have extents at first
+        uint64_t least = kFirstRoom, most = 0;
+        for (nb::handle h : types) {
+            const Layout& shape = *nb::inst_ptr<Layout>(nb::cast<nb::tuple>(h)[1]);
+            (shape.shaped ? most : least) = std::max(shape.shaped ? most : least, shape.bytes);
+        }
+        ring.columns.extents = most > least;
+        if (ring.columns.extents) ring.room = bytes = round_up(least, 64);
+    }
+    ring.stride = payload_stride(bytes, alignment, align);
+    if (capacity == 0) capacity = grows ? std::clamp<uint64_t>(kFirstBytes / ring.stride, 8, 4096) : default_capacity(ring.stride);
+    ring.capacity = rounded_capacity(capacity, ring.stride);
+    return ring;
+}
+
 /// `file` says how large its messages are: another size than that of its types would lead out of the slots.
 void give_types(End& e, const ChannelFile& file, nb::list types, nb::object batch_type) {
     const uint64_t bytes = largest(types).first;
@@ -63,6 +87,12 @@ void give_types(End& e, const ChannelFile& file, nb::list types, nb::object batc
                                      " bytes, its types have " + std::to_string(bytes) + "; the channel file is damaged");
     if (e.prepared) return;  // the same: a call that is under way may have them in its hand
     set_types(e, std::move(types), std::move(batch_type));
+}
+
+/// (budget, shrink_after in nanoseconds)
+Growth growth_from(nb::handle h) {
+    const auto t = nb::cast<nb::tuple>(h);
+    return {nb::cast<uint64_t>(t[0]), nb::cast<uint64_t>(t[1])};
 }
 
 /// [(name, after mask, mutates, redelivers), …]
@@ -93,21 +123,21 @@ nb::object describe(nb::object place, const std::string& name) {
 }
 
 void open_sending(nb::object self, nb::object place, const std::string& name, const std::string& schema,
-                  uint32_t pattern, nb::list stages, uint64_t capacity, uint64_t align, bool drops, nb::object stamps,
+                  uint32_t pattern, nb::list stages, uint64_t capacity, uint64_t align, bool drops, nb::object growth, nb::object stamps,
                   const std::string& wait, const std::string& program, nb::list types, nb::object batch_type) {
     SenderEnd& e = sender_end(self.ptr());
-    const auto [bytes, alignment] = largest(types);
-    const uint64_t stride = payload_stride(bytes, alignment, align);
+    const uint64_t bytes = largest(types).first;
+    SenderOptions ring = ring_for(types, capacity, align, !growth.is_none());
     // A clock costs more than the rest of a small send.
-    const bool keep_time = stamps.is_none() ? bytes >= kStampsFrom : nb::cast<bool>(stamps);
-    if (capacity == 0) capacity = default_capacity(stride);
+    ring.columns.stamps = stamps.is_none() ? bytes >= kStampsFrom : nb::cast<bool>(stamps);
+    ring.columns.dropped = drops;
+    ring.wait = mode_of(wait);
+    if (!growth.is_none()) ring.growth = growth_from(growth);
     const NamesPtr names = names_of(place);
     e.address = names->address(name);
     e.drops = drops;
-    e.sender = open_sender(names, name,
-                           {schema, bytes, static_cast<Pattern>(pattern), stages_from(stages)},
-                           {stride, rounded_capacity(capacity, stride), {drops, types.size() > 1, keep_time}, mode_of(wait)},
-                           program);
+    e.budget = ring.growth.budget;
+    e.sender = open_sender(names, name, {schema, bytes, static_cast<Pattern>(pattern), stages_from(stages)}, ring, program);
     e.has_joined();
     remember_end(&e.sender->registry);
     if (!tell_burials(e.sender->registry)) throw nb::python_error();
@@ -189,15 +219,16 @@ bool watch(nb::object place, uint64_t deadline) {
 
 /// What an end of an anonymous channel is called, its types and the capacity that it will have, before it joins.
 void prepare(nb::object end, const std::string& name, nb::list types, nb::object batch_type, uint64_t capacity,
-             uint64_t align) {
+             uint64_t align, nb::object growth) {
     const bool sends = nb::isinstance<SenderEnd>(end);
     End& e = sends ? static_cast<End&>(sender_end(end.ptr())) : receiver_end(end.ptr());
     e.address = Anonymous().address(name);
-    const auto [bytes, alignment] = largest(types);
-    const uint64_t stride = payload_stride(bytes, alignment, align);
+    const uint64_t planned = ring_for(types, capacity, align, !growth.is_none()).capacity;
     set_types(e, std::move(types), std::move(batch_type));
     e.prepared = true;
-    if (sends) sender_end(end.ptr()).planned = rounded_capacity(capacity != 0 ? capacity : default_capacity(stride), stride);
+    if (!sends) return;
+    sender_end(end.ptr()).planned = planned;
+    if (!growth.is_none()) sender_end(end.ptr()).budget = growth_from(growth).budget;
 }
 
 int make_channel(const std::string& schema, uint64_t payload_bytes, uint32_t pattern, nb::list stages) {
@@ -256,10 +287,10 @@ void bind_opening(nb::module_& m) {
           nb::sig("def describe(place: str | int, name: str) -> dict[str, typing.Any] | None"));
     m.def("open_sender", open_sending, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
-          nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
+          nb::arg("growth").none(), nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
           nb::sig("def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, "
-                  "stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
+                  "growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
                   "batch_type: object) -> None"));
     m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
           nb::arg("added").none(), nb::arg("wait"), nb::arg("program"), nb::arg("follow"), nb::arg("oldest_first"), "Join a channel; False when there is none.",
@@ -287,10 +318,10 @@ void bind_opening(nb::module_& m) {
           nb::sig("def make_channel(schema: str, payload_bytes: int, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]]) -> int"));
     m.def("prepare", prepare, nb::arg("end").lock(), nb::arg("name"), nb::arg("types"), nb::arg("batch_type"),
-          nb::arg("capacity"), nb::arg("align"),
+          nb::arg("capacity"), nb::arg("align"), nb::arg("growth").none(),
           "Name an end of an anonymous channel that has not joined yet, and give it its types.",
           nb::sig("def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, "
-                  "capacity: int, align: int) -> None"));
+                  "capacity: int, align: int, growth: tuple[int, int] | None) -> None"));
     m.def("unread", unread, nb::arg("place"), "Messages that no receiver of an anonymous channel has taken yet.",
           nb::sig("def unread(place: int) -> int"));
     m.def("counters", counters_of, nb::arg("end").lock(), nb::sig("def counters(end: object) -> dict[str, int] | None"));

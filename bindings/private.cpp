@@ -75,14 +75,14 @@ PyObject* private_array(PyArrayObject* a, uint64_t align) {
 }
 
 /// A message of `type` over memory that `lease` keeps; takes the lease over.
-PyObject* message_over(PyTypeObject* type, Layout* layout, LeaseObject* lease, std::byte* data, bool writable) {
+PyObject* message_over(PyTypeObject* type, Layout* layout, LeaseObject* lease, std::byte* data, uint64_t room, bool writable) {
     MessageObject* m = new_message(type, layout);
     if (!m) {
         Py_DECREF(lease);
         return nullptr;
     }
     m->lease = lease;
-    m->at = {data, layout->bytes, 1, 0};
+    m->at = {data, room, 1, 0, room};
     m->open = true;
     m->writable = writable;
     return reinterpret_cast<PyObject*>(m);
@@ -101,8 +101,8 @@ PyObject* private_message(PyObject* o, PyObject*) {
     if (m->layout->columns) return PyObject_CallMethod(o, "copy", nullptr);  // its bytes lie far apart
     LeaseObject* source = lease_of(m);
     std::byte* to = nullptr;
-    LeaseObject* lease = source ? private_bytes(source, m->at.data, m->layout->bytes, 1, to) : nullptr;
-    return lease ? message_over(Py_TYPE(o), m->layout, lease, to, true) : nullptr;
+    LeaseObject* lease = source ? private_bytes(source, m->at.data, bytes_of(m), 1, to) : nullptr;
+    return lease ? message_over(Py_TYPE(o), m->layout, lease, to, bytes_of(m), true) : nullptr;
 }
 
 /// from_buffer(buffer, offset=0)
@@ -131,7 +131,7 @@ PyObject* from_buffer(PyObject* cls, PyObject* const* args, Py_ssize_t n, PyObje
     if (!lease) return nullptr;
     const bool writable = !b->readonly;
     lease->keeps = view.release().ptr();
-    return message_over(type, layout, lease, data, writable);
+    return message_over(type, layout, lease, data, layout->bytes, writable);
 }
 
 void bind_private(nb::module_& m) {

@@ -34,6 +34,15 @@ inline void count_as_one([[maybe_unused]] PyObject* o) {
 #endif
 }
 
+/// References to what is counted as one. Whoever dropped others has read what it wanted to read.
+inline Py_ssize_t references(PyObject* o) {
+#ifdef Py_GIL_DISABLED
+    return __atomic_load_n(&o->ob_ref_shared, __ATOMIC_ACQUIRE) >> _Py_REF_SHARED_SHIFT;
+#else
+    return Py_REFCNT(o);
+#endif
+}
+
 /// What a module of psyne calls `name`, looked up once for each `cache`; borrowed. Null with an exception set.
 PyObject* imported(std::atomic<PyObject*>& cache, const char* module, const char* name = nullptr);
 /// An exception class of psyne.errors, by name; borrowed. Null with an exception set.
@@ -134,6 +143,7 @@ void bind_layout(nb::module_& m);
 void bind_message(nb::module_& m);
 void bind_dlpack(nb::module_& m);
 void bind_private(nb::module_& m);
+void bind_allocator(nb::module_& m);
 void bind_sender(nb::module_& m);
 void bind_call(nb::module_& m);
 void bind_receiver(nb::module_& m);

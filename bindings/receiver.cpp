@@ -55,6 +55,16 @@ void count(Counts& c, const Taken& t) {
     }
 }
 
+/// Is there room for a message of this layout where one was found? False with PeerCorrupted set: it is passed on unseen.
+bool has_room(ReceiverEnd& e, const Taken& t, const Layout& layout, uint64_t room) {
+    if (room >= layout.least()) [[likely]]
+        return true;
+    e.receiver->end(t, false);
+    raise("PeerCorrupted", "a message of " + e.address + " lies in " + std::to_string(room) + " bytes, but " + layout.text() + " needs " +
+                               std::to_string(layout.least()) + ". It was passed over; its sender is damaged or hostile");
+    return false;
+}
+
 /// False with PeerCorrupted set: what lies there is passed on unseen.
 bool fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
     const Kind* kind = &e.kinds[0];
@@ -65,11 +75,13 @@ bool fill(MessageObject* m, PyObject* self, ReceiverEnd& e, const Taken& t) {
             return false;
         }
     }
+    const uint64_t room = kind->shape->columns ? slab.room : t.room();
+    if (!has_room(e, t, *kind->shape, room)) return false;
     m->end = Py_NewRef(self);
     if (m->layout != kind->shape) [[unlikely]]
         retype(m, kind->type.ptr(), kind->shape);
-    m->at = kind->shape->columns ? Place{slab.payload, slab.stride, slab.capacity, t.slot}
-                                 : Place{t.data, slab.stride, 1, 0};
+    m->at = kind->shape->columns ? Place{slab.payload, slab.stride, slab.capacity, t.slot, room}
+                                 : Place{t.data, slab.stride, 1, 0, room};
     m->count = t.count;
     m->open = true;
     m->writable = e.receiver->writes();
@@ -164,13 +176,15 @@ bool fits_into(const ReceiverEnd& e, PyObject* out) {
     return !PyErr_Occurred();
 }
 
-/// Copies what was taken behind the `n` messages that `out` has already, and ends it.
-void copy_out(ReceiverEnd& e, const Taken& t, std::byte* out, uint64_t n) {
+/// Copies what was taken behind the `n` messages that `out` has already, and ends it. False with PeerCorrupted set.
+bool copy_out(ReceiverEnd& e, const Taken& t, std::byte* out, uint64_t n) {
     const uint64_t bytes = e.kinds[0].shape->bytes, stride = t.lane->slab.stride;
+    if (!has_room(e, t, *e.kinds[0].shape, t.room())) return false;
     for (uint64_t i = 0; i < t.count; ++i) std::memcpy(out + (n + i) * bytes, t.data + i * stride, bytes);
     e.counts.copied += t.count * bytes;
     count(e.counts, t);
     e.receiver->end(t, false);
+    return true;
 }
 
 /// Up to len(out) messages of all senders. After the first it waits `linger` for more.
@@ -192,7 +206,7 @@ PyObject* receive_into(PyObject* self, PyObject* const* args, Py_ssize_t n, PyOb
     const uint64_t until = linger ? sys::now_ns() + linger : 0;
     uint64_t got = 0;
     for (;;) {
-        copy_out(e, t, out, got);
+        if (!copy_out(e, t, out, got)) return nullptr;
         got += t.count;
         if (got == most) break;
         if (e.receiver->try_take(most - got, t)) continue;

@@ -4,82 +4,9 @@
 
 namespace psyne::python {
 
-bool enter_joined(PyObject* self, SenderEnd& e) {
-    if (!e.enter()) return false;
-    if (e.sender) [[likely]]
-        return true;
-    PyObject* done = PyObject_CallMethod(self, "_join", nullptr);
-    Py_XDECREF(done);
-    if (done && !e.closed) return true;
-    e.busy = false;
-    if (e.closed) close_now(e);  // by another thread meanwhile
-    return done ? e.refuse() : false;
-}
-
 namespace {
 
 constexpr uint64_t kAllSent = ~0ull;
-
-/// Waits for `n` slots; false with an exception set. Without room and time: Full.
-bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline) {
-    if (e.sender->try_loan(n, loan)) [[likely]]
-        return true;
-    Wait result;
-    const uint64_t since = sys::now_ns();
-    {
-        const WithoutGil nogil;
-        result = e.sender->loan(n, loan, deadline, Tick{e.sender->registry, e.sender.get()});
-    }
-    ++e.counts.waits;
-    e.counts.wait.add(sys::now_ns() - since);
-    switch (result) {
-        case Wait::ready: return true;
-        case Wait::interrupted: return false;
-        case Wait::stopped:
-            if (e.closed) return e.refuse();
-            own_views_stand(e);
-            return false;
-        case Wait::timeout: break;
-    }
-    raise("Full", e.address + " is full (" + std::to_string(e.sender->capacity()) + " messages): " +
-                      e.sender->why_full() + ". Wait longer, raise capacity=, or drop with full=\"drop\"");
-    return false;
-}
-
-}  // namespace
-
-Place place_of(const Kind& kind, const Loan& loan) {
-    const Slab& slab = loan.ring->slab;
-    if (kind.shape->columns) return {slab.payload, slab.stride, slab.capacity, loan.slot};
-    return {loan.data, slab.stride, 1, 0};
-}
-
-bool copy_in(SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only, Copied& c) {
-    c.kind = e.kind_for(what);
-    Source source;
-    if (!c.kind || !source.of(what, e, *c.kind, false)) return false;
-    if (!e.sender->try_loan(1, c.loan)) [[unlikely]] {
-        if (try_only) return e.sender->look_after_others(), false;
-        if (!take_loan(e, 1, c.loan, deadline)) return false;
-        if (!source.of(what, e, *c.kind, false)) {  // others ran meanwhile: look again
-            e.sender->discard(c.loan);
-            return false;
-        }
-    }
-    c.loan.variant = c.kind->header;
-    c.bytes = source.bytes();
-    if (source.copy_to(place_of(*c.kind, c.loan), 1, 0)) return true;
-    e.sender->discard(c.loan);
-    return false;
-}
-
-MessageObject* own_loan(PyObject* self, PyObject* what) {
-    if (!is_message(what)) return nullptr;
-    auto* m = reinterpret_cast<MessageObject*>(what);
-    return m->end == self && (m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch) ? m : nullptr;
-}
-
-namespace {
 
 void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
@@ -95,15 +22,15 @@ void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, cons
 }
 
 /// full="drop" and no room: private memory that nobody will see.
-PyObject* scratch(MessageObject* m, PyObject* self, uint64_t n) {
+bool scratch(MessageObject* m, PyObject* self, uint64_t n) {
     m->count = n;
     if (!make_private(m)) {
         Py_DECREF(m);
-        return nullptr;
+        return false;
     }
     m->end = Py_NewRef(self);
     m->hold.kind = Hold::Kind::scratch;
-    return reinterpret_cast<PyObject*>(m);
+    return true;
 }
 
 MessageObject* empty(SenderEnd& e, const Kind& kind, bool batch) {
@@ -111,7 +38,9 @@ MessageObject* empty(SenderEnd& e, const Kind& kind, bool batch) {
     return new_message(reinterpret_cast<PyTypeObject*>(kind.type.ptr()), kind.shape);
 }
 
-PyObject* loan_slots(PyObject* self, const Kind* kind, uint64_t n, bool batch, uint64_t deadline, bool try_only) {
+/// `dims`: that a shaped message begins with. A first one below 0: as many as there is room for.
+PyObject* loan_slots(PyObject* self, const Kind* kind, uint64_t n, bool batch, uint64_t deadline, bool try_only,
+                     const Dims* dims = nullptr) {
     SenderEnd& e = sender_end(self);
     if (!kind) return nullptr;
     if (!enter_joined(self, e)) return nullptr;
@@ -119,18 +48,35 @@ PyObject* loan_slots(PyObject* self, const Kind* kind, uint64_t n, bool batch, u
     MessageObject* m = empty(e, *kind, batch);  // before the take: nothing may fail after it
     if (!m) return nullptr;
     Loan loan;
-    bool ok = e.sender->try_loan(n, loan);
+    uint64_t elements = 0, bytes = 0;
+    if (dims) {
+        elements = kind->shape->element();  // at least one
+        if (dims->n[0] >= 0) dims->bytes(kind->shape->element(), kind->shape->room, elements);
+        bytes = bytes_for(e, *kind, elements);
+    }
+    const bool ok = take_now(e, n, loan, bytes);
+    if (!ok && PyErr_Occurred()) {
+        Py_DECREF(m);
+        return nullptr;
+    }
     if (!ok && (try_only || e.drops)) e.sender->look_after_others();
     if (!ok && try_only) {
         Py_DECREF(m);
         Py_RETURN_NONE;
     }
-    if (!ok && e.drops) return scratch(m, self, n);
-    if (!ok && !take_loan(e, n, loan, deadline)) {
+    if (!ok && e.drops) {
+        if (!scratch(m, self, n)) return nullptr;
+    } else if (!ok && !take_loan(e, n, loan, deadline, bytes)) {
         Py_DECREF(m);
         return nullptr;
+    } else {
+        fill(m, self, e, *kind, loan);
     }
-    fill(m, self, e, *kind, loan);
+    if (dims) {
+        Dims d = *dims;
+        if (d.n[0] < 0) d.n[0] = static_cast<npy_intp>(kind->shape->elements_in(m->at.room) / kind->shape->element());
+        kind->shape->write_dims(m->at.data, m->at.room, d);
+    }
     return reinterpret_cast<PyObject*>(m);
 }
 
@@ -144,9 +90,16 @@ bool first_dims(const Layout& layout, PyObject* shape, PyObject* size, Dims& out
     if (layout.dims.ndim > 1)
         return PyErr_Format(PyExc_TypeError, "messages of this type bring their own shape of %d dimensions: loan(shape=(...))",
                             layout.dims.ndim), false;
-    out.ndim = layout.dims.ndim;  // as long as may be, to be truncated
-    out.n[0] = static_cast<npy_intp>(layout.room / layout.element());
+    out.ndim = layout.dims.ndim;
+    out.n[0] = -1;  // as long as there is room for, to be truncated
     return true;
+}
+
+/// The longest batch: the ring, or what a ring that grows could become.
+uint64_t most_in_a_row(const SenderEnd& e) {
+    if (!e.sender) return std::max(e.planned, e.budget);  // of slots of one byte: it is not known yet
+    const uint64_t slots = e.sender->capacity();
+    return e.budget != 0 ? std::max(slots, e.budget / e.sender->stride()) : slots;
 }
 
 const Kind* any_kind(SenderEnd& e) { return e.kinds.size() == 1 ? &e.kinds[0] : e.kind_named(Py_None); }
@@ -163,9 +116,7 @@ PyObject* loan(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
     const Kind* kind = e.kind_named(values[0] ? values[0] : Py_None);
     Dims dims;
     if (!kind || !first_dims(*kind->shape, values[1], values[2], dims)) return nullptr;
-    PyObject* m = loan_slots(self, kind, 1, false, deadline, false);
-    if (m && kind->shape->shaped) kind->shape->write_dims(reinterpret_cast<MessageObject*>(m)->at.data, dims);
-    return m;
+    return loan_slots(self, kind, 1, false, deadline, false, kind->shape->shaped ? &dims : nullptr);
 } catch (...) {
     return raise_current();
 }
@@ -177,10 +128,7 @@ PyObject* try_loan(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject
     const Kind* kind = e.kind_named(values[0] ? values[0] : Py_None);
     Dims dims;
     if (!kind || !first_dims(*kind->shape, values[1], values[2], dims)) return nullptr;
-    PyObject* m = loan_slots(self, kind, 1, false, 0, true);
-    if (m && m != Py_None && kind->shape->shaped)
-        kind->shape->write_dims(reinterpret_cast<MessageObject*>(m)->at.data, dims);
-    return m;
+    return loan_slots(self, kind, 1, false, 0, true, kind->shape->shaped ? &dims : nullptr);
 } catch (...) {
     return raise_current();
 }
@@ -193,10 +141,10 @@ PyObject* loan_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
     const Py_ssize_t count = PyNumber_AsSsize_t(values[0], PyExc_OverflowError);
     if (count == -1 && PyErr_Occurred()) return nullptr;
     SenderEnd& e = sender_end(self);
-    const uint64_t most = e.sender ? e.sender->capacity() : e.planned;
-    if (most != 0 && (count < 1 || static_cast<uint64_t>(count) > most)) {
-        PyErr_Format(PyExc_ValueError, "loan_many(%zd): 1 to %llu messages lie consecutively in this channel; raise capacity=",
-                     count, static_cast<unsigned long long>(most));
+    const uint64_t most = most_in_a_row(e);
+    if (count < 1 || static_cast<uint64_t>(count) > most) {
+        PyErr_Format(PyExc_ValueError, "loan_many(%zd): 1 to %llu messages lie consecutively in this channel; raise %s=",
+                     count, static_cast<unsigned long long>(most), e.budget != 0 ? "budget" : "capacity");
         return nullptr;
     }
     const Kind* kind = values[1] ? e.kind_named(values[1]) : any_kind(e);
@@ -205,6 +153,13 @@ PyObject* loan_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObjec
     return loan_slots(self, kind, static_cast<uint64_t>(count), true, deadline, false);
 } catch (...) {
     return raise_current();
+}
+
+PyObject* sent(SenderEnd& e, const Copied& c) {
+    e.sender->commit(c.loan, 1);
+    e.counts.messages += 1;
+    e.counts.copied += c.bytes;
+    Py_RETURN_TRUE;
 }
 
 PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
@@ -229,10 +184,7 @@ PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* na
         e.sender->drop(1), ++e.counts.missed;
         Py_RETURN_FALSE;
     }
-    e.sender->commit(c.loan, 1);
-    e.counts.messages += 1;
-    e.counts.copied += c.bytes;
-    Py_RETURN_TRUE;
+    return sent(e, c);
 } catch (...) {
     return raise_current();
 }
@@ -251,7 +203,8 @@ bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sen
         const uint64_t most = std::max<uint64_t>(e.sender->capacity() / 4, 1);
         const uint64_t k = std::min({source.count - sent, e.sender->rest_of_lap(), most});
         Loan loan;
-        if (!e.sender->try_loan(k, loan)) {
+        if (!take_now(e, k, loan)) {
+            if (PyErr_Occurred()) return false;
             if (e.drops) {
                 e.sender->look_after_others();
                 e.sender->drop(k), e.counts.missed += k;
@@ -273,6 +226,22 @@ bool send_from(PyObject* self, PyObject* messages, PyObject* type, uint64_t& sen
     }
     sent = kAllSent;
     return true;
+}
+
+/// For event loops: True when it was sent, None while there is no room.
+PyObject* try_send(PyObject* self, PyObject* what) try {
+    const Guard guard(self, what);
+    SenderEnd& e = sender_end(self);
+    if (!enter_joined(self, e)) return nullptr;
+    Inside<SenderEnd> inside{e};
+    Copied c;
+    if (!copy_in(e, what, 0, true, c)) {
+        if (PyErr_Occurred()) return nullptr;
+        Py_RETURN_NONE;
+    }
+    return sent(e, c);
+} catch (...) {
+    return raise_current();
 }
 
 PyObject* send_many(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
@@ -321,14 +290,15 @@ PyMethodDef methods[] = {
     {"loan", method(guarded<loan>), METH_FASTCALL | METH_KEYWORDS,
      "loan($self, type=None, /, *, shape=..., size=..., timeout=None)\n--\n\n"
      "A slot to write in place. The end of its with block sends it, an exception or discard() takes it back.\n\n"
-     "type: which, in a channel of several. shape, size: of a message that brings its own. Raises Full after timeout\n"
-     "seconds, ChannelClosed, LeaseLimit, ValueError for a shape beyond max_bytes."},
+     "type: which, in a channel of several. shape, size: of a message that brings its own; without size= it is as long as\n"
+     "the slot has room for, in a channel that grows: has room for now. Raises Full after timeout seconds, ChannelClosed,\n"
+     "LeaseLimit, ValueError for a shape beyond max_bytes, NoSpace for one beyond budget."},
     {"try_loan", method(guarded<try_loan>), METH_FASTCALL | METH_KEYWORDS,
      "try_loan($self, type=None, /, *, shape=..., size=...)\n--\n\nA slot as of loan(), or None when the ring is full."},
     {"loan_many", method(guarded<loan_many>), METH_FASTCALL | METH_KEYWORDS,
      "loan_many($self, n, type=None, /, *, timeout=None)\n--\n\n"
      "Exactly n consecutive slots as one Batch; its truncate(k) sends only the first k. Raises ValueError for n above the\n"
-     "capacity, Full."},
+     "capacity (of a ring that grows: above its budget), Full."},
     {"send", method(send), METH_FASTCALL | METH_KEYWORDS,
      "send($self, message, timeout=None)\n--\n\n"
      "Copy one message, array, buffer, text or number in and send it; one's own loan is sent in place.\n\n"
@@ -341,6 +311,7 @@ PyMethodDef methods[] = {
     {"send_many", method(send_many), METH_FASTCALL | METH_KEYWORDS,
      "send_many($self, array, type=None, timeout=None)\n--\n\n"
      "Copy any number of messages, an array of shape (k, *shape), and send them; for columns also a dict of arrays."},
+    {"_try_send", try_send, METH_O, "As send() where there is room, or None."},
     {"_send_some", method(send_some), METH_FASTCALL, "Copy in what there is room for, and send it."},
     {"drain", method(guarded<drain>), METH_FASTCALL | METH_KEYWORDS,
      "drain($self, timeout=None)\n--\n\nWait until every stage has passed all that was sent. Raises Full at the time-out."},
@@ -348,11 +319,6 @@ PyMethodDef methods[] = {
 PyType_Slot slots[] = {{Py_tp_methods, methods}, {0, nullptr}};
 
 }  // namespace
-
-void own_views_stand(SenderEnd& e) {
-    raise("LeaseLimit", "the oldest slot of " + e.address + " is still used by arrays that you kept of a sent message, or by "
-                        "one that call() gave you; drop or copy() them (" + std::to_string(e.sender->capacity()) + " slots)");
-}
 
 void bind_sender(nb::module_& m) {
     nb::class_<SenderEnd>(m, "SenderEnd", nb::type_slots(slots), "The native sending end.")
@@ -374,6 +340,7 @@ void bind_sender(nb::module_& m) {
         .def("fileno", &fileno_of, nb::lock_self(),
              "A descriptor, readable while loan() would not wait; for select(), selectors and event loops.")
         .def_prop_ro("_drops", [](const SenderEnd& e) { return e.drops; })
+        .def_prop_ro("_most", &most_in_a_row, nb::lock_self(), "The longest batch.")
         .def("_enter",
              [](nb::handle self) {
                  SenderEnd& e = sender_end(self.ptr());

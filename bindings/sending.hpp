@@ -1,4 +1,4 @@
-// What send() and call() share: entering, the copy into a slot, one's own loans.
+// What loan(), send() and call() share: entering, taking slots, the copy into one, one's own loans.
 #pragma once
 
 #include "source.hpp"
@@ -7,6 +7,12 @@ namespace psyne::python {
 
 /// Enters the end for one call, as a member of its channel; false with an exception set.
 bool enter_joined(PyObject* self, SenderEnd& e);
+/// What the core has to know of a message whose elements have so many bytes: where slots may be too short for it.
+uint64_t bytes_for(const SenderEnd& e, const Kind& kind, uint64_t elements);
+/// Takes `n` slots if there is room; `bytes`: see bytes_for(). False without room, or with an exception set.
+bool take_now(SenderEnd& e, uint64_t n, Loan& loan, uint64_t bytes = 0);
+/// Waits for `n` slots; false with an exception set. Without room and time: Full.
+bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t bytes = 0);
 Place place_of(const Kind& kind, const Loan& loan);
 
 /// A message in a slot that is not published yet.

@@ -106,8 +106,8 @@ bool Source::of_view(const Py_buffer& b, bool many) {
 bool Source::of_message(MessageObject* m) {
     if (m->layout != layout_ && !(*m->layout == *layout_)) return false;
     message_ = m;
-    bytes_ = layout_->room;
-    return !layout_->shaped || (m->layout->read_dims(m->at.data, dims_) && dims_.bytes(layout_->element(), layout_->room, bytes_));
+    if (!layout_->shaped) return true;
+    return dims_of(m, dims_) && dims_.bytes(layout_->element(), layout_->room, bytes_);
 }
 
 /// A dict, a batch, a structured array: something with an array for each field.
@@ -214,12 +214,12 @@ bool Source::copy_columns(const Place& to, uint64_t n, uint64_t first) const {
 
 bool Source::copy_to(const Place& to, uint64_t n, uint64_t first) const {
     const Layout& l = *layout_;
-    if (message_) return copy_message(*message_->layout, message_->at, to);
+    if (message_ && !l.shaped) return copy_message(l, message_->at, to);
     if (fields_) return copy_columns(to, n, first);
-    if (l.shaped) l.write_dims(to.data, dims_);
-    if (data_) {
+    if (l.shaped) l.write_dims(to.data, to.room, dims_);
+    if (const std::byte* all = message_ ? message_->at.data : data_) {
         const uint64_t size = l.shaped ? bytes_ : l.bytes;
-        const std::byte* from = data_ + first * size;
+        const std::byte* from = all + first * size;
         if (to.stride == size || n == 1)
             std::memcpy(to.data, from, n * size);
         else

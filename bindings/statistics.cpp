@@ -24,6 +24,8 @@ nb::dict common(const End& end, const Registry* r) {
     d["dropped"] = r ? r->file.header().dropped.load(relaxed) : 0;
     d["wait_ns"] = buckets(c.wait);
     d["latency_ns"] = buckets(c.latency);
+    d["slabs"] = d["reserved"] = d["resident"] = d["grown"] = d["shrunk"] = 0;  // a sender's
+    d["why"] = "";
     return d;
 }
 
@@ -36,6 +38,13 @@ nb::dict statistics(nb::object o) {
         d["held"] = e.sender ? e.sender->held() : 0;
         d["occupancy"] = e.sender && !e.closed ? e.sender->occupied() : 0;
         d["capacity"] = e.sender ? e.sender->capacity() : 0;
+        const auto growth = e.sender && !e.forked() ? e.sender->growth() : DynamicRingBuffer::Seen{};
+        d["slabs"] = growth.slabs;
+        d["reserved"] = growth.reserved;
+        d["resident"] = growth.resident;
+        d["grown"] = growth.grown;
+        d["shrunk"] = growth.shrunk;
+        d["why"] = shared_text(growth.why);
         return d;
     }
     if (nb::isinstance<TapEnd>(o)) {

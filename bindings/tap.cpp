@@ -16,8 +16,9 @@ public:
 
     /// A place for what was found: the messages, then what is told of each. False with an exception set.
     bool fit(const TapEnd& e, const Kind& kind, const Sight& s, bool batch) {
-        const uint64_t stride = s.stride(), align = std::max<uint64_t>(64, kind.shape->alignment);
-        if (message_ && kind_ == &kind && message_->count == s.count && message_->at.stride == stride) return true;
+        const uint64_t stride = s.stride(), room = std::min(s.room(), kind.shape->bytes), align = std::max<uint64_t>(64, kind.shape->alignment);
+        if (message_ && kind_ == &kind && message_->count == s.count && message_->at.stride == stride && message_->at.room == room)
+            return true;
         Py_CLEAR(message_);
         kind_ = &kind;
         message_ = batch ? new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), kind.type.ptr(), kind.shape)
@@ -27,7 +28,7 @@ public:
         auto* memory = static_cast<std::byte*>(std::aligned_alloc(align, bytes));
         if (!memory) return PyErr_NoMemory(), false;
         message_->lease->memory = memory;
-        message_->at = {memory, stride, s.count, 0};
+        message_->at = {memory, stride, s.count, 0, room};
         message_->count = s.count;
         stamps_ = reinterpret_cast<uint64_t*>(memory + payload);
         dropped_ = stamps_ + s.count;
@@ -79,8 +80,8 @@ private:
 
     /// The dimensions first; they say how much to copy. Those that do not fit are PeerCorrupted when they are used.
     static uint64_t copy_shaped(const Layout& layout, std::byte* to, const std::byte* from, uint64_t room) noexcept {
-        const uint64_t size = 8 * static_cast<uint64_t>(layout.dims.ndim), at = std::min(room, layout.bytes) - size;
-        copy_shared(to + at, from + at, size);
+        const uint64_t size = layout.dims_bytes(), at = std::min(room, layout.bytes) - size;
+        copy_shared(to + at, from + room - size, size);
         Dims d;
         d.ndim = layout.dims.ndim;
         std::memcpy(d.n, to + at, size);
@@ -97,11 +98,10 @@ const Kind* kind_of(const TapEnd& e, const Sight& s) {
     const Kind* kind = e.kinds.size() == 1 && !variants ? &e.kinds[0] : e.kind_of(variants ? s.side(variants) : ~0ull);
     if (!kind) return nullptr;
     const Layout& layout = *kind->shape;
-    const uint64_t least = layout.shaped ? 8 * static_cast<uint64_t>(layout.dims.ndim) : layout.bytes;
-    if (s.room() >= least) [[likely]]
+    if (s.room() >= layout.least()) [[likely]]
         return kind;
     raise("PeerCorrupted", "a message on " + e.address + " says that it has " + std::to_string(s.room()) + " bytes, but a " +
-                               layout.text() + " has " + std::to_string(least) + "; its sender is damaged or hostile");
+                               layout.text() + " has " + std::to_string(layout.least()) + "; its sender is damaged or hostile");
     return nullptr;
 }
 

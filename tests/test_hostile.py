@@ -278,6 +278,31 @@ def test_extents_that_are_not_there_or_too_short_are_not_read(psyne_directory: P
         assert told == [] if size is None else "extents that do not fit their file" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("size", "says"),
+    [
+        (1, "lies in 1 bytes"),
+        (7, "lies in 7"),
+        (8, "the 0 bytes"),
+        (4096, "the 4088 bytes"),
+        (2**40, None),
+        (2**62, None),
+    ],
+)
+def test_a_message_keeps_within_an_extent_that_lies_about_its_size(psyne_directory: Path, size: int, says: str | None):
+    kind = Bytes(max_bytes=1 << 20)
+    with psyne.sender("ipc://blobs", kind, full="grow") as tx, psyne.receiver("ipc://blobs") as rx:
+        with tx.loan(size=200_000) as m:
+            m.array[:] = 5
+        memory = slab(psyne_directory, "blobs")
+        struct.pack_into("<Q", memory, at(memory, EXTENTS), size)
+        told = pytest.raises(psyne.PeerCorrupted, match=says) if says else contextlib.nullcontext()
+        with told, rx.receive() as m:
+            assert len(m.array) == 0  # what lies at the end of the address space of an extent
+        tx.send(b"next")
+        assert rx.receive().bytes == b"next"
+
+
 # ---- Arrow ---------------------------------------------------------------------------------------------------------
 
 ARROW_READER = """

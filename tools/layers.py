@@ -40,7 +40,7 @@ PYTHON: Rows = [
     ["ends", "testing"],
     ["taps"],
     ["openers", "anonymous", "interop", "items"],
-    ["queues", "waiting"],
+    ["queues", "ring", "waiting"],
     ["align"],
     ["aio", "pipeline"],
     ["__init__"],

@@ -10,7 +10,29 @@ psyne\._native\.(SenderEnd|ReceiverEnd)\.(loan|try_loan|loan_many|send|send_many
 psyne\._native\.SenderEnd\._send_some$:
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
+psyne\._native\.SenderEnd\._try_send$:
+    def _try_send(self, message: object, /) -> bool | None: ...
+
 psyne\._native\.(ReceiverEnd|TapEnd)\.(receive|try_receive|receive_many|try_receive_many|receive_into|batches|__iter__)$:
+
+psyne\._native\.Slab$:
+    class Slab:
+        \doc
+        def __buffer__(self, flags: int, /) -> memoryview: ...
+        @property
+        def array(self) -> numpy.typing.NDArray[numpy.uint8]:
+            """All of it as a numpy array. Raises MessageReleased after free()."""
+        def free(self) -> None:
+            """Give it back now. Raises ViewsAlive while arrays use it."""
+        @property
+        def bytes(self) -> int:
+            """That it takes of the budget, with what the slab says of itself."""
+        @property
+        def slot_bytes(self) -> int: ...
+        @property
+        def capacity(self) -> int: ...
+    \import numpy
+    \import numpy.typing
 
 psyne\._native\.Field$:
     class Field:

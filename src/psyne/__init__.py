@@ -5,6 +5,7 @@ import typing as _typing
 from importlib.metadata import version as _version
 
 from . import interop
+from ._native import DynamicSlabAllocator, Slab, SlabAllocator
 from .align import Aligned, align
 from .anonymous import channel
 from .batch import Batch
@@ -41,6 +42,7 @@ from .listener import Listener
 from .matching import AlignedStatistics
 from .openers import receiver, sender, tap
 from .queues import Queue
+from .ring import DynamicRingBuffer, RingBuffer
 from .stage import Stage
 from .statistics import Statistics
 from .taps import Tap
@@ -105,6 +107,8 @@ __all__ = [
     "ChannelClosed",
     "ChannelNotFound",
     "ConcurrentUse",
+    "DynamicRingBuffer",
+    "DynamicSlabAllocator",
     "Empty",
     "EndOfChannel",
     "ForkedError",
@@ -126,8 +130,11 @@ __all__ = [
     "Queue",
     "ReadOnly",
     "Receiver",
+    "RingBuffer",
     "Sender",
     "SenderLost",
+    "Slab",
+    "SlabAllocator",
     "Stage",
     "Statistics",
     "Struct",

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 
 
-LAYOUT_VERSION: int = 3
+LAYOUT_VERSION: int = 4
 
 class Layout:
     """Dtype and shape of one message."""
@@ -67,10 +67,78 @@ def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> num
     A writable array of the same shape and strides: copy-on-write pages, or a copy.
     """
 
+class Slab:
+    """
+    Memory for messages, all of whose pages are there: a writable uint8 array of (capacity, slot_bytes).
+
+    It begins at a page. It is given back once it and the last array or memoryview over it are gone.
+    """
+    def __buffer__(self, flags: int, /) -> memoryview: ...
+    @property
+    def array(self) -> numpy.typing.NDArray[numpy.uint8]:
+        """All of it as a numpy array. Raises MessageReleased after free()."""
+    def free(self) -> None:
+        """Give it back now. Raises ViewsAlive while arrays use it."""
+    @property
+    def bytes(self) -> int:
+        """That it takes of the budget, with what the slab says of itself."""
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+
+class SlabAllocator:
+    """
+    Has one slab of `capacity` slots: what a channel of a fixed ring is made of, by itself.
+
+    Slots have `slot_bytes` bytes. Raises InvalidArgument.
+    """
+
+    def __init__(self, slot_bytes: int, capacity: int) -> None: ...
+
+    def allocate(self) -> Slab:
+        """The slab. Raises NoSpace, and ChannelBusy for a second one."""
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that its slabs have."""
+
+    @property
+    def slabs(self) -> int:
+        """Slabs that it has now."""
+
+class DynamicSlabAllocator:
+    """
+    Has up to 32 slabs of any sizes, which come and go, within `budget` bytes: what a ring that grows is
+    made of, by itself.
+
+    Raises InvalidArgument.
+    """
+
+    def __init__(self, budget: int) -> None: ...
+
+    def allocate(self, slot_bytes: int, capacity: int) -> Slab:
+        """
+        Another slab. Raises NoSpace beyond the budget, ChannelBusy for the 33rd, InvalidArgument.
+        """
+
+    @property
+    def budget(self) -> int: ...
+
+    @property
+    def reserved(self) -> int:
+        """Bytes of memory that its slabs have."""
+
+    @property
+    def slabs(self) -> int:
+        """Slabs that it has now."""
+
 class SenderEnd:
     """The native sending end."""
 
     def __init__(self) -> None: ...
+
+    def _try_send(self, message: object, /) -> bool | None: ...
 
     def _send_some(self, array: object, type: object, start: int, /) -> int | None: ...
 
@@ -83,6 +151,10 @@ class SenderEnd:
 
     @property
     def _drops(self) -> bool: ...
+
+    @property
+    def _most(self) -> int:
+        """The longest batch."""
 
     def _enter(self) -> None:
         """Join now, not at the first use."""
@@ -186,7 +258,7 @@ class TapEnd:
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
-def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
+def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
 
 def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""
@@ -208,7 +280,7 @@ def make_channel(schema: str, payload_bytes: int, pattern: int, stages: list[tup
     Make an anonymous channel: a descriptor of its memory, for the caller to close.
     """
 
-def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, capacity: int, align: int) -> None:
+def prepare(end: object, name: str, types: list[tuple[type, Layout, int]], batch_type: object, capacity: int, align: int, growth: tuple[int, int] | None) -> None:
     """
     Name an end of an anonymous channel that has not joined yet, and give it its types.
     """

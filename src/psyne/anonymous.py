@@ -1,13 +1,13 @@
 """Channels without a name: two ends to hand on."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, TypeVar, Unpack, overload
+from typing import Any, TypeVar, Unpack, overload
 
 from . import _native
 from .ends import Receiver, Sender
 from .errors import InvalidArgument
 from .handover import Handover, Memory
-from .options import ChannelOptions, Wait, check_sender_options, known_options
+from .options import ChannelOptions, Full, Wait, check_sender_options, growth_of, known_options
 from .stage import PATTERNS, Pattern, Stage, stage_graph
 from .types import AnyLayout, Message, as_type
 from .types.schema import schema_of
@@ -64,13 +64,14 @@ def channel(*types: AnyLayout, **options: Unpack[ChannelOptions]) -> tuple[Sende
 
 def _handover(
     types: Sequence[AnyLayout], *, pattern: Pattern = "mpmc", stages: Sequence[Stage | str] = ("main",),
-    capacity: int | None = None, full: Literal["block", "drop"] = "block", align: int | None = None,
-    timestamps: bool | None = None, wait: Wait = "adaptive", follow: bool = False,
+    capacity: int | None = None, full: Full = "block", budget: int | None = None, shrink_after: float | None = None,
+    align: int | None = None, timestamps: bool | None = None, wait: Wait = "adaptive", follow: bool = False,
 ) -> Handover:  # fmt: skip
     classes = [as_type(kind) for kind in types]
     if not classes:
         raise InvalidArgument("channel() needs the types of its messages: psyne.channel(Imu)")
     check_sender_options(pattern, full, wait, capacity, align, timestamps)
+    growth = growth_of(full, budget, shrink_after)
     if not isinstance(follow, bool):
         raise InvalidArgument(f"follow={follow!r}; it is one of True, False")
     if pattern is None:
@@ -79,5 +80,6 @@ def _handover(
     payload = max(kind.__layout__.bytes for kind in classes)
     fd = _native.make_channel(schema_of(classes), payload, PATTERNS.index(pattern), graph)
     return Handover(
-        Memory(fd), classes, pattern, graph, capacity or 0, align or 0, full == "drop", timestamps, wait, "", follow
-    )
+        Memory(fd), classes, pattern, graph, capacity or 0, align or 0, full == "drop", growth, timestamps, wait, "",
+        follow,
+    )  # fmt: skip

@@ -21,7 +21,7 @@ from .errors import (
 )
 from .handover import Handover
 from .listener import Handlers, Listener
-from .options import Wait, check_receiver_options, check_sender_options
+from .options import Full, Wait, check_receiver_options, check_sender_options, growth_of
 from .stage import PATTERNS, Pattern, Stage, added_stage, stage_graph
 from .statistics import Statistics, statistics_of
 from .types import Message, MessageMeta, as_type
@@ -64,14 +64,15 @@ class Sender(_native.SenderEnd, Generic[M]):
     def __init__(
         self, address: str, types: Sequence[object], *, pattern: Pattern | None = None,
         stages: Sequence[Stage | str] | None = None, capacity: int | None = None,
-        full: Literal["block", "drop"] = "block", align: int | None = None, timestamps: bool | None = None,
-        wait: Wait = "adaptive",
+        full: Full = "block", budget: int | None = None, shrink_after: float | None = None, align: int | None = None,
+        timestamps: bool | None = None, wait: Wait = "adaptive",
     ) -> None:  # fmt: skip
         super().__init__()
         self._handover: Handover | None = None
         place, name = channel_place(address)
         classes = [as_type(cls) for cls in types]
         check_sender_options(pattern, full, wait, capacity, align, timestamps)
+        growth = growth_of(full, budget, shrink_after)
         there = _native.describe(place, name)
         if not classes:
             if there is None:
@@ -85,7 +86,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         try:
             _native.open_sender(
                 self, place, name, schema, PATTERNS.index(wanted), graph, capacity or 0, align or 0,
-                full == "drop", timestamps, wait, program_name(), kinds_of(classes), Batch,
+                full == "drop", growth, timestamps, wait, program_name(), kinds_of(classes), Batch,
             )  # fmt: skip
         except LayoutMismatch as error:
             raise _mismatch(place, name, address, schema, wanted, graph) from error
@@ -97,7 +98,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         end = cls.__new__(cls)
         _native.SenderEnd.__init__(end)
         end._handover = h = handover
-        _native.prepare(end, h.memory.name, kinds_of(h.types), Batch, h.capacity, h.align)
+        _native.prepare(end, h.memory.name, kinds_of(h.types), Batch, h.capacity, h.align, h.growth)
         return end
 
     def _join(self) -> None:
@@ -105,7 +106,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         h = _open_handover(self._handover, self)
         _native.open_sender(
             self, h.memory.fd, h.memory.name, schema_of(h.types), PATTERNS.index(h.pattern), h.stages, h.capacity,
-            h.align, h.drops, h.timestamps, h.wait, program_name(), kinds_of(h.types), Batch,
+            h.align, h.drops, h.growth, h.timestamps, h.wait, program_name(), kinds_of(h.types), Batch,
         )  # fmt: skip
         _remember(self)
 
@@ -149,9 +150,10 @@ class Sender(_native.SenderEnd, Generic[M]):
             """A slot to write in place. The end of its ``with`` block sends it, an exception takes it back.
 
             ``type`` says which, in a channel of several; a base that one of them has will do. ``shape`` is that of a
-            message that brings its own, ``size`` its length if it has one dimension (default: the longest, to be
-            truncated). Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit, ValueError
-            for a shape beyond the type's ``max_bytes``.
+            message that brings its own, ``size`` its length if it has one dimension. Without it the message is as
+            long as its slot has room for (of a ring that grows: has room for now), to be truncated. Raises Full after
+            ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit, ValueError for a shape beyond the type's
+            ``max_bytes``, NoSpace for a message that alone exceeds ``budget``.
             """
 
         @overload
@@ -167,6 +169,8 @@ class Sender(_native.SenderEnd, Generic[M]):
         def loan_many(self, n: int, type: type[L], /, *, timeout: float | None = None) -> Batch[L]: ...
         def loan_many(self, n: int, *args: Any, **kwargs: Any) -> Any:
             """Exactly n consecutive slots. Raises ValueError for n above the capacity, Full.
+
+            A ring that grows becomes as long as it needs to be; there n is above what its budget could ever hold.
 
             Where n slots do not fit into the rest of the ring, that rest is skipped (and passed by the receivers):
             let n divide the capacity, and be at most half of it. Raises TypeError for messages of their own shape.
@@ -240,7 +244,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             h.follow,
             h.oldest_first,
         )
-        _native.prepare(end, end._name, kinds_of(h.types), Batch, 0, 0)
+        _native.prepare(end, end._name, kinds_of(h.types), Batch, 0, 0, None)
         return end
 
     def clone(self, stage: str | Stage | None = None, new_stage: bool = False) -> Self:

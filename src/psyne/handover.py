@@ -8,7 +8,7 @@ from multiprocessing import reduction
 from typing import Any, Protocol
 
 from .errors import LayoutMismatch
-from .options import Wait
+from .options import Growth, Wait
 from .stage import NativeAdded, NativeStage, Pattern
 from .types import MessageMeta
 from .types.schema import difference, schema_of, types_in
@@ -90,6 +90,7 @@ class Handover:
     capacity: int
     align: int
     drops: bool
+    growth: Growth | None
     timestamps: bool | None
     wait: Wait
     stage: str

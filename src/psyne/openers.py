@@ -46,6 +46,10 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
     per message) and ``wait`` are this end's own. A type is a message class, or a numpy dtype, ``ctypes.Structure``,
     dataclass or ``msgspec.Struct`` that describes a layout.
 
+    ``full="grow"``: the ring begins small (``capacity``; default what fits in 256 KiB) and becomes larger when it is
+    full or a message is longer than its slots, within ``budget`` bytes for all senders of the channel (default 1 GiB);
+    after ``shrink_after`` seconds (default 1.0) of low load it becomes smaller, and the memory goes back to the system.
+
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
     known_options(options, SenderOptions, "psyne.sender")

@@ -1,5 +1,6 @@
 """What the openers take by keyword, and what of it can never work."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
@@ -7,11 +8,16 @@ from .errors import InvalidArgument
 from .stage import PATTERNS, Pattern, Stage
 
 __all__ = [
-    "ChannelOptions", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait", "check_receiver_options",
-    "check_sender_options", "check_tap_options", "known_options",
+    "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
+    "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
 ]  # fmt: skip
 
 Wait = Literal["adaptive", "spin", "block"]
+Full = Literal["block", "drop", "grow"]
+Growth = tuple[int, int]  # budget in bytes, shrink_after in nanoseconds
+
+BUDGET = 1 << 30
+SHRINK_AFTER = 1.0
 
 
 class SenderOptions(TypedDict, total=False):
@@ -20,7 +26,9 @@ class SenderOptions(TypedDict, total=False):
     pattern: Pattern | None
     stages: Sequence[Stage | str] | None
     capacity: int | None
-    full: Literal["block", "drop"]
+    full: Full
+    budget: int | None
+    shrink_after: float | None
     align: int | None
     timestamps: bool | None
     wait: Wait
@@ -51,7 +59,9 @@ class ChannelOptions(TypedDict, total=False):
     pattern: Pattern
     stages: Sequence[Stage | str]
     capacity: int | None
-    full: Literal["block", "drop"]
+    full: Full
+    budget: int | None
+    shrink_after: float | None
     align: int | None
     timestamps: bool | None
     wait: Wait
@@ -69,7 +79,7 @@ def check_sender_options(
 ) -> None:  # fmt: skip
     """Raise InvalidArgument for an option of a sender that can never work."""
     _check(pattern, (None, *PATTERNS), "pattern")
-    _check(full, ("block", "drop"), "full")
+    _check(full, ("block", "drop", "grow"), "full")
     _check(wait, ("adaptive", "spin", "block"), "wait")
     if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
         raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
@@ -78,6 +88,24 @@ def check_sender_options(
     _check(timestamps, (None, True, False), "timestamps")
     if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
         raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
+
+
+def growth_of(full: str, budget: int | None, shrink_after: float | None) -> Growth | None:
+    """Within what a ring grows, and when it shrinks; None: not at all. Raises InvalidArgument."""
+    if full != "grow":
+        for name, value in (("budget", budget), ("shrink_after", shrink_after)):
+            if value is not None:
+                raise InvalidArgument(
+                    f'{name}={value!r} is for rings that grow: full="grow"; this one has full={full!r}'
+                )
+        return None
+    budget = BUDGET if budget is None else budget
+    if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget < 1 << 63:
+        raise InvalidArgument(f"budget is a number of bytes, 1 or more; got {budget!r}")
+    seconds = SHRINK_AFTER if shrink_after is None else shrink_after
+    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or not 1e-9 <= seconds <= 1e9:
+        raise InvalidArgument(f"shrink_after is a number of seconds above 0; got {shrink_after!r}")
+    return budget, int(seconds * 1e9)
 
 
 def check_receiver_options(

@@ -37,7 +37,19 @@ class Statistics:
     occupancy: int
     """Now: slots of this sender that somebody has still to read or holds; messages that this receiver could take."""
     capacity: int
-    """Slots: of this sender's ring, of all rings that this receiver reads."""
+    """Slots: of this sender's ring, the newest where it grows; of all rings that this receiver reads."""
+    slabs: int
+    """Rings that this sender has now: 1, and of one that grows those before it that are still read or held."""
+    reserved: int
+    """Bytes of shared memory that are reserved for the rings of this sender, and count in ``budget``."""
+    resident: int
+    """Bytes of them that have memory now."""
+    grown: int
+    """How often the ring of this sender became larger."""
+    shrunk: int
+    """How often it became smaller."""
+    why: str
+    """Of a ring that grows: the last change and its cause, or what hinders it from growing."""
     wait_ns: tuple[int, ...]
     """Histogram of waits: entry b counts those of 2**(b-1) up to 2**b nanoseconds, entry 0 those of 0."""
     latency_ns: tuple[int, ...]

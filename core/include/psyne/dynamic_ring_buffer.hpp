@@ -198,6 +198,10 @@ public:
         for (const Older& older : older_) f(*older.ring);
         f(*current_);
     }
+    std::pair<uint64_t, std::string> last_change() const {
+        std::lock_guard guard(lock_);
+        return {grown_, why_};
+    }
     Seen seen() const {
         std::lock_guard guard(lock_);
         Seen s{older_.size() + 1, allocator_.reserved(), resident(*current_), grown_, shrunk_, refused_.empty() ? why_ : refused_};

@@ -59,7 +59,8 @@ public:
         const auto less = [](uint64_t n, uint64_t most, uint64_t least) {
             return 4 * most <= n ? std::clamp(power_of_two(2 * most), least, n) : n;
         };
-        const Size to{less(is.slots, peak_, std::min(slots_, is.slots)), less(is.room, longest_, std::min(room_, is.room))};
+        Size to{less(is.slots, peak_, std::min(slots_, is.slots)), less(is.room, longest_, std::min(room_, is.room))};
+        if (to.room < is.room && to.room <= room_) to.slots = std::max(to.slots, slots_);  // longer slots were fewer
         peak_ = used;
         since_ = now;
         longest_ = 0;

@@ -122,7 +122,7 @@ public:
     Wait loan(uint64_t n, Loan& loan, uint64_t deadline, Tick&& tick, uint64_t bytes = 0) {
         return wait(
             deadline, [&] { return try_loan(n, loan, bytes); },
-            [&] { return stopping.load(relaxed) || blocked_by_own_view(n); }, [&] { return peek(n); }, tick);
+            [&] { return stopping.load(relaxed) || blocked_by_own_view(n); }, [&] { return peek(n, bytes); }, tick);
     }
 
     /// Would loan() return at once? Lends nothing.
@@ -184,6 +184,10 @@ public:
         each_ring([&](const RingBuffer& r) { sum += r.slab.capacity; });
         return sum;
     }
+    /// How often it grew, and why it changed last. Cheaper than all that growth() says.
+    std::pair<uint64_t, std::string> last_change() const { return dynamic_ ? dynamic_->last_change() : std::pair<uint64_t, std::string>{}; }
+    /// Why it cannot grow; "": it could, or does not.
+    std::string refused() const { return dynamic_ ? dynamic_->refused() : ""; }
     /// Of a ring that grows; of another one only what it has.
     DynamicRingBuffer::Seen growth() const {
         if (dynamic_) return dynamic_->seen();
@@ -369,9 +373,10 @@ private:
         return false;
     }
     /// Names what could be lent; 0: nothing.
-    uint64_t peek(uint64_t n) const noexcept {
+    uint64_t peek(uint64_t n, uint64_t bytes = 0) const noexcept {
         const Turn turn(dynamic_.get());
         const RingBuffer& r = ring();
+        if (bytes > r.slab.room) return 0;  // it waits for memory, and nobody wakes for that
         const uint64_t k = std::min(n, r.rest_of_lap());
         return r.free_run(r.next, k) == k || (dynamic_ && dynamic_->prepared()) ? r.next.position + 1 : 0;
     }

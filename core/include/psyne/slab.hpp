@@ -70,6 +70,8 @@ public:
         const uint64_t bytes = extent(slot);
         return bytes == 0 ? room : std::min(bytes, extent_stride_);
     }
+    /// The same of a message that was found in its extent.
+    uint64_t room_beside(uint64_t slot) const noexcept { return std::min(extent(slot), extent_stride_); }
     /// Bytes of the extent that has the message of a slot; 0: it lies in the slot.
     uint64_t extent(uint64_t slot) const noexcept { return extents ? extent_bytes(extents[slot].load(relaxed)) : 0; }
     uint64_t extent_stride() const noexcept { return extent_stride_; }
@@ -172,9 +174,11 @@ public:
     /// The pages of `bytes` bytes at `data`, copy-on-write: what nobody wrote to here still follows the slot.
     /// `view` is where they begin in the mapping.
     sys::Mapping private_pages(const std::byte* data, uint64_t bytes, std::byte*& view) const {
-        const auto at = static_cast<uint64_t>(data - bytes_.data());
+        const bool beside = extents_ && data >= extents_.data() && data < extents_.data() + extents_.size();
+        const auto at = static_cast<uint64_t>(data - (beside ? extents_ : bytes_).data());
         const uint64_t from = at / sys::page_size() * sys::page_size();
-        sys::Mapping pages = sys::map_private(file_, file_offset_ + from, at - from + bytes);
+        sys::Mapping pages = sys::map_private(beside ? extents_file_ : file_, (beside ? extents_offset_ : file_offset_) + from,
+                                              at - from + bytes);
         view = pages.data() + (at - from);
         return pages;
     }

@@ -194,9 +194,9 @@ class Sender(EventLoopEnd, Generic[M]):
     @overload
     def loan_many(self, n: int, type: type[K], /) -> Loan[Batch[K]]: ...
     def loan_many(self, n: int, *type: Any) -> Any:
-        """Exactly n consecutive slots. Raises ValueError for n above the capacity, TypeError."""
+        """Exactly n consecutive slots. Raises ValueError for n above the capacity (or the budget), TypeError."""
         tx = self._tx
-        at_once = tx._drops or not 1 <= n <= tx.capacity
+        at_once = tx._drops or not 1 <= n <= tx._most
         return Loan(
             self._room(n, lambda: tx.loan_many(n, *type, timeout=0) if at_once or _native.room(tx, n) else None)
         )
@@ -206,7 +206,7 @@ class Sender(EventLoopEnd, Generic[M]):
         tx = self._tx
         if isinstance(message, (Message, Batch)) and _native.own_loan(tx, message):  # needs no room: behind nobody
             return await self._until(lambda: tx.send(message, 0))
-        return await self._room(1, lambda: tx.send(message, 0) if tx._drops or _native.room(tx, 1) else None)
+        return await self._room(1, lambda: tx.send(message, 0) if tx._drops else tx._try_send(message))
 
     @overload
     async def call(self, message: K) -> K: ...

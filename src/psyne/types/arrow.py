@@ -121,16 +121,15 @@ class ArrowBatch(_Sized, max_bytes=ARROW_BYTES):
             if not value.schema.equals(schema):
                 raise LayoutMismatch(f"this channel carries record batches of\n{schema}\ngot one of\n{value.schema}")
         value.validate(full=True)  # readers will
-        self._reshape(self.__max_bytes__)  # type: ignore[attr-defined]
+        self._reshape(None)  # type: ignore[attr-defined]
         sink = pa.FixedSizeBufferWriter(pa.py_buffer(memoryview(self)))
         try:
             with pa.ipc.new_stream(sink, value.schema) as writer:
                 writer.write_batch(value)
         except OSError as error:  # the rest of the slot is too short
-            size = value.nbytes
-            raise ValueError(
-                f"a record batch of {size} bytes and its schema exceed max_bytes={self.__max_bytes__}"
-            ) from error
+            room = len(self)
+            limit = f"max_bytes={room}" if room == self.__max_bytes__ else f"the {room} bytes of this loan(size=…)"
+            raise ValueError(f"a record batch of {value.nbytes} bytes and its schema exceed {limit}") from error
         self.truncate(sink.tell())
 
     def __repr__(self) -> str:
