@@ -21,7 +21,7 @@
 @ holds  short  SLABS=3 MESSAGES=2 MEMBERS=1 HELPER_LINKS=1
 @ holds  short  SLABS=4 MESSAGES=1 MEMBERS=1 SCANNING=1 DISCARDS=0
 @ holds  short  SLABS=3 MESSAGES=1
-@ holds  short  SLABS=2 MESSAGES=2 CLOSES=1
+@ holds  short  SLABS=2 MESSAGES=2 MEMBERS=1 CLOSES=1
 @ holds  short  SLABS=2 MESSAGES=1 OWN_VIEWS=1
 @ holds  short  SLABS=3 MESSAGES=1 MEMORY=1 DISCARDS=0
 @ holds  short  SLABS=3 MESSAGES=1 DRAINS=1 DISCARDS=0
@@ -29,17 +29,17 @@
 @ holds  long   SLABS=3 MESSAGES=3 MEMBERS=1 HELPER_LINKS=1 CLOSES=1
 @ holds  long   SLABS=4 MESSAGES=1 SCANNING=1
 @ holds  long   SLABS=3 MESSAGES=2 CLOSES=1
-@ holds  long   SLABS=2 MESSAGES=1 KILLS=1
+@ holds  long   SLABS=2 MESSAGES=1 KILLS=1 REJOINS=1
 @ holds  long   SLABS=2 MESSAGES=2 KILLS=1 SENDER_KILLED=0 DISCARDS=0
-@ holds  long   SLABS=3 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 MEMORY=1 CELLS=3
+@ holds  long   SLABS=3 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 MEMORY=1
 @ mutant LINKED_BEFORE_COMPLETE   | MEMBERS=1 HELPER_LINKS=1 | complete
-@ mutant CLOSED_BEFORE_CELL       | SLABS=3 MESSAGES=1 | consumed
+@ mutant CLOSED_BEFORE_CELL       | SLABS=2 MESSAGES=1 DISCARDS=0 | consumed
 @ mutant LINKS_WITHOUT_TURN       | MEMBERS=1 HELPER_LINKS=1 | any error
 @ mutant LOOKED_BEFORE_TURN       | MEMBERS=1 HELPER_LINKS=1 | invalid array index
 @ mutant REWINDS_WITHOUT_TURN     | MEMBERS=1 HELPER_LINKS=1 | invalid end state
 @ mutant REWINDS_BELOW_FIRST      | MEMBERS=1 HELPER_LINKS=1 | invalid end state
 @ mutant ONE_SCAN                 | SLABS=4 MESSAGES=1 MEMBERS=1 SCANNING=1 DISCARDS=0 | first[(found-1)]
-@ mutant NONE_FOUND_IS_THE_END    | SLABS=3 MESSAGES=1 SCANNING=1 | consumed
+@ mutant NONE_FOUND_IS_THE_END    | SLABS=3 MESSAGES=1 MEMBERS=1 SCANNING=1 DISCARDS=0 | invalid end state
 @ mutant GONE_IS_WAITED_FOR       | SLABS=2 MESSAGES=1 | invalid end state
 @ mutant JOINS_AT_NEWEST          | SLABS=2 MESSAGES=1 | first[(found-1)]
 @ mutant RETIRED_WHEN_TAKEN       | SLABS=2 MESSAGES=1 | gone
@@ -47,11 +47,13 @@
 @ mutant OWN_VIEWS_FORGOTTEN      | SLABS=2 MESSAGES=1 OWN_VIEWS=1 | held
 @ mutant PUNCHED_AFTER_END        | SLABS=2 MESSAGES=1 OWN_VIEWS=1 | held
 @ mutant CELL_REUSED_WHILE_MAPPED | SLABS=3 MESSAGES=1 MEMORY=1 | lies_in
-@ mutant HOLES_END_A_CLOSED_SLAB  | SLABS=2 MESSAGES=1 | invalid end state
+@ mutant HOLES_END_A_CLOSED_SLAB  | SLABS=2 MESSAGES=2 MEMBERS=1 DISCARDS=0 | invalid end state
 @ mutant NEWEST_SWEPT_ONLY        | SLABS=2 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 | invalid end state
 @ mutant OLDER_FORGOTTEN          | SLABS=2 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 | consumed
 @ mutant NO_LOOK_AFTER_FOLLOW     | SLABS=2 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 | invalid end state
 */
+/* HELPER_LINKS: the helper too, and loan() steps by step. SCANNING: members below it scan cell by cell, the others at once.
+   CLOSES: at any time, else when all is sent. DRAINS: only when all slabs but the newest are retired. REJOINS: a new member comes for one that was killed. */
 #ifndef SLABS
 #define SLABS 3
 #endif
@@ -85,6 +87,9 @@
 #ifndef CLOSES
 #define CLOSES 0
 #endif
+#ifndef REJOINS
+#define REJOINS 0
+#endif
 #ifndef DRAINS
 #define DRAINS 0
 #endif
@@ -116,7 +121,7 @@ byte prepared;                                          /* 1 + the number of the
 bool inside, wanted, closing, helping = 1;
 
 byte gone, committed, consumed, kills;                  /* ghosts: slabs without pages; positions */
-bool struck[2], alive[2];                              /* the first member is the one that is killed */
+bool struck[2], alive[2];                              /* members; the first is the one that is killed */
 
 #define PUBLISHED(k, p) ((p) < MESSAGES && home[p] == (k) && ready[p])
 #define IN(k, p)        ((p) < MESSAGES && (p) >= first[k] && (!close[k] || (p) < close[k] - 1))
@@ -412,10 +417,12 @@ using:
     } unless { struck[i] };
     atomic {
         let_go_of_kept(); struck[i] = 0; dead = dead | me; me = me << 2;
-        at = 0; p = 0; c = 0; found = 0; last = 0; seen = 0;  use = 0; q = 0; frozen = 0 }
-    goto start;
+        at = 0; p = 0; c = 0; found = 0; last = 0; seen = 0; use = 0; q = 0; frozen = 0;
+        if :: REJOINS -> goto start                     /* as a new member */
+           :: !REJOINS -> alive[i] = 0
+        fi };
 over:
-    atomic { let_go_of_kept(); alive[i] = 0; assert(consumed == committed) }
+    atomic { let_go_of_kept(); assert(!alive[i] || consumed == committed); alive[i] = 0 }
 }
 
 proctype Undertaker()

@@ -17,7 +17,7 @@
 @ holds  long   STAGE=1 SLABS=3 MESSAGES=3
 @ holds  long   STAGE=0 SLABS=4 MESSAGES=2
 @ mutant RETIRED_UNSETTLED       | STAGE=1             | skips_before
-@ mutant SETTLED_BY_LAST_PUBLISH | STAGE=1             | skips_before
+@ mutant SETTLED_BY_LAST_PUBLISH | STAGE=1 MESSAGES=2  | skips_before
 @ mutant SETTLED_AT_LINK         | STAGE=1             | counted
 @ mutant SKIPS_FORGOTTEN         | STAGE=1             | counted
 @ mutant BEGINS_AT_NEWEST        | STAGE=1 MESSAGES=1 SLABS=2 | skips_before
@@ -25,7 +25,7 @@
 @ mutant PAGES_BEFORE_CLAIM      | STAGE=1 MESSAGES=1 SLABS=2 | without_pages
 @ mutant TAP_AT_AFTER_CLAIM      | STAGE=1 MESSAGES=1 SLABS=2 | without_pages
 @ mutant RETIRED_IS_AWAITED      | STAGE=1             | invalid end state
-@ mutant HOLES_END_A_CLOSED_SLAB | STAGE=1             | counted
+@ mutant HOLES_END_A_CLOSED_SLAB | STAGE=1 MESSAGES=2 SLABS=2 | counted
 */
 #ifndef STAGE
 #define STAGE 1
