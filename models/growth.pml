@@ -3,9 +3,10 @@
    members are killed at any step.
 
    Link, in the sender's turn: the next slab is complete and can be opened; first = next; its cell = its number; then ONE
-   store, close of the slab before = next. Open loans stay where they are. The turn: who lends or rewinds says `inside`, then waits while
-   `wanted`; the helper says `wanted`, then links only if nobody is inside. A loan below `first` of the newest slab is never
+   store, close of the slab before = next. Open loans stay where they are. A loan below `first` of the newest slab is never
    rewound: it becomes SKIP.
+   The turn: the one thread that lends or rewinds says `inside`, then waits while `wanted`; the helper says `wanted`, then
+   links only if that thread is not inside, after it has looked again at what it wants to link.
    Follow: at `close` a member goes to the smallest number above its own. It scans the cells until two scans find the
    same: what the first did not see and is below was retired, so let go by all. A slab that cannot be opened was let go,
    too: the next larger. None, in a lane that was ended or lost before the scan: the lane is being removed.
@@ -27,9 +28,9 @@
 @ holds  short  SLABS=3 MESSAGES=1 DRAINS=1 DISCARDS=0
 @ holds  short  SLABS=2 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0
 @ holds  long   SLABS=3 MESSAGES=3 MEMBERS=1 HELPER_LINKS=1 CLOSES=1
-@ holds  long   SLABS=4 MESSAGES=1 SCANNING=1
-@ holds  long   SLABS=3 MESSAGES=2 CLOSES=1
-@ holds  long   SLABS=2 MESSAGES=1 KILLS=1 REJOINS=1
+@ holds  long   SLABS=4 MESSAGES=1 SCANNING=1 SENDER_KILLED=0 DISCARDS=0
+@ holds  long   SLABS=2 MESSAGES=2 CLOSES=1
+@ holds  long   SLABS=2 MESSAGES=1 KILLS=1 REJOINS=1 DISCARDS=0
 @ holds  long   SLABS=2 MESSAGES=2 KILLS=1 SENDER_KILLED=0 DISCARDS=0
 @ holds  long   SLABS=3 MESSAGES=1 KILLS=1 SENDER_KILLED=0 DISCARDS=0 MEMORY=1
 @ mutant LINKED_BEFORE_COMPLETE   | MEMBERS=1 HELPER_LINKS=1 | complete
