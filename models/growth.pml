@@ -37,6 +37,7 @@
 @ mutant CLOSED_BEFORE_CELL       | SLABS=2 MESSAGES=1 DISCARDS=0 | consumed
 @ mutant LINKS_WITHOUT_TURN       | MEMBERS=1 HELPER_LINKS=1 | any error
 @ mutant LOOKED_BEFORE_TURN       | MEMBERS=1 HELPER_LINKS=1 | invalid array index
+@ mutant TWO_IN_THE_TURN          | MEMBERS=1 HELPER_LINKS=1 | any error
 @ mutant REWINDS_WITHOUT_TURN     | MEMBERS=1 HELPER_LINKS=1 | invalid end state
 @ mutant REWINDS_BELOW_FIRST      | MEMBERS=1 HELPER_LINKS=1 | invalid end state
 @ mutant ONE_SCAN                 | SLABS=4 MESSAGES=1 MEMBERS=1 SCANNING=1 DISCARDS=0 | first[(found-1)]
@@ -192,14 +193,15 @@ inline retire() {                                       /* the slab that was fou
 inline lend() { atomic { home[next] = k; open = open | BIT(next); next++ } }
 inline discard() {                                      /* of the last loan */
     atomic {
-        if :: open & 4 -> p = 2 :: !(open & 4) && (open & 2) -> p = 1 :: open == 1 -> p = 0 fi;
-        assert(!(gone & BIT(home[p])));
+        if :: open & 4 -> p = 2 :: !(open & 4) && (open & 2) -> p = 1 :: open == 1 -> p = 0 :: !open -> p = MOST fi;
+        assert(p == MOST || !(gone & BIT(home[p])));
         open = open & ~BIT(p);
 #ifdef REWINDS_BELOW_FIRST
-        if :: p == next - 1 -> next--
+        if :: p != MOST && p == next - 1 -> next--
 #else
-        if :: p == next - 1 && p >= first[newest] -> next--
+        if :: p != MOST && p == next - 1 && p >= first[newest] -> next--
 #endif
+           :: p == MOST                                 /* another thread did it */
            :: else -> ready[p] = SKIP
         fi;
         p = 0; inside = 0 } }
@@ -258,6 +260,26 @@ proctype Sender()
     atomic { !helping -> p = 0; k = 0; at = 0; lost = killed };
     if :: OWN_VIEWS && held -> drop_view() :: else fi
 }
+
+#if HELPER_LINKS
+proctype Other()                                        /* a thread that discards as well: it never rewinds, so it needs no turn */
+{
+end:
+    do
+    :: open & 1 ->
+#ifdef TWO_IN_THE_TURN
+       inside = 1;
+       !wanted;
+#endif
+       atomic {
+           if :: open & 1 -> assert(!(gone & BIT(home[0]))); open = open & ~1; ready[0] = SKIP :: else fi;
+#ifdef TWO_IN_THE_TURN
+           inside = 0
+#endif
+       }
+    od
+}
+#endif
 
 proctype Helper()
 {   byte k, c, at;
@@ -466,6 +488,9 @@ init {
     atomic {
         cell[0] = 1; lies_in[0] = 1; alive[0] = 1; alive[1] = (MEMBERS == 2);
         run Sender(); run Helper(); run Reaper(); run Undertaker(); run Kill(); run Member(0);
+#if HELPER_LINKS
+        run Other();
+#endif
         if :: MEMBERS == 2 -> run Member(1) :: else fi
     }
 }
