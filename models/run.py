@@ -144,7 +144,7 @@ def never_reached(results: list[Result]) -> list[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--short", action="store_true", help="the default: under a minute on two cores")
+    length.add_argument("--short", action="store_true", help="the default: about a minute and a half on two cores")
     length.add_argument("--long", action="store_true", help="larger cases too, up to 10^7 states and 3 GB of memory")
     parser.add_argument("models", nargs="*", help="names of models (default: all)")
     options = parser.parse_args()

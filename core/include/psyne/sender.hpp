@@ -381,8 +381,9 @@ private:
         return r.free_run(r.next, k) == k || (dynamic_ && dynamic_->prepared()) ? r.next.position + 1 : 0;
     }
 
+    /// Pinned slots become SKIP, which needs no turn: another thread may be in its own.
     bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(pinned ? nullptr : dynamic_.get());
         if (dynamic_) dynamic_->leave_extent(loan);
         return loan.ring->give_back(loan, n, pinned);
     }
