@@ -241,6 +241,7 @@ private:
     uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
     std::string refused_, why_;
     std::thread thread_;
+    bool gave_back_ = false;  // of the thread: memory, since it last looked
 
     void enter() noexcept {
         for (;;) {
@@ -297,6 +298,12 @@ private:
     }
     static uint64_t resident(const RingBuffer& ring) noexcept {
         return std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), ring.slab.resident());
+    }
+    /// What was refused may be tried again; true if something was.
+    bool allow() {
+        std::lock_guard guard(lock_);
+        refused_at_ = 0;
+        return !refused_.empty();
     }
     void refuse(const std::string& why) {
         std::lock_guard guard(lock_);
@@ -355,8 +362,10 @@ private:
         while (!stopping_) {
             nudged_ = false;
             guard.unlock();
-            if (prepare()) wake_();
+            bool wakes = prepare();
             const bool more = retire() | give_back_extents() | shrink();
+            if (std::exchange(gave_back_, false)) wakes |= allow();  // within the budget again, perhaps
+            if (wakes) wake_();
             const auto pause = std::chrono::nanoseconds(std::clamp(growth_.shrink_after / 8, kShortestLook, kLongestLook));
             guard.lock();
             if (more)
@@ -404,7 +413,7 @@ private:
         for (size_t i = 0; i < older.size(); ++i) {
             Older& o = *older[i];
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
-                o.retired = true;
+                o.retired = gave_back_ = true;
                 for (uint64_t& pages : o.ring->extent_pages) extents_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
             }
             gone = gone || o.retired;
@@ -448,6 +457,7 @@ private:
                 if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
                     allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
                     extents_.fetch_sub(1, relaxed);
+                    gave_back_ = true;
                 }
         });
         give_turn();
