@@ -5,11 +5,8 @@
 //  │ 0 … 63   │──▶│ 64 … 211 │── close = 1 + first of the next ──▶│ 212 …            │        prepared: nobody finds it yet
 //  └──────────┘   └──────────┘                                    └──────────────────┘
 //
-// The sender goes on to another ring, in its turn. A thread beside it prepares rings, retires them, gives back extents, and
-// goes on to a smaller ring in the sender's name while that is out of its turn:
-//
-//   sender: inside = 1 · barrier · wanted?                thread: wanted = 1 · barrier · inside?
-//           └────────── TURN ───────────┘                         └─────────── TURN ───────────┘
+// The sender goes on to another ring, in its turn (turn.hpp). A thread beside it prepares rings, retires them, gives back
+// extents, and goes on to a smaller ring in the sender's name while that is out of its turn.
 #pragma once
 
 #include <pthread.h>
@@ -23,10 +20,11 @@
 #include <numeric>
 #include <thread>
 
-#include <psyne/eventcount.hpp>
+#include <psyne/extents.hpp>
 #include <psyne/growth_policy.hpp>
 #include <psyne/ring_buffer.hpp>
 #include <psyne/slab_allocator.hpp>
+#include <psyne/turn.hpp>
 
 namespace psyne {
 
@@ -42,8 +40,8 @@ public:
     /// waits for room looks again. Throws Errc::no_space.
     DynamicRingBuffer(const Gates& gates, uint64_t join, const SlabSpec& first, const Growth& growth,
                       std::function<uint64_t(uint64_t)> stride_of, std::function<void()> wake)
-        : gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
-          fence_(gates.file->header()), allocator_(*gates.file, gates.lane, join, growth.budget),
+        : turns(gates.file->header()), gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
+          allocator_(*gates.file, gates.lane, join, growth.budget),
           policy_(first.capacity, first.room, growth.shrink_after) {
         allocator_.begin();
         current_ = make(first);
@@ -77,21 +75,8 @@ public:
         if (thread_.joinable()) new std::thread(std::move(thread_));  // never destroyed: it cannot be joined
     }
 
-    /// The sender's turn: nobody else changes the chain or the newest ring.
-    class Turn {
-    public:
-        explicit Turn(DynamicRingBuffer* ring) noexcept : ring_(ring) {
-            if (ring_) ring_->enter();
-        }
-        ~Turn() {
-            if (ring_) ring_->inside_.store(0, release);  // TURN
-        }
-        Turn(const Turn&) = delete;
-        Turn& operator=(const Turn&) = delete;
-
-    private:
-        DynamicRingBuffer* ring_;
-    };
+    /// Who has it may change the chain and the newest ring.
+    Turns turns;
 
     // ---- in the sender's turn ------------------------------------------------------------------------------------
 
@@ -111,11 +96,8 @@ public:
     }
     /// Looks ahead: when the ring is half full, the next one is prepared.
     void look_ahead() {
-        const uint64_t half = current_->slab.capacity / 2;
-        const Cursor& next = current_->next;
-        const uint64_t slot = (next.slot + half) % current_->slab.capacity, lap = next.lap - (next.slot + half < current_->slab.capacity ? 1 : 0);
-        if (lap == 0 || current_->let_go_by_all(slot, lap, Next::writes)) return;
-        std::unique_lock guard(lock_);
+        if (current_->let_go_half()) return;
+        std::lock_guard guard(lock_);
         loaded_at_ = sys::now_ns();
         if (!prepared_) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
     }
@@ -140,31 +122,17 @@ public:
 
     /// Gives a loan of one slot the memory for `bytes` bytes: its slot, or an extent. False without space.
     bool settle_in(Loan& loan, uint64_t bytes) {
-        RingBuffer& ring = *current_;
-        if (!ring.slab.extents) return true;
+        if (!loan.ring->slab.extents) return true;
         policy_.saw(bytes);
-        if (bytes <= ring.slab.room) {
-            policy_.fitted();
-            if (ring.slab.extents[loan.slot].load(relaxed) != 0) ring.slab.extents[loan.slot].store(0, release);
-            return true;
-        }
-        uint64_t& pages = ring.extent_pages[loan.slot];
+        if (bytes <= loan.ring->slab.room) return policy_.fitted(), Extents::leave(loan), true;
         try {
-            const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
-            extents_.fetch_add(had == 0, relaxed);
+            extents_.take(loan, bytes);
         } catch (const Error& e) {
             refuse(e.what());
             return false;
         }
-        ring.slab.extents[loan.slot].store(bytes, release);
-        loan.data = ring.slab.data(loan.slot);
-        loan.room = bytes;
         nudge();
         return true;
-    }
-    /// A loan that was taken back has none.
-    static void leave_extent(const Loan& loan) noexcept {
-        for (uint64_t i = 0; loan.ring->slab.extents && i < loan.count; ++i) loan.ring->slab.extents[loan.slot + i].store(0, release);
     }
 
     // ---- at any time ---------------------------------------------------------------------------------------------
@@ -224,11 +192,9 @@ private:
     const Growth growth_;
     const std::function<uint64_t(uint64_t)> stride_of_;
     const std::function<void()> wake_;
-    WakerFence fence_;
     DynamicSlabAllocator allocator_;
     GrowthPolicy policy_;  // in the turn
-    std::atomic<uint64_t> inside_{0}, wanted_{0};
-    std::atomic<uint64_t> extents_{0};  // that have pages
+    Extents extents_{allocator_};
 
     mutable std::mutex lock_;  // all below, and which ring is the current one; whoever changes that has the turn, too
     std::condition_variable bell_;
@@ -241,29 +207,6 @@ private:
     std::string refused_, why_;
     std::thread thread_;
     bool gave_back_ = false;  // of the thread: memory, since it last looked
-
-    void enter() noexcept {
-        for (;;) {
-            inside_.store(1, relaxed);
-            fence_();
-            if (wanted_.load(acquire) == 0) [[likely]]  // TURN
-                return;
-            inside_.store(0, release);
-            while (wanted_.load(acquire) != 0) ::sched_yield();  // for some microseconds
-        }
-    }
-    /// The thread's turn; false while the sender is in its own.
-    bool take_turn() noexcept {
-        wanted_.store(1, seq_cst);
-        sleeper_fence(gates_.file->header());
-        for (int i = 0; i < 100; ++i) {
-            if (inside_.load(acquire) == 0) return true;  // TURN
-            cpu_pause();
-        }
-        give_turn();
-        return false;
-    }
-    void give_turn() noexcept { wanted_.store(0, release); }
 
     std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
     /// A ring that nobody has found goes again.
@@ -420,11 +363,11 @@ private:
             Older& o = *older[i];
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
                 o.retired = gave_back_ = true;
-                for (uint64_t& pages : o.ring->extent_pages) extents_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
+                extents_.forget(*o.ring);
             }
             gone = gone || o.retired;
         }
-        if (!gone || !take_turn()) return true;
+        if (!gone || !turns.take()) return true;
         std::list<Older> retired;  // they are unmapped after the turn
         {
             std::lock_guard guard(lock_);
@@ -433,7 +376,7 @@ private:
                 if (here->retired) retired.splice(retired.end(), older_, here);
             }
         }
-        give_turn();
+        turns.give();
         while (!retired.empty()) {
             const SlabPlace place = retired.front().ring->slab.place;
             retired.pop_front();
@@ -454,34 +397,18 @@ private:
         return all;
     }
 
-    /// Gives back extents of messages that are let go; true while some have pages.
+    /// Gives back extents; true while some have pages.
     bool give_back_extents() {
-        if (extents_.load(relaxed) == 0) return false;
-        if (!take_turn()) return true;
-        each([&](RingBuffer& ring) {
-            for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot)
-                if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
-                    allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
-                    extents_.fetch_sub(1, relaxed);
-                    gave_back_ = true;
-                }
-        });
-        give_turn();
-        return extents_.load(relaxed) != 0;
-    }
-    /// Says so in its word, for those who look on.
-    static bool extent_unused(const RingBuffer& ring, uint64_t slot) noexcept {
-        Atomic64& word = ring.slab.extents[slot];
-        const uint64_t w = word.load(relaxed), lap = ring.lap_lent(slot);
-        if (w == 0 || (w & kGone) != 0) return true;
-        if (lap_of(ring.slab.ready[slot].load(acquire)) < lap || ring.held(slot) || !ring.let_go_by_all(slot, lap, Next::writes)) return false;
-        word.store(w | kGone, seq_cst);  // GONE: before the look
-        return true;
+        if (!extents_.any()) return false;
+        if (!turns.take()) return true;
+        each([&](RingBuffer& ring) { gave_back_ = extents_.give_back(ring) != 0 || gave_back_; });
+        turns.give();
+        return extents_.any();
     }
 
     /// After low load the lane goes on in a smaller ring; true while it is larger than it was at first.
     bool shrink() {
-        if (!take_turn()) return true;
+        if (!turns.take()) return true;
         const Size is{current_->slab.capacity, current_->slab.room};
         const uint64_t now = sys::now_ns(), used = about_used();
         uint64_t loaded_at;
@@ -493,7 +420,7 @@ private:
         }
         const bool larger = policy_.larger(is);
         const Size to = larger ? policy_.shrink(now, loaded_at, used, is) : Size{};
-        give_turn();
+        turns.give();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
             forget(std::move(prepared_));
@@ -502,12 +429,12 @@ private:
         if (!to) return larger || unused;
         try {
             std::unique_ptr<RingBuffer> ring = make(spec_of(to));
-            if (take_turn()) {
-                go_on(std::move(ring), Change::idle);
-                give_turn();
-            } else {
-                forget(std::move(ring));
+            if (turns.take()) {
+                const bool same = current_->slab.capacity == is.slots && current_->slab.room == is.room;
+                if (same) go_on(std::move(ring), Change::idle);
+                turns.give();
             }
+            forget(std::move(ring));
         } catch (const Error& e) {
             refuse(e.what());
         }

@@ -63,11 +63,10 @@ public:
         free_until_ = position;
     }
 
-    /// May `n` consecutive slots from `next` on, within the lap, be written? Claims them, and some more.
-    bool claim(uint64_t n) {
-        const uint64_t need = next.position + n;
-        return need <= free_until_ || look_ahead(need);
-    }
+    /// May `n` consecutive slots from `next` on, within the lap, be written?
+    bool claimed(uint64_t n) const noexcept { return next.position + n <= free_until_; }
+    /// If they are not yet, claims them, and some more.
+    bool claim(uint64_t n) { return claimed(n) || look_ahead(next.position + n); }
     /// They are lent.
     void lend(uint64_t n, Loan& loan) noexcept {
         loan = {next.position, next.slot, next.lap, n, slab.at(next.slot), 0, this, slab.room};
@@ -78,6 +77,13 @@ public:
         skipped_.store(true, relaxed);
         for (; next.slot != 0; next.advance(slab.capacity))
             slab.ready[next.slot].store(word(next.lap, Ready::skip), release);  // PUBLISH
+    }
+    /// Is the message half a ring ago let go, so that as much is free?
+    bool let_go_half() const noexcept {
+        const uint64_t half = slab.capacity / 2;
+        if (next.position - slab.first < half) return true;
+        const bool here = next.slot >= half;  // in this lap
+        return let_go_by_all(here ? next.slot - half : next.slot + slab.capacity - half, here ? next.lap : next.lap - 1, Next::writes);
     }
     /// Consecutive slots that are left in this lap.
     uint64_t rest_of_lap() const noexcept { return slab.capacity - next.slot; }

@@ -75,24 +75,30 @@ public:
     /// Takes `n` consecutive slots to write; false while they are not let go by all stages. `bytes`: of one message that may
     /// be longer than a slot.
     bool try_loan(uint64_t n, Loan& loan, uint64_t bytes = 0) {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         if (registry.file.header().graph.load(relaxed) != graph_) [[unlikely]]
             look_at_graph();
-        if (bytes > ring().slab.room || n > ring().slab.capacity) [[unlikely]]
+        RingBuffer* r = &ring();
+        if (bytes > r->slab.room || n > r->slab.capacity) [[unlikely]] {
             if (!make_fit(n, bytes)) return false;
-        if (ring().next.slot + n > ring().slab.capacity) {  // consecutive slots: skip to the next lap
-            if (ring().claim(ring().rest_of_lap())) {
-                ring().skip_rest();
+            r = &ring();
+        }
+        if (r->next.slot + n > r->slab.capacity) {  // consecutive slots: skip to the next lap
+            if (r->claim(r->rest_of_lap())) {
+                r->skip_rest();
                 wake_receivers();
             } else if (!grow(n)) {
                 return false;
             }
+            r = &ring();
         }
-        if (!ring().claim(n) && (!grow(n) || !ring().claim(n))) return false;
-        ring().lend(n, loan);
-        if (dynamic_ && !settle_in(loan, bytes)) [[unlikely]]
-            return false;
-        return true;
+        if (!r->claimed(n)) {
+            if (!r->claim(n) && !(grow(n) && ring().claim(n))) return false;
+            if (dynamic_) dynamic_->look_ahead();
+            r = &ring();
+        }
+        r->lend(n, loan);
+        return !dynamic_ || settle_in(loan, bytes);
     }
 
     /// Publishes the first `n` slots of a loan, in order; the rest was never there.
@@ -196,19 +202,19 @@ public:
 
     /// Of the next `n` slots the first that is not free was let go by all stages: only own arrays still use it.
     bool blocked_by_own_view(uint64_t n) const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         return ring().blocked_by_own_view(n) && (!dynamic_ || !dynamic_->may_grow());
     }
 
     /// Consecutive slots that are left in this lap.
     uint64_t rest_of_lap() const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         return ring().rest_of_lap();
     }
 
     /// Why the ring is full, for people.
     std::string why_full() const {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         const std::string limit = dynamic_ && !dynamic_->may_grow() ? "; it cannot grow: " + dynamic_->refused() : "";
         const RingBuffer& r = ring();
         const Cursor& next = r.next;
@@ -289,8 +295,6 @@ public:
     }
 
 private:
-    using Turn = DynamicRingBuffer::Turn;
-
     Gates gates_;
     std::unique_ptr<DynamicRingBuffer> dynamic_;  // or
     std::unique_ptr<SlabAllocator> fixed_slab_;
@@ -348,6 +352,7 @@ private:
         return (as & kRefused) == 0;
     }
 
+    Turns* turns() const noexcept { return dynamic_ ? &dynamic_->turns : nullptr; }
     /// The ring that is lent from.
     RingBuffer& ring() const noexcept { return dynamic_ ? dynamic_->current() : *fixed_; }
     template <class F>
@@ -374,7 +379,7 @@ private:
     }
     /// Names what could be lent; 0: nothing.
     uint64_t peek(uint64_t n, uint64_t bytes = 0) const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         const RingBuffer& r = ring();
         if (bytes > r.slab.room) return 0;  // it waits for memory, and nobody wakes for that
         const uint64_t k = std::min(n, r.rest_of_lap());
@@ -383,8 +388,8 @@ private:
 
     /// Pinned slots become SKIP, which needs no turn: another thread may be in its own.
     bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
-        const Turn turn(pinned ? nullptr : dynamic_.get());
-        if (dynamic_) dynamic_->leave_extent(loan);
+        const Turn turn(pinned ? nullptr : turns());
+        if (dynamic_) Extents::leave(loan);
         return loan.ring->give_back(loan, n, pinned);
     }
 
