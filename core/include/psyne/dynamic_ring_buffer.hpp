@@ -171,9 +171,16 @@ public:
     }
     Seen seen() const {
         std::lock_guard guard(lock_);
-        Seen s{older_.size() + 1, allocator_.reserved(), resident(*current_), grown_, shrunk_, refused_.empty() ? why_ : refused_};
-        for (const Older& older : older_) s.resident += resident(*older.ring);
-        if (prepared_) s.resident += resident(*prepared_);
+        Seen s{older_.size() + 1, 0, 0, grown_, shrunk_, refused_.empty() ? why_ : refused_};
+        const auto add = [&](const RingBuffer& ring) {
+            const uint64_t extents = std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), uint64_t{0});
+            s.reserved += ring.slab.reserved() + extents;
+            s.resident += ring.slab.resident() + extents;
+        };
+        for (const Older& older : older_)
+            if (!older.retired) add(*older.ring);
+        add(*current_);
+        if (prepared_) add(*prepared_);
         return s;
     }
 
@@ -237,9 +244,6 @@ private:
             nudged_ = true;
         }
         bell_.notify_all();
-    }
-    static uint64_t resident(const RingBuffer& ring) noexcept {
-        return std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), ring.slab.resident());
     }
     /// What was refused may be tried again; true if something was.
     bool allow() {
