@@ -3,6 +3,7 @@
 import faulthandler
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +18,8 @@ terminal = pytest.StashKey[int]()
 def pytest_configure(config: pytest.Config) -> None:
     # Standard error before pytest captures it: the trace must outlive the process.
     config.stash[terminal] = os.dup(2)
+    # A shell that runs pytest in the background ignores Ctrl-C for it and for all its children; tests send some.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -284,7 +284,7 @@ def test_kill_ends_everything_at_once_and_leaves_nothing(
     pipe = psyne.Pipeline()
     pipe.source(pipelines.deaf, Frame).stage(pipelines.draw)
     running = pipe.start()
-    until(lambda: running.report().seconds, "the beginning")
+    until(lambda: notes("deaf"), "the beginning")  # who is told before that does not begin
     running.stop()
     until(lambda: notes("told"), "the source")
     until(lambda: "has not ended" in caplog.text, "the warning")

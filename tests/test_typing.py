@@ -18,6 +18,8 @@ REFUSED = ROOT / "tests" / "typing" / "refused.py"
 EXPECTED = re.compile(r"# refused: ([\w-]+), ([\w|]+)$")
 # The insides of programs: nobody uses these names.
 INSIDE = re.compile(r"psyne\.(demo|pipeline\.(board|gather|leash|supervisor|worker))\.")
+SECONDS = 300  # mypy without its cache, beside others on two processors, was seen to need 100
+pytestmark = pytest.mark.watchdog(SECONDS + 30)
 # Both read psyne from the sources. The wrapper of pyright must not tell of newer versions.
 ENVIRONMENT = {"MYPYPATH": str(ROOT / "src"), "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
 
@@ -34,7 +36,7 @@ def run(tool: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        timeout=110,
+        timeout=SECONDS,
     )
 
 
@@ -84,7 +86,7 @@ def test_no_type_of_the_public_interface_is_left_to_guesses(tmp_path: Path) -> N
         env=os.environ | ENVIRONMENT | {"PATH": path, "VIRTUAL_ENV": str(tmp_path / "venv")},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=SECONDS,
     )
     symbols = json.loads(done.stdout)["typeCompleteness"]["symbols"]
     assert len(symbols) > 500

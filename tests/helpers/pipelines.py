@@ -13,6 +13,7 @@ from typing import Any
 import psyne
 from psyne import Struct, u8, u64
 from psyne.demo.place import place_of
+from psyne.pipeline import supervisor
 
 COUNT = 120
 BAD = 7  # the message that some stages do not survive
@@ -51,6 +52,7 @@ def deaf(out: Any) -> None:
     """A source that goes on, whatever it is told."""
     while True:
         try:
+            note("deaf", os.getpid())
             time.sleep(3600)
         except BaseException:
             note("told", os.getpid())
@@ -167,5 +169,6 @@ def program(name: str) -> psyne.Pipeline:
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).parent))
+    supervisor.PATIENCE = 60.0  # beside many other programs one may need 5 s to start, which would be told of
     report = program(sys.argv[1]).run()
     print("stopped by", report.stopped_by)

@@ -101,8 +101,7 @@ public:
     bool grow(uint64_t slots) {
         std::unique_lock guard(lock_);
         loaded_at_ = sys::now_ns();
-        if (!prepared_ || prepared_->slab.capacity < slots || prepared_->slab.capacity <= current_->slab.capacity ||
-            prepared_->slab.room < current_->slab.room) {
+        if (!larger_is_there() || prepared_->slab.capacity < slots) {
             wish({GrowthPolicy::more_slots(current_->slab.capacity, slots), current_->slab.room});
             return false;
         }
@@ -173,7 +172,7 @@ public:
     /// Is a larger ring there, for one that is full?
     bool prepared() const noexcept {
         std::lock_guard guard(lock_);
-        return prepared_ && prepared_->slab.capacity > current_->slab.capacity;
+        return larger_is_there();
     }
     /// Could it still grow?
     bool may_grow() const noexcept {
@@ -375,13 +374,20 @@ private:
         }
     }
 
-    /// Makes the ring that the sender wishes. True: there is one.
+    /// Under the lock: is a ring prepared that may follow the current one? One that was in the making while the lane went on may not.
+    bool larger_is_there() const noexcept {
+        return prepared_ && prepared_->slab.place.number > current_->slab.place.number &&
+               prepared_->slab.capacity > current_->slab.capacity && prepared_->slab.room >= current_->slab.room;
+    }
+    /// Makes the ring that the sender wishes. True: it looks again.
     bool prepare() {
         Size size;
         {
             std::lock_guard guard(lock_);
             size = std::exchange(wish_, {});
-            if (!size || prepared_) return false;
+            if (!size) return false;
+            if (larger_is_there() && prepared_->slab.capacity >= size.slots && prepared_->slab.room >= size.room) return true;
+            forget(std::move(prepared_));
         }
         try {
             std::unique_ptr<RingBuffer> ring = make(spec_of(size));

@@ -13,7 +13,7 @@ namespace psyne {
 /// The slab in a cell, if there is one.
 inline std::optional<SlabPlace> slab_in(const LaneRecord& lane, uint64_t index, uint64_t join, uint64_t cell) noexcept {
     const uint64_t w = lane.slabs[cell].slab.load(seq_cst);  // LINK
-    if (w == 0 || w != cell_word(join, number_in(w))) return std::nullopt;
+    if (number_in(w) == ~0ull || w != cell_word(join, number_in(w))) return std::nullopt;
     return SlabPlace{index, join, cell, number_in(w)};
 }
 
