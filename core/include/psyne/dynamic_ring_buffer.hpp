@@ -23,7 +23,6 @@
 #include <numeric>
 #include <thread>
 
-#include <psyne/eventcount.hpp>
 #include <psyne/growth_policy.hpp>
 #include <psyne/ring_buffer.hpp>
 #include <psyne/slab_allocator.hpp>
@@ -43,7 +42,7 @@ public:
     DynamicRingBuffer(const Gates& gates, uint64_t join, const SlabSpec& first, const Growth& growth,
                       std::function<uint64_t(uint64_t)> stride_of, std::function<void()> wake)
         : gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
-          fence_(gates.file->header()), allocator_(*gates.file, gates.lane, join, growth.budget),
+          allocator_(*gates.file, gates.lane, join, growth.budget),
           policy_(first.capacity, first.room, growth.shrink_after) {
         allocator_.begin();
         current_ = make(first);
@@ -143,23 +142,10 @@ public:
         RingBuffer& ring = *current_;
         if (!ring.slab.extents) return true;
         policy_.saw(bytes);
-        if (bytes <= ring.slab.room) {
-            policy_.fitted();
-            if (ring.slab.extents[loan.slot].load(relaxed) != 0) ring.slab.extents[loan.slot].store(0, release);
-            return true;
-        }
-        uint64_t& pages = ring.extent_pages[loan.slot];
-        try {
-            const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
-            extents_.fetch_add(had == 0, relaxed);
-        } catch (const Error& e) {
-            refuse(e.what());
-            return false;
-        }
-        ring.slab.extents[loan.slot].store(bytes, release);
-        loan.data = ring.slab.data(loan.slot);
-        loan.room = bytes;
-        nudge();
+        if (bytes > ring.slab.room) [[unlikely]]
+            return settle_beside(loan, bytes);
+        policy_.fitted();
+        if (Atomic64& word = ring.slab.extents[loan.slot]; word.load(relaxed) != 0) word.store(0, release);
         return true;
     }
     /// A loan that was taken back has none.
@@ -224,10 +210,10 @@ private:
     const Growth growth_;
     const std::function<uint64_t(uint64_t)> stride_of_;
     const std::function<void()> wake_;
-    WakerFence fence_;
     DynamicSlabAllocator allocator_;
     GrowthPolicy policy_;  // in the turn
-    std::atomic<uint64_t> inside_{0}, wanted_{0};
+    static constexpr uint64_t kWanted = 1, kFences = 2;  // the thread wants the turn; whoever enters raises a fence
+    std::atomic<uint64_t> inside_{0}, wanted_{kThreadSanitizer || !sys::register_barrier() ? kFences : 0};
     std::atomic<uint64_t> extents_{0};  // that have pages
 
     mutable std::mutex lock_;  // all below, and which ring is the current one; whoever changes that has the turn, too
@@ -243,27 +229,53 @@ private:
     bool gave_back_ = false;  // of the thread: memory, since it last looked
 
     void enter() noexcept {
-        for (;;) {
-            inside_.store(1, relaxed);
-            fence_();
-            if (wanted_.load(acquire) == 0) [[likely]]  // TURN
-                return;
+        inside_.store(1, relaxed);
+        compiler_fence();
+        if (wanted_.load(acquire) != 0) [[unlikely]]  // TURN
+            enter_with_care();
+    }
+    [[gnu::noinline, gnu::cold]] void enter_with_care() noexcept {
+        for (;; inside_.store(1, relaxed)) {
+            full_fence();  // where the thread has no barrier that reaches the sender
+            if ((wanted_.load(acquire) & kWanted) == 0) return;  // TURN
             inside_.store(0, release);
-            while (wanted_.load(acquire) != 0) ::sched_yield();  // for some microseconds
+            while ((wanted_.load(acquire) & kWanted) != 0) ::sched_yield();  // for some microseconds
         }
     }
     /// The thread's turn; false while the sender is in its own.
     bool take_turn() noexcept {
-        wanted_.store(1, seq_cst);
-        sleeper_fence(gates_.file->header());
-        for (int i = 0; i < 100; ++i) {
-            if (inside_.load(acquire) == 0) return true;  // TURN
-            cpu_pause();
+        const bool fences = (wanted_.fetch_or(kWanted, seq_cst) & kFences) != 0;
+        if (fences || sys::heavy_barrier()) {
+            full_fence();
+            for (int i = 0; i < 100; ++i) {
+                if (inside_.load(acquire) == 0) return true;  // TURN
+                cpu_pause();
+            }
+        } else {
+            wanted_.fetch_or(kFences, seq_cst);  // from the next turn on
         }
         give_turn();
         return false;
     }
-    void give_turn() noexcept { wanted_.store(0, release); }
+    void give_turn() noexcept { wanted_.fetch_and(~kWanted, release); }
+
+    /// In an extent.
+    [[gnu::noinline, gnu::cold]] bool settle_beside(Loan& loan, uint64_t bytes) {
+        RingBuffer& ring = *current_;
+        uint64_t& pages = ring.extent_pages[loan.slot];
+        try {
+            const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
+            extents_.fetch_add(had == 0, relaxed);
+        } catch (const Error& e) {
+            refuse(e.what());
+            return false;
+        }
+        ring.slab.extents[loan.slot].store(bytes, release);
+        loan.data = ring.slab.data(loan.slot);
+        loan.room = bytes;
+        nudge();
+        return true;
+    }
 
     std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
     /// A ring that nobody has found goes again.

@@ -78,21 +78,23 @@ public:
         const Turn turn(dynamic_.get());
         if (registry.file.header().graph.load(relaxed) != graph_) [[unlikely]]
             look_at_graph();
-        if (bytes > ring().slab.room || n > ring().slab.capacity) [[unlikely]]
+        RingBuffer* r = &ring();
+        if (bytes > r->slab.room || n > r->slab.capacity) [[unlikely]] {
             if (!make_fit(n, bytes)) return false;
-        if (ring().next.slot + n > ring().slab.capacity) {  // consecutive slots: skip to the next lap
-            if (ring().claim(ring().rest_of_lap())) {
-                ring().skip_rest();
-                wake_receivers();
-            } else if (!grow(n)) {
-                return false;
-            }
+            r = &ring();
         }
-        if (!ring().claim(n) && (!grow(n) || !ring().claim(n))) return false;
-        ring().lend(n, loan);
-        if (dynamic_ && !settle_in(loan, bytes)) [[unlikely]]
-            return false;
-        return true;
+        if (n > r->rest_of_lap()) [[unlikely]] {
+            if (!begin_lap(n)) return false;
+            r = &ring();
+        }
+        if (!r->claim(n)) [[unlikely]] {
+            if (!grow(n) || !(r = &ring())->claim(n)) return false;
+        }
+        r->lend(n, loan);
+        if (!r->slab.extents || dynamic_->settle_in(loan, bytes)) [[likely]]
+            return true;
+        r->give_back(loan, 0, false);
+        return false;
     }
 
     /// Publishes the first `n` slots of a loan, in order; the rest was never there.
@@ -360,17 +362,18 @@ private:
 
     /// The ring has no room for `n` more slots. True: the lane goes on in another one.
     [[gnu::noinline, gnu::cold]] bool grow(uint64_t n) { return dynamic_ && dynamic_->grow(n); }
+    /// Consecutive slots: the rest of this lap is skipped, or the lane goes on in another ring.
+    [[gnu::noinline, gnu::cold]] bool begin_lap(uint64_t n) {
+        if (!ring().claim(ring().rest_of_lap())) return grow(n);
+        ring().skip_rest();
+        wake_receivers();
+        return true;
+    }
     /// A message is longer than a slot, or a batch than the ring.
     [[gnu::noinline, gnu::cold]] bool make_fit(uint64_t n, uint64_t bytes) {
         if (!dynamic_) return false;
         if (bytes > ring().slab.room && dynamic_->place(bytes) == DynamicRingBuffer::Where::nowhere) return false;
         return n <= ring().slab.capacity || dynamic_->grow_to(n);
-    }
-    bool settle_in(Loan& loan, uint64_t bytes) {
-        if (dynamic_->settle_in(loan, bytes)) [[likely]]
-            return true;
-        ring().give_back(loan, 0, false);
-        return false;
     }
     /// Names what could be lent; 0: nothing.
     uint64_t peek(uint64_t n, uint64_t bytes = 0) const noexcept {
