@@ -17,7 +17,6 @@
 #include <functional>
 #include <list>
 #include <mutex>
-#include <numeric>
 #include <thread>
 
 #include <psyne/extents.hpp>
@@ -40,7 +39,7 @@ public:
     /// waits for room looks again. Throws Errc::no_space.
     DynamicRingBuffer(const Gates& gates, uint64_t join, const SlabSpec& first, const Growth& growth,
                       std::function<uint64_t(uint64_t)> stride_of, std::function<void()> wake)
-        : turns(gates.file->header()), gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
+        : gates_(gates), first_(first), growth_(growth), stride_of_(std::move(stride_of)), wake_(std::move(wake)),
           allocator_(*gates.file, gates.lane, join, growth.budget),
           policy_(first.capacity, first.room, growth.shrink_after) {
         allocator_.begin();
@@ -124,14 +123,10 @@ public:
     bool settle_in(Loan& loan, uint64_t bytes) {
         if (!loan.ring->slab.extents) return true;
         policy_.saw(bytes);
-        if (bytes <= loan.ring->slab.room) return policy_.fitted(), Extents::leave(loan), true;
-        try {
-            extents_.take(loan, bytes);
-        } catch (const Error& e) {
-            refuse(e.what());
-            return false;
-        }
-        nudge();
+        if (bytes > loan.ring->slab.room) [[unlikely]]
+            return settle_beside(loan, bytes);
+        policy_.fitted();
+        Extents::leave(loan);
         return true;
     }
 
@@ -173,14 +168,15 @@ public:
         std::lock_guard guard(lock_);
         Seen s{older_.size() + 1, 0, 0, grown_, shrunk_, refused_.empty() ? why_ : refused_};
         const auto add = [&](const RingBuffer& ring) {
-            const uint64_t extents = std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), uint64_t{0});
-            s.reserved += ring.slab.reserved() + extents;
-            s.resident += ring.slab.resident() + extents;
+            s.reserved += ring.slab.reserved();
+            s.resident += ring.slab.resident();
         };
         for (const Older& older : older_)
             if (!older.retired) add(*older.ring);
         add(*current_);
         if (prepared_) add(*prepared_);
+        s.reserved += extents_.bytes();
+        s.resident += extents_.bytes();
         return s;
     }
 
@@ -215,6 +211,16 @@ private:
     std::thread thread_;
     bool gave_back_ = false;  // of the thread: memory, since it last looked
 
+    [[gnu::noinline, gnu::cold]] bool settle_beside(Loan& loan, uint64_t bytes) {
+        try {
+            extents_.take(loan, bytes);
+        } catch (const Error& e) {
+            refuse(e.what());
+            return false;
+        }
+        nudge();
+        return true;
+    }
     std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
     /// A ring that nobody has found goes again.
     void forget(std::unique_ptr<RingBuffer> ring) noexcept {
@@ -366,8 +372,9 @@ private:
         for (size_t i = 0; i < older.size(); ++i) {
             Older& o = *older[i];
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
-                o.retired = gave_back_ = true;
                 extents_.forget(*o.ring);
+                std::lock_guard guard(lock_);
+                o.retired = gave_back_ = true;
             }
             gone = gone || o.retired;
         }
@@ -403,11 +410,11 @@ private:
 
     /// Gives back extents; true while some have pages.
     bool give_back_extents() {
-        if (!extents_.any()) return false;
+        if (extents_.bytes() == 0) return false;
         if (!turns.take()) return true;
         each([&](RingBuffer& ring) { gave_back_ = extents_.give_back(ring) != 0 || gave_back_; });
         turns.give();
-        return extents_.any();
+        return extents_.bytes() != 0;
     }
 
     /// After low load the lane goes on in a smaller ring; true while it is larger than it was at first.

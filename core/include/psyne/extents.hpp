@@ -16,8 +16,8 @@ class Extents {
 public:
     explicit Extents(DynamicSlabAllocator& allocator) : allocator_(allocator) {}
 
-    /// Some have pages.
-    bool any() const noexcept { return with_pages_.load(relaxed) != 0; }
+    /// That have pages now, of all rings; from any thread.
+    uint64_t bytes() const noexcept { return bytes_.load(relaxed); }
 
     /// The slot of a loan has room for its message.
     static void leave(const Loan& loan) noexcept {
@@ -29,31 +29,31 @@ public:
         const RingBuffer& ring = *loan.ring;
         uint64_t& pages = loan.ring->extent_pages[loan.slot];
         const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
-        with_pages_.fetch_add(had == 0, relaxed);
+        bytes_.fetch_add(pages - had, relaxed);
         ring.slab.extents[loan.slot].store(bytes, release);
         loan.data = ring.slab.data(loan.slot);
         loan.room = bytes;
     }
-    /// Gives back those of messages that are let go by all; how many.
+    /// Gives back those of messages that are let go by all; how many bytes.
     uint64_t give_back(RingBuffer& ring) noexcept {
-        uint64_t n = 0;
+        uint64_t sum = 0;
         for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot) {
             uint64_t& pages = ring.extent_pages[slot];
             if (pages == 0 || !unused(ring, slot) || allocator_.tapped(ring.slab)) continue;
-            allocator_.remove_extent(ring.slab, slot, std::exchange(pages, 0));
-            ++n;
+            allocator_.remove_extent(ring.slab, slot, pages);
+            sum += std::exchange(pages, 0);
         }
-        with_pages_.fetch_sub(n, relaxed);
-        return n;
+        bytes_.fetch_sub(sum, relaxed);
+        return sum;
     }
     /// The slab was retired with all its pages.
     void forget(RingBuffer& ring) noexcept {
-        for (uint64_t& pages : ring.extent_pages) with_pages_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
+        for (uint64_t& pages : ring.extent_pages) bytes_.fetch_sub(std::exchange(pages, 0), relaxed);
     }
 
 private:
     DynamicSlabAllocator& allocator_;
-    std::atomic<uint64_t> with_pages_{0};
+    std::atomic<uint64_t> bytes_{0};
 
     /// Says so in its word, for those who look on.
     static bool unused(const RingBuffer& ring, uint64_t slot) noexcept {

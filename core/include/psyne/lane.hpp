@@ -17,8 +17,8 @@ struct LaneReader {
     Atomic64* own = nullptr;        // this stage's ack words
     std::vector<Gate> before;       // the stages to wait for
     Next waits_as = Next::reads;    // how this stage waits for them
-    bool plain = false;             // no stage before, one type: what is published may be taken
-    bool alone = false;             // the same, and nobody else takes
+    bool plain = false;             // no stage before, one type, no extents: what is published may be taken
+    bool alone = false;             // no stage before, and nobody else takes
     bool over = false;              // nothing more can come
     // Messages taken (by the one who receives) and ended (by the one who releases).
     std::atomic<uint64_t> taken{0}, ended{0};

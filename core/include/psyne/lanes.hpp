@@ -184,7 +184,7 @@ private:
         });
         lane->waits_as = waits_as_;
         lane->plain = before_ == 0 && lane->slab.variants == nullptr && lane->slab.extents == nullptr;
-        lane->alone = lane->plain && !shared_;
+        lane->alone = before_ == 0 && !shared_;
         lane->next = lane->behind_all_taken();
         return lane;
     }

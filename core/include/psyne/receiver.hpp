@@ -297,7 +297,7 @@ private:
         const Atomic64* published = lane.slab.ready + at.slot;
         Atomic64* own = lane.own + at.slot;
         uint64_t n = 0;
-        if (lane.alone && !at_end_) {  // the loop below without its checks
+        if (lane.alone && !at_end_ && (lane.plain || (most == 1 && like == at.slot))) {  // the loop below without its checks
             for (; n < most && published[n].load(acquire) == ready; ++n) own[n].store(taken, relaxed);  // PUBLISH
             return n;
         }

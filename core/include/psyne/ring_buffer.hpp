@@ -208,7 +208,7 @@ private:
     }
 
     /// Makes sure that slots up to the position `need` may be written, and claims them.
-    bool look_ahead(uint64_t need) {
+    [[gnu::noinline]] bool look_ahead(uint64_t need) {
         if (next.lap >= kMaxLap)
             fail(Errc::invalid, "this sender has used up its 2^40 laps of " + std::to_string(slab.capacity) +
                                     " slots; close it and open it again");

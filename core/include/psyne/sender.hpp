@@ -83,22 +83,19 @@ public:
             if (!make_fit(n, bytes)) return false;
             r = &ring();
         }
-        if (r->next.slot + n > r->slab.capacity) {  // consecutive slots: skip to the next lap
-            if (r->claim(r->rest_of_lap())) {
-                r->skip_rest();
-                wake_receivers();
-            } else if (!grow(n)) {
-                return false;
-            }
+        if (n > r->rest_of_lap()) [[unlikely]] {
+            if (!begin_lap(n)) return false;
             r = &ring();
         }
-        if (!r->claimed(n)) {
-            if (!r->claim(n) && !(grow(n) && ring().claim(n))) return false;
-            if (dynamic_) dynamic_->look_ahead();
+        if (!r->claimed(n)) [[unlikely]] {
+            if (!claim(n)) return false;
             r = &ring();
         }
         r->lend(n, loan);
-        return !dynamic_ || settle_in(loan, bytes);
+        if (!r->slab.extents || dynamic_->settle_in(loan, bytes)) [[likely]]
+            return true;
+        r->give_back(loan, 0, false);
+        return false;
     }
 
     /// Publishes the first `n` slots of a loan, in order; the rest was never there.
@@ -365,17 +362,24 @@ private:
 
     /// The ring has no room for `n` more slots. True: the lane goes on in another one.
     [[gnu::noinline, gnu::cold]] bool grow(uint64_t n) { return dynamic_ && dynamic_->grow(n); }
+    /// Consecutive slots: the rest of this lap is skipped, or the lane goes on in another ring.
+    [[gnu::noinline, gnu::cold]] bool begin_lap(uint64_t n) {
+        if (!ring().claim(ring().rest_of_lap())) return grow(n);
+        ring().skip_rest();
+        wake_receivers();
+        return true;
+    }
+    /// Some more slots, in this ring or in another one.
+    [[gnu::noinline]] bool claim(uint64_t n) {
+        if (!ring().claim(n) && !(grow(n) && ring().claim(n))) return false;
+        if (dynamic_) dynamic_->look_ahead();
+        return true;
+    }
     /// A message is longer than a slot, or a batch than the ring.
     [[gnu::noinline, gnu::cold]] bool make_fit(uint64_t n, uint64_t bytes) {
         if (!dynamic_) return false;
         if (bytes > ring().slab.room && dynamic_->place(bytes) == DynamicRingBuffer::Where::nowhere) return false;
         return n <= ring().slab.capacity || dynamic_->grow_to(n);
-    }
-    bool settle_in(Loan& loan, uint64_t bytes) {
-        if (dynamic_->settle_in(loan, bytes)) [[likely]]
-            return true;
-        ring().give_back(loan, 0, false);
-        return false;
     }
     /// Names what could be lent; 0: nothing.
     uint64_t peek(uint64_t n, uint64_t bytes = 0) const noexcept {

@@ -10,39 +10,45 @@ namespace psyne {
 
 class Turns {
 public:
-    explicit Turns(ChannelHeader& header) : header_(header), fence_(header) {}
-
     /// One thread at a time; the other one keeps it for some microseconds at most.
     void enter() noexcept {
-        for (;;) {
-            inside_.store(1, relaxed);
-            fence_();
-            if (wanted_.load(acquire) == 0) [[likely]]  // TURN
-                return;
-            leave();
-            while (wanted_.load(acquire) != 0) ::sched_yield();
-        }
+        inside_.store(1, relaxed);
+        compiler_fence();
+        if (wanted_.load(acquire) != 0) [[unlikely]]  // TURN
+            enter_with_care();
     }
     void leave() noexcept { inside_.store(0, release); }  // TURN
 
     /// For the thread; false while the sender is in its own.
     bool take() noexcept {
-        wanted_.store(1, seq_cst);
-        sleeper_fence(header_);
-        for (int i = 0; i < kTries; ++i) {
-            if (inside_.load(acquire) == 0) return true;  // TURN
-            cpu_pause();
+        const bool fences = (wanted_.fetch_or(kWanted, seq_cst) & kFences) != 0;
+        if (fences || sys::heavy_barrier()) {
+            full_fence();
+            for (int i = 0; i < kTries; ++i) {
+                if (inside_.load(acquire) == 0) return true;  // TURN
+                cpu_pause();
+            }
+        } else {
+            wanted_.fetch_or(kFences, seq_cst);  // from the next turn on
         }
         give();
         return false;
     }
-    void give() noexcept { wanted_.store(0, release); }  // TURN
+    void give() noexcept { wanted_.fetch_and(~kWanted, release); }  // TURN
 
 private:
+    static constexpr uint64_t kWanted = 1, kFences = 2;  // the thread wants the turn; whoever enters raises a fence
     static constexpr int kTries = 100;
-    ChannelHeader& header_;
-    WakerFence fence_;
-    std::atomic<uint64_t> inside_{0}, wanted_{0};
+    std::atomic<uint64_t> inside_{0}, wanted_{kThreadSanitizer || !sys::register_barrier() ? kFences : 0};
+
+    [[gnu::noinline, gnu::cold]] void enter_with_care() noexcept {
+        for (;; inside_.store(1, relaxed)) {
+            full_fence();  // where the thread has no barrier that reaches the sender
+            if ((wanted_.load(acquire) & kWanted) == 0) return;  // TURN
+            leave();
+            while ((wanted_.load(acquire) & kWanted) != 0) ::sched_yield();
+        }
+    }
 };
 
 /// The sender's turn; without anybody else there is nothing to take.
