@@ -108,16 +108,6 @@ public:
         guard.unlock();
         return go_on(std::move(ring), Change::full);
     }
-    /// Looks ahead: when the ring is half full, the next one is prepared.
-    void look_ahead() {
-        const uint64_t half = current_->slab.capacity / 2;
-        const Cursor& next = current_->next;
-        const uint64_t slot = (next.slot + half) % current_->slab.capacity, lap = next.lap - (next.slot + half < current_->slab.capacity ? 1 : 0);
-        if (lap == 0 || current_->let_go_by_all(slot, lap, Next::writes)) return;
-        std::unique_lock guard(lock_);
-        loaded_at_ = sys::now_ns();
-        if (!prepared_) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
-    }
     /// `n` consecutive slots are more than the ring has.
     bool grow_to(uint64_t n) {
         uint64_t slots = current_->slab.capacity;
@@ -222,7 +212,7 @@ private:
     std::list<Older> older_;
     Size wish_;
     bool stopping_ = false, nudged_ = false;
-    uint64_t loaded_at_ = 0;  // when the ring was half full for the last time
+    uint64_t loaded_at_ = 0;  // when the ring was nearly full for the last time
     uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
     std::string refused_, why_;
     std::thread thread_;
@@ -277,7 +267,17 @@ private:
         return true;
     }
 
-    std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
+    std::unique_ptr<RingBuffer> make(SlabSpec spec) {
+        auto ring = std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_);
+        ring->nearly_full = [this] { look_ahead(); };
+        return ring;
+    }
+    /// The next ring is prepared before the sender needs it.
+    void look_ahead() {
+        std::lock_guard guard(lock_);
+        loaded_at_ = sys::now_ns();
+        if (!larger_is_there()) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
+    }
     /// A ring that nobody has found goes again.
     void forget(std::unique_ptr<RingBuffer> ring) noexcept {
         if (!ring) return;

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <algorithm>
+#include <functional>
 #include <memory>
 
 #include <psyne/graph.hpp>
@@ -46,6 +47,7 @@ public:
     Slab slab;
     Cursor next;  // the next slot to lend
     std::vector<uint64_t> extent_pages;  // bytes that have pages beside each slot
+    std::function<void()> nearly_full;   // called from claim(), where there is one
 
     RingBuffer(Slab mapped, const Gates& gates) : slab(std::move(mapped)), gates_(gates) {
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab.capacity);
@@ -220,7 +222,10 @@ private:
             slab.header->claim.store(free_until_, release);  // CLAIM: before the first byte, for those who look on
             full_fence();
         }
-        return need <= free_until_;
+        if (need > free_until_) return false;
+        if (c.position < most && nearly_full) [[unlikely]]
+            nearly_full();
+        return true;
     }
 
     /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.
