@@ -98,7 +98,7 @@ public:
         if (current_->let_go_half()) return;
         std::lock_guard guard(lock_);
         loaded_at_ = sys::now_ns();
-        if (!prepared_) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
+        if (!larger_is_there()) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
     }
     /// `n` consecutive slots are more than the ring has.
     bool grow_to(uint64_t n) {
