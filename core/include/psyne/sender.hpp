@@ -215,6 +215,7 @@ public:
         const std::string limit = dynamic_ && !dynamic_->may_grow() ? "; it cannot grow: " + dynamic_->refused() : "";
         const RingBuffer& r = ring();
         const Cursor& next = r.next;
+        if (!limit.empty() && r.free_run(next, 1) == 1) return "a slot is free, but there is no memory for a message of this length" + limit;
         for (uint32_t s = 0; s < kMaxStages; ++s) {
             const Gate gate = gates_.gate(s, r.slab);
             if (!gate.row) continue;
