@@ -165,7 +165,15 @@ def bursts(cores: list[int], cycles: int, plot: Path | None) -> Figures:
         if sent:
             try:
                 samples.append(
-                    (time.monotonic_ns(), sent, received - 1, capacity, said, resident("bursts"), mapped(processes[1].pid))
+                    (
+                        time.monotonic_ns(),
+                        sent,
+                        received - 1,
+                        capacity,
+                        said,
+                        resident("bursts"),
+                        mapped(processes[1].pid),
+                    )
                 )
             except FileNotFoundError:  # it has ended
                 pass
@@ -353,8 +361,12 @@ def main() -> None:
     with private_channels():
         if chosen.only in (None, "bursts"):
             figures["bursts"] = b = bursts(chosen.cores, chosen.cycles, chosen.plot)
-            print(f"bursts: {b['cycles']} of {b['load_of_bursts']:,} messages a second; lost: {b['lost']} of {b['messages']:,}")
-            print(f"grown {b['grown']}, shrunk {b['shrunk']} times; resident at most {b['most_resident'] / 1024:,.0f} KiB")
+            print(
+                f"bursts: {b['cycles']} of {b['load_of_bursts']:,} messages a second; lost: {b['lost']} of {b['messages']:,}"
+            )
+            print(
+                f"grown {b['grown']}, shrunk {b['shrunk']} times; resident at most {b['most_resident'] / 1024:,.0f} KiB"
+            )
             for name, one in b["back"].items():
                 print(
                     f"back within {BACK:.0%} of {one['first'] / 1024:5,.0f} KiB ({name}): {one['in_time']} of {one['of']} in "
@@ -362,7 +374,9 @@ def main() -> None:
                 )
         if chosen.only in (None, "sizes"):
             figures["sizes"] = s = sizes(chosen.cores, chosen.messages)
-            print(f"sizes: {s['messages']} messages, {s['bytes'] / 1e9:.2f} GB; grown {s['grown']}, shrunk {s['shrunk']}")
+            print(
+                f"sizes: {s['messages']} messages, {s['bytes'] / 1e9:.2f} GB; grown {s['grown']}, shrunk {s['shrunk']}"
+            )
             print(
                 f"resident over {MEMORY:g} x the most alive + 1 MiB in {s['over']} of {s['samples']} samples; at worst "
                 f"{s['worst']:.2f} of it ({s['worst_resident'] / 1e6:.1f} MB, alive {s['worst_alive'] / 1e6:.1f} MB)"

@@ -117,10 +117,10 @@ def latency_receiver(phases: int) -> Figures:
 
 def latency(cores: list[int], phases: int) -> Figures:
     arguments = {"phases": phases}
-    sender, _ = run_roles(
-        __file__, ("latency_sender", cores[0], arguments), ("latency_receiver", cores[1], arguments)
-    )
-    took = board("latency", 1 + 2 * phases * MESSAGES)[1:, :2].reshape(phases, 2, MESSAGES, 2)[1:]  # not the first phase
+    sender, _ = run_roles(__file__, ("latency_sender", cores[0], arguments), ("latency_receiver", cores[1], arguments))
+    took = board("latency", 1 + 2 * phases * MESSAGES)[1:, :2].reshape(phases, 2, MESSAGES, 2)[
+        1:
+    ]  # not the first phase
     figures: Figures = {"grown_per_phase": round(sender["grown"] / phases, 2)}
     for index, name in enumerate(CHANNELS):
         sends, receives = took[:, index, :, 0], took[:, index, :, 1]
