@@ -7,6 +7,7 @@ replaced; a watcher in the last stage is never killed and sees what came through
 import os
 import random
 import sys
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -30,7 +31,8 @@ BUDGET = 8 << 20  # bytes of both senders: they come up against it
 class Watcher:
     """Receives in the last stage and checks each message as it comes."""
 
-    def __init__(self) -> None:
+    def __init__(self, children: Iterable[Child]) -> None:
+        self.children = children
         self.rx = psyne.receiver("ipc://storm", growing.Words, stage="watch")
         self.seen: set[Key] = set()
         self.last: dict[int, int] = {}
@@ -38,6 +40,8 @@ class Watcher:
     def watch(self, at_least: int) -> None:
         """Until so many messages came; one of the senders is always there."""
         while at_least > 0:
+            for child in self.children:
+                assert not child.answered(), child.result()
             at_least -= self.watch_some()
 
     def watch_some(self) -> int:
@@ -100,7 +104,7 @@ def storm(directory: Path, kills: int, seed: int) -> tuple[dict[str, int], int, 
         s = GrowingStorm(stack, directory)
         for role in ("sender", "change", "work") * 2:
             s.start(role)
-        watcher = Watcher()
+        watcher = Watcher(s.children)
         stack.callback(watcher.rx.close)
         for _ in range(kills):
             watcher.watch(chance.randrange(1, 100))

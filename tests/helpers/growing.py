@@ -41,7 +41,7 @@ def send_in_bursts(tx: Any, sender: int, log_path: str, stop: str) -> None:
                 loans = [tx.loan(size=int(chance.choice(LENGTHS))) for _ in range(n + 1)]
                 loans.pop(int(chance.integers(n + 1))).discard()
                 for i in chance.permutation(n):
-                    loans[i].array[:] = words_of(sender, done + int(i), len(loans[i]))
+                    loans[i].array[:] = words_of(sender, done + int(i), loans[i].array.size)
                     work(chance)
                     tx.send(loans[i])
                     log.write((COMMITTED, done + int(i), 1))
