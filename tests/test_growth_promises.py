@@ -91,7 +91,7 @@ def hold_views(changes: int, chance: random.Random) -> None:
             sent += n
             del out, batch
             if s.capacity >= 256:
-                until(lambda: tx.capacity < 256, "the ring becoming smaller")  # noqa: B023
+                until(lambda: tx.capacity < 256, "the ring becoming smaller")
             while len(held) > 16 or (held and chance.random() < 0.4):
                 let_go(held.pop(chance.randrange(len(held))))
         while held:
@@ -619,7 +619,17 @@ def test_ctrl_c_interrupts_a_growing_sender_and_nothing_is_lost():
             assert rx.try_receive() is None
 
 
-# ---- no space ----------------------------------------------------------------------------------------------------------
+# ---- no space --------------------------------------------------------------------------------------------------------
+
+
+def until_full(tx: Any, sent: int, make: Any) -> tuple[int, str]:
+    """Sends message after message until there is no room: how many there are, and what it said."""
+    while True:
+        try:
+            tx.send(make(sent), timeout=0.1)
+        except psyne.Full as full:
+            return sent, str(full)
+        sent += 1
 
 
 def test_a_full_file_system_lets_rings_wait_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -629,14 +639,9 @@ def test_a_full_file_system_lets_rings_wait_and_nothing_is_lost(tmp_path: Path, 
         tx = grows(blob, capacity=8, shrink_after=SOON)
         rx = psyne.receiver("ipc://g", blob)
         sent = 0
-        for size in (100, 4000, 60_000, 1 << 20, 100):
-            while True:  # until there is no room and no space
-                try:
-                    tx.send(bytes([sent % 251]) * size, timeout=0.1)
-                except psyne.Full as error:
-                    assert re.search(r"it cannot grow: .*\d+ bytes", str(error)), error
-                    break
-                sent += 1
+        for size in (100, 4000, 60_000, 1 << 20, 100):  # until there is no room and no space
+            sent, says = until_full(tx, sent, lambda n, size=size: bytes([n % 251]) * size)
+            assert re.search(r"it cannot grow: .*\d+ bytes", says)
         assert sent > 300
         with pytest.raises(psyne.NoSpace):
             psyne.sender("ipc://others", Array("u1", 1 << 20))
@@ -657,11 +662,8 @@ def test_space_that_others_give_back_is_used(tmp_path: Path, monkeypatch: pytest
         monkeypatch.setenv("PSYNE_DIR", str(small))
         with grows(Line, capacity=64) as tx, psyne.receiver("ipc://g", Line) as rx:
             (small / "rest").write_bytes(bytes(shutil.disk_usage(small).free))
-            sent = 0
-            with pytest.raises(psyne.Full, match="it cannot grow"):
-                while True:
-                    tx.send(line_of(1, sent), timeout=0.1)
-                    sent += 1
+            sent, says = until_full(tx, 0, lambda n: line_of(1, n))
+            assert "it cannot grow" in says
             (small / "rest").unlink()
             tx.send(line_of(1, sent), timeout=30)  # it looks again by itself
             assert tx.statistics().grown == 1
@@ -694,6 +696,34 @@ def test_the_loss_of_a_sender_comes_behind_all_slabs(loans: int):
         child.kill()
         assert [rx.receive(timeout=30).n for _ in range(ALL)] == list(range(ALL))
         with pytest.raises(psyne.SenderLost):
+            rx.receive(timeout=30)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_end_waits_for_what_others_hold_in_old_slabs(late: bool, lost: bool):
+    with Child() as sender, Child() as holder, ExitStack() as stack:
+        sender.run("tx = psyne.sender('ipc://g', Number, full='grow', capacity=2, pattern='spmc')")
+        holder.run("rx = psyne.receiver('ipc://g', Number)")
+        if not late:
+            rx = stack.enter_context(psyne.receiver("ipc://g", Number))
+        sender.run("[tx.send(Number(n=n), timeout=30) for n in range(20)]")
+        assert holder.run("held = [rx.receive() for _ in range(5)]; [m.n for m in held]") == list(range(5))
+        sender.run("[tx.send(Number(n=n), timeout=30) for n in range(20, ALL)]", ALL=ALL)
+        if lost:
+            sender.kill()
+        else:
+            sender.run("tx.close()")
+        if late:
+            rx = stack.enter_context(psyne.receiver("ipc://g", Number))
+        assert [rx.receive(timeout=30).n for _ in range(5, ALL)] == list(range(5, ALL))
+        with pytest.raises(psyne.Empty):
+            rx.receive(timeout=0.05)
+        holder.kill()
+        again = [rx.receive(timeout=30) for _ in range(5)]
+        assert sorted((m.n, m.info.redelivered) for m in again) == [(n, True) for n in range(5)]
+        del again
+        with pytest.raises(psyne.SenderLost if lost else psyne.EndOfChannel):
             rx.receive(timeout=30)
 
 
@@ -761,14 +791,14 @@ def test_a_growing_sender_that_is_garbage_ends_its_lane():
         "",
         "held = rx.receive(); view = memoryview(held)",
         "loan = tx.loan()",
-        "import threading; threading.Thread(target=tx.drain, daemon=True).start()",
-        "import threading; threading.Thread(target=lambda: [tx.send(Number(n=0)) for _ in range(10**9)], daemon=True).start()",
+        "threading.Thread(target=tx.drain, daemon=True).start()",
+        "threading.Thread(target=lambda: [tx.send(Number(n=0)) for _ in range(10**9)], daemon=True).start()",
         "import sys; sys.exit(0)",
     ],
 )
 def test_an_interpreter_with_an_open_growing_sender_exits(at_exit: str):
     run_program(
-        "import psyne\n"
+        "import psyne, threading\n"
         "from layouts import Number\n"
         "tx = psyne.sender('ipc://g', Number, full='grow', capacity=2, shrink_after=0.005, budget=1 << 20)\n"
         "rx = psyne.receiver('ipc://g', Number)\n"
@@ -778,7 +808,7 @@ def test_an_interpreter_with_an_open_growing_sender_exits(at_exit: str):
         pass
 
 
-# ---- threads, pipelines ------------------------------------------------------------------------------------------------
+# ---- threads, pipelines ----------------------------------------------------------------------------------------------
 
 
 def test_loans_may_be_sent_and_taken_back_by_other_threads_while_the_ring_changes():

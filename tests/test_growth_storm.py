@@ -1,7 +1,7 @@
 """SIGKILLs while rings grow and shrink: nothing is lost after commit, torn, or twice without its flag; others go on.
 
-Two senders whose rings change all the time, a stage that writes and one that reads, each with two members, are killed and
-replaced; a watcher in the last stage is never killed and sees what came through.
+Two senders whose rings change all the time, a stage that writes and one that reads, each with two members, are killed
+and replaced; a watcher in the last stage is never killed and sees what came through.
 """
 
 import os

@@ -29,8 +29,8 @@ def whole(words: np.ndarray) -> bool:
 
 
 def send_in_bursts(tx: Any, sender: int, log_path: str, stop: str) -> None:
-    """Sends until the file `stop` exists. Logs (SENT, start, n) before a commit, (COMMITTED, start, n) after it, and now and
-    then (CHANGES, grown, shrunk)."""
+    """Sends until the file `stop` exists. Logs (SENT, start, n) before a commit and (COMMITTED, start, n) after it, and
+    after each burst (CHANGES, grown, shrunk)."""
     log, chance = Log(log_path), np.random.default_rng()
     done = 0
     while not os.path.exists(stop):
@@ -58,7 +58,7 @@ def send_in_bursts(tx: Any, sender: int, log_path: str, stop: str) -> None:
 
 
 def receive_in_storm(rx: Any, log_path: str, stop: str, mutates: bool) -> int:
-    """Receives until the file `stop` exists, keeps some. Logs (sender, count, redelivered) of each message before its end."""
+    """Receives until the file `stop` exists, keeps some. Logs (sender, count, redelivered) before the end of each."""
     log, chance, torn = Log(log_path), np.random.default_rng(), 0
     kept: list[tuple[Any, bytes]] = []
     while not os.path.exists(stop):
