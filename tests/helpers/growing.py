@@ -1,6 +1,8 @@
 """Senders whose rings keep growing and shrinking, and those who read them; all keep a record that outlives them."""
 
+import ctypes
 import os
+import signal
 import time
 from typing import Any
 
@@ -95,3 +97,27 @@ def check_and_drop(kept: list[tuple[Any, bytes]], most: int, chance: np.random.G
         view, data = kept.pop(int(chance.integers(len(kept))))
         changed += view.tobytes() != data
     return changed
+
+
+def hatch(board: str, sender: int) -> int:
+    """Forks a process that sends until it is killed, in a ring that hardly ever stays the same; its pid.
+
+    It notes on the board, a file of three words: messages committed, changes to larger rings, to smaller ones.
+    """
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when its parent dies
+        notes, chance = np.memmap(board, "u8", "r+", shape=(3,)), np.random.default_rng()
+        tx = psyne.sender(
+            "ipc://g", Words, full="grow", capacity=2, budget=4 << 20, shrink_after=0.0003, pattern="mpsc"
+        )
+        done = 0
+        while True:
+            for _ in range(int(chance.integers(1, 12))):
+                tx.send(words_of(sender, done, int(chance.choice(LENGTHS))))
+                done += 1
+                notes[0] = done
+            s = tx.statistics()
+            notes[1:] = s.grown, s.shrunk
+            time.sleep(chance.random() * 0.002)
+    return pid
