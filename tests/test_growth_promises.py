@@ -1,12 +1,14 @@
 """What holds in a ring holds across its changes: order, leases, stages, redelivery, batches, taps, waits, ends."""
 
 import asyncio
+import contextlib
 import gc
-import os
+import queue
 import random
-import subprocess
-import sys
+import re
+import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +21,8 @@ import psyne
 from psyne import Array, Bytes, Stage, aio
 
 from .helpers.layouts import Line, Number, Record, broken_lines, line_of, lines_of
-from .helpers.process import HELPERS, Child, run_program, until
+from .helpers.process import Child, run_program, until
+from .test_memory import small_tmpfs
 
 Ends = tuple[psyne.Sender[Any], psyne.Receiver[Any]]
 SOON = 0.005  # seconds of low load
@@ -88,7 +91,7 @@ def hold_views(changes: int, chance: random.Random) -> None:
             sent += n
             del out, batch
             if s.capacity >= 256:
-                until(lambda: tx.capacity < 256, "the ring becoming smaller")  # noqa: B023
+                until(lambda: tx.capacity < 256, "the ring becoming smaller")
             while len(held) > 16 or (held and chance.random() < 0.4):
                 let_go(held.pop(chance.randrange(len(held))))
         while held:
@@ -616,6 +619,57 @@ def test_ctrl_c_interrupts_a_growing_sender_and_nothing_is_lost():
             assert rx.try_receive() is None
 
 
+# ---- no space --------------------------------------------------------------------------------------------------------
+
+
+def until_full(tx: Any, sent: int, make: Any) -> tuple[int, str]:
+    """Sends message after message until there is no room: how many there are, and what it said."""
+    while True:
+        try:
+            tx.send(make(sent), timeout=0.1)
+        except psyne.Full as full:
+            return sent, str(full)
+        sent += 1
+
+
+def test_a_full_file_system_lets_rings_wait_and_nothing_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    blob = Bytes(max_bytes=1 << 20)
+    with small_tmpfs(tmp_path / "small", "3m") as small:
+        monkeypatch.setenv("PSYNE_DIR", str(small))
+        tx = grows(blob, capacity=8, shrink_after=SOON)
+        rx = psyne.receiver("ipc://g", blob)
+        sent = 0
+        for size in (100, 4000, 60_000, 1 << 20, 100):  # until there is no room and no space
+            sent, says = until_full(tx, sent, lambda n, size=size: bytes([n % 251]) * size)
+            assert re.search(r"it cannot grow: .*\d+ bytes", says)
+        assert sent > 300
+        with pytest.raises(psyne.NoSpace):
+            psyne.sender("ipc://others", Array("u1", 1 << 20))
+        for n in range(sent):  # every page of these is there: no SIGBUS
+            data = rx.receive(timeout=30).bytes
+            assert data == bytes([n % 251]) * len(data)
+        assert rx.try_receive() is None
+        until(lambda: tx.statistics().slabs == 1 and tx.capacity == 8, "the ring of the beginning")
+        tx.send(bytes([7]) * (1 << 20), timeout=30)  # there is space again
+        assert rx.receive(timeout=30).bytes == bytes([7]) * (1 << 20)
+        tx.close()
+        rx.close()
+        assert list(small.iterdir()) == []
+
+
+def test_space_that_others_give_back_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with small_tmpfs(tmp_path / "small", "3m") as small:
+        monkeypatch.setenv("PSYNE_DIR", str(small))
+        with grows(Line, capacity=64) as tx, psyne.receiver("ipc://g", Line) as rx:
+            (small / "rest").write_bytes(bytes(shutil.disk_usage(small).free))
+            sent, says = until_full(tx, 0, lambda n: line_of(1, n))
+            assert "it cannot grow" in says
+            (small / "rest").unlink()
+            tx.send(line_of(1, sent), timeout=30)  # it looks again by itself
+            assert tx.statistics().grown == 1
+            assert numbers_of(rx, sent + 1) == list(range(sent + 1))
+
+
 # ---- ends ------------------------------------------------------------------------------------------------------------
 
 
@@ -642,6 +696,34 @@ def test_the_loss_of_a_sender_comes_behind_all_slabs(loans: int):
         child.kill()
         assert [rx.receive(timeout=30).n for _ in range(ALL)] == list(range(ALL))
         with pytest.raises(psyne.SenderLost):
+            rx.receive(timeout=30)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("lost", [False, True])
+def test_the_end_waits_for_what_others_hold_in_old_slabs(late: bool, lost: bool):
+    with Child() as sender, Child() as holder, ExitStack() as stack:
+        sender.run("tx = psyne.sender('ipc://g', Number, full='grow', capacity=2, pattern='spmc')")
+        holder.run("rx = psyne.receiver('ipc://g', Number)")
+        if not late:
+            rx = stack.enter_context(psyne.receiver("ipc://g", Number))
+        sender.run("[tx.send(Number(n=n), timeout=30) for n in range(20)]")
+        assert holder.run("held = [rx.receive() for _ in range(5)]; [m.n for m in held]") == list(range(5))
+        sender.run("[tx.send(Number(n=n), timeout=30) for n in range(20, ALL)]", ALL=ALL)
+        if lost:
+            sender.kill()
+        else:
+            sender.run("tx.close()")
+        if late:
+            rx = stack.enter_context(psyne.receiver("ipc://g", Number))
+        assert [rx.receive(timeout=30).n for _ in range(5, ALL)] == list(range(5, ALL))
+        with pytest.raises(psyne.Empty):
+            rx.receive(timeout=0.05)
+        holder.kill()
+        again = [rx.receive(timeout=30) for _ in range(5)]
+        assert sorted((m.n, m.info.redelivered) for m in again) == [(n, True) for n in range(5)]
+        del again
+        with pytest.raises(psyne.SenderLost if lost else psyne.EndOfChannel):
             rx.receive(timeout=30)
 
 
@@ -709,14 +791,14 @@ def test_a_growing_sender_that_is_garbage_ends_its_lane():
         "",
         "held = rx.receive(); view = memoryview(held)",
         "loan = tx.loan()",
-        "import threading; threading.Thread(target=tx.drain, daemon=True).start()",
-        "import threading; threading.Thread(target=lambda: [tx.send(Number(n=0)) for _ in range(10**9)], daemon=True).start()",
+        "threading.Thread(target=tx.drain, daemon=True).start()",
+        "threading.Thread(target=lambda: [tx.send(Number(n=0)) for _ in range(10**9)], daemon=True).start()",
         "import sys; sys.exit(0)",
     ],
 )
 def test_an_interpreter_with_an_open_growing_sender_exits(at_exit: str):
     run_program(
-        "import psyne\n"
+        "import psyne, threading\n"
         "from layouts import Number\n"
         "tx = psyne.sender('ipc://g', Number, full='grow', capacity=2, shrink_after=0.005, budget=1 << 20)\n"
         "rx = psyne.receiver('ipc://g', Number)\n"
@@ -724,3 +806,101 @@ def test_an_interpreter_with_an_open_growing_sender_exits(at_exit: str):
     )
     with grows():  # removes what a process leaves whose threads were in the midst of something
         pass
+
+
+# ---- threads, pipelines ----------------------------------------------------------------------------------------------
+
+
+def test_loans_may_be_sent_and_taken_back_by_other_threads_while_the_ring_changes():
+    """A thread that ends loans is beside the one that lends, and beside the one that prepares rings."""
+    with grows(Line, shrink_after=0.001) as tx, psyne.receiver("ipc://g", Line) as rx:
+        lent: queue.Queue[Any] = queue.Queue(maxsize=50)
+        sent: list[int] = []
+
+        def end_them() -> None:
+            chance = random.Random(1)
+            hand: list[Any] = []
+            while (m := lent.get()) is not None:
+                hand.append(m)
+                if len(hand) > chance.randrange(12):
+                    m = hand.pop(chance.randrange(len(hand)))
+                    if chance.random() < 0.4:
+                        m.discard()
+                    else:
+                        sent.append(int(m.array[1]))
+                        tx.send(m)
+                del m
+            for m in hand:
+                m.discard()
+
+        def lend() -> None:
+            chance = random.Random(2)
+            for n in range(4000):
+                m = tx.loan(timeout=60)
+                m.array[:] = line_of(1, n)
+                lent.put(m)
+                del m
+                if chance.random() < 0.01:
+                    time.sleep(0.005)
+            lent.put(None)
+
+        threads = [threading.Thread(target=f) for f in (end_them, lend)]
+        for thread in threads:
+            thread.start()
+        got: list[int] = []
+        while any(thread.is_alive() for thread in threads) or len(got) < len(sent):
+            with contextlib.suppress(psyne.Empty), rx.receive(timeout=0.1) as m:
+                assert (m.array == line_of(1, int(m.array[1]))).all()
+                got.append(int(m.array[1]))
+        for thread in threads:
+            thread.join()
+        assert sorted(got) == sorted(sent)
+        s = tx.statistics()
+        assert (s.grown > 1, s.late_wakes) == (True, 0)
+
+
+def test_statistics_of_growing_rings_may_be_asked_by_any_thread():
+    with grows(shrink_after=0.001) as tx, psyne.receiver("ipc://g", Number) as rx:
+        stop = threading.Event()
+        broken: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                while not stop.is_set():
+                    s = tx.statistics()
+                    assert s.capacity >= 2
+                    assert s.resident <= s.reserved + (1 << 20)
+                    assert rx.statistics().capacity >= 0
+                    assert tx.capacity >= 2
+                    assert psyne.inspect("ipc://g").lanes
+            except Exception as error:
+                broken.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+        for n in range(20):
+            fill(tx)
+            assert numbers(rx) == list(range(ALL))
+            if n % 5 == 0:
+                until(lambda: tx.capacity == 2, "the ring becoming small again")
+        stop.set()
+        thread.join()
+        assert broken == []
+
+
+def test_a_source_of_a_pipeline_may_grow():
+    def capture(out: Any) -> None:
+        for n in range(500):
+            out.send(Number(n=n))
+        grown.append(out.statistics().grown)
+
+    def look(m: Any) -> None:
+        seen.append(m.n)
+
+    grown: list[int] = []
+    seen: list[int] = []
+    pipe = psyne.Pipeline(workers="threads")
+    pipe.source(capture, Number, full="grow", capacity=2, shrink_after=SOON).stage(look)
+    assert pipe.run().stage("look").messages == 500
+    assert seen == list(range(500))
+    assert grown[0] > 0

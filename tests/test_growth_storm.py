@@ -1,12 +1,15 @@
 """SIGKILLs while rings grow and shrink: nothing is lost after commit, torn, or twice without its flag; others go on.
 
-Two senders whose rings change all the time, a stage that writes and one that reads, each with two members, are killed and
-replaced; a watcher in the last stage is never killed and sees what came through.
+Two senders whose rings change all the time, a stage that writes and one that reads, each with two members, are killed
+and replaced; a watcher in the last stage is never killed and sees what came through.
 """
 
+import contextlib
 import os
 import random
+import signal
 import sys
+import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,7 +21,7 @@ import psyne
 from psyne import Stage, _native
 
 from .helpers.layouts import CHANGED
-from .helpers.process import HELPERS, PATIENCE, Child
+from .helpers.process import HELPERS, PATIENCE, Child, until
 from .test_storm import Key, Storm, judge
 
 sys.path.insert(0, str(HELPERS))
@@ -144,3 +147,61 @@ def test_five_hundred_kills_while_rings_grow_and_shrink_lose_tear_and_double_not
     counters, grown, shrunk = storm(tmp_path, kills=500, seed=int.from_bytes(os.urandom(4), "big"))
     assert min(grown, shrunk) > 500
     assert counters["redelivered"] + counters["dropped"] > 0, "no kill has hit a member with a message in its hand"
+
+
+def kill_in_changes(directory: Path, kills: int) -> None:
+    """One sender after the other is killed while its ring changes; a receiver and a tap see all that it committed."""
+    board, chance = directory / "board", random.Random(seed := int.from_bytes(os.urandom(4), "big"))
+    print(f"seed {seed}")
+    np.zeros(3, "u8").tofile(board)
+    notes, changes = np.memmap(board, "u8", "r+", shape=(3,)), np.zeros(2, "u8")
+    with ExitStack() as stack:
+        nest = stack.enter_context(Child())
+        nest.run("import growing", board=str(board))
+        rx = stack.enter_context(psyne.receiver("ipc://g", growing.Words))
+        tap = stack.enter_context(psyne.tap("ipc://g", growing.Words))
+        for sender in range(kills):
+            notes[:] = 0
+            pid = nest.run("growing.hatch(board, sender)", sender=sender)
+            until(lambda: notes[0], "the first message")
+            reads, looks, end = chance.random() < 0.6, chance.random() < 0.5, time.monotonic() + chance.random() * 0.04
+            got = seen = 0
+            while time.monotonic() < end:
+                if reads and (m := rx.try_receive()) is not None:
+                    got = check(m, sender, got)
+                if looks and (m := tap.try_receive()) is not None:
+                    seen = check(m, sender, seen + m.info.missed)
+            os.kill(pid, signal.SIGKILL)
+            nest.run("os.waitpid(pid, 0)[1]", pid=pid)
+            with contextlib.suppress(psyne.SenderLost):
+                while True:
+                    got = check(rx.receive(timeout=PATIENCE), sender, got)
+            assert notes[0] <= got <= notes[0] + 1, "what was committed, and perhaps what it was just about to note"
+            with contextlib.suppress(psyne.SenderLost):
+                while (m := tap.try_receive()) is not None:
+                    seen = check(m, sender, seen + m.info.missed)
+            assert seen <= got
+            changes += notes[1:]
+        rx.close()
+        tap.close()
+    assert changes.min() > kills // 4
+
+
+def check(m: psyne.Message, sender: int, count: int) -> int:
+    """It is this message, and whole; the number of the next one."""
+    words = m.array
+    assert growing.whole(words)
+    assert words[:2].tolist() == [sender, count]
+    return count + 1
+
+
+@pytest.mark.leaves_nothing
+def test_a_sender_killed_while_its_ring_changes_leaves_all_that_it_committed(tmp_path: Path):
+    kill_in_changes(tmp_path, kills=30)
+
+
+@pytest.mark.long
+@pytest.mark.leaves_nothing
+@pytest.mark.watchdog(3600)
+def test_a_thousand_senders_killed_while_their_rings_change_leave_all_that_they_committed(tmp_path: Path):
+    kill_in_changes(tmp_path, kills=1000)

@@ -1,6 +1,8 @@
 """Senders whose rings keep growing and shrinking, and those who read them; all keep a record that outlives them."""
 
+import ctypes
 import os
+import signal
 import time
 from typing import Any
 
@@ -29,8 +31,8 @@ def whole(words: np.ndarray) -> bool:
 
 
 def send_in_bursts(tx: Any, sender: int, log_path: str, stop: str) -> None:
-    """Sends until the file `stop` exists. Logs (SENT, start, n) before a commit, (COMMITTED, start, n) after it, and now and
-    then (CHANGES, grown, shrunk)."""
+    """Sends until the file `stop` exists. Logs (SENT, start, n) before a commit and (COMMITTED, start, n) after it, and
+    after each burst (CHANGES, grown, shrunk)."""
     log, chance = Log(log_path), np.random.default_rng()
     done = 0
     while not os.path.exists(stop):
@@ -58,7 +60,7 @@ def send_in_bursts(tx: Any, sender: int, log_path: str, stop: str) -> None:
 
 
 def receive_in_storm(rx: Any, log_path: str, stop: str, mutates: bool) -> int:
-    """Receives until the file `stop` exists, keeps some. Logs (sender, count, redelivered) of each message before its end."""
+    """Receives until the file `stop` exists, keeps some. Logs (sender, count, redelivered) before the end of each."""
     log, chance, torn = Log(log_path), np.random.default_rng(), 0
     kept: list[tuple[Any, bytes]] = []
     while not os.path.exists(stop):
@@ -95,3 +97,27 @@ def check_and_drop(kept: list[tuple[Any, bytes]], most: int, chance: np.random.G
         view, data = kept.pop(int(chance.integers(len(kept))))
         changed += view.tobytes() != data
     return changed
+
+
+def hatch(board: str, sender: int) -> int:
+    """Forks a process that sends until it is killed, in a ring that hardly ever stays the same; its pid.
+
+    It notes on the board, a file of three words: messages committed, changes to larger rings, to smaller ones.
+    """
+    pid = os.fork()
+    if pid == 0:
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # when its parent dies
+        notes, chance = np.memmap(board, "u8", "r+", shape=(3,)), np.random.default_rng()
+        tx = psyne.sender(
+            "ipc://g", Words, full="grow", capacity=2, budget=4 << 20, shrink_after=0.0003, pattern="mpsc"
+        )
+        done = 0
+        while True:
+            for _ in range(int(chance.integers(1, 12))):
+                tx.send(words_of(sender, done, int(chance.choice(LENGTHS))))
+                done += 1
+                notes[0] = done
+            s = tx.statistics()
+            notes[1:] = s.grown, s.shrunk
+            time.sleep(chance.random() * 0.002)
+    return pid
