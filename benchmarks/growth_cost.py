@@ -149,7 +149,8 @@ def counted(command: list[str], directory: Path) -> int:
     """Instructions of the main thread of a whole run."""
     out = directory / "callgrind"
     tool = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
-    subprocess.run([*tool, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run([*tool, *command], check=True, env={**os.environ, "PYTHONHASHSEED": "0"}, **quiet)  # type: ignore[call-overload]
     totals = [line for line in out.read_text().splitlines() if line.startswith(("summary:", "totals:"))]
     return int(totals[0].split()[1])
 
@@ -189,7 +190,7 @@ def instructions(rounds: int) -> Figures:
                 kind: per_message([str(program), channels, kind], directory, 20_000) for kind in KINDS
             }
             script = [sys.executable, __file__, "--in-turn"]
-            figures["in_python"] = {kind: per_message([*script, kind], directory, 2000) for kind in KINDS[:2]}
+            figures["in_python"] = {kind: per_message([*script, kind], directory, 20_000) for kind in KINDS[:2]}
             for name in ("instructions", "in_python"):
                 counts = figures[name]
                 figures[f"{name}_ratio"] = {
@@ -205,7 +206,7 @@ def loan_sender(size: int) -> Figures:
     now = time.perf_counter_ns
     shared = board("loan", 1)
     source = np.arange(size, dtype="u1")
-    warm = np.zeros(size, "u1")
+    warm = np.ones(size, "u1")
     began = now()
     np.copyto(warm, source)
     copied = now() - began

@@ -118,9 +118,10 @@ public:
     /// Where a message of `bytes` bytes goes, which is more than a slot has room for.
     enum class Where { extent, larger_slots, nowhere };
     Where place(uint64_t bytes) {
-        const RingBuffer& ring = *current_;
+        RingBuffer& ring = *current_;
         const uint64_t extent = ring.slab.extent_stride();
         if (bytes > extent) return Where::nowhere;
+        remove_unused_extents(ring);  // one who lends long messages without a break leaves the thread no turn
         const uint64_t room = std::min(policy_.longer_slots(ring.slab.room, bytes), extent);
         if (room == 0) return Where::extent;
         const Change why = bytes > GrowthPolicy::kExtentFrom * ring.slab.room ? Change::long_messages : Change::long_message;
@@ -216,7 +217,7 @@ private:
     uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
     std::string refused_, why_;
     std::thread thread_;
-    bool gave_back_ = false;  // of the thread: memory, since it last looked
+    std::atomic<bool> gave_back_{false};  // memory, since the thread last looked
 
     void enter() noexcept {
         inside_.store(1, relaxed);
@@ -375,7 +376,7 @@ private:
             guard.unlock();
             bool wakes = prepare();
             const bool more = retire() | give_back_extents() | shrink();
-            if (std::exchange(gave_back_, false)) wakes |= allow();  // within the budget again, perhaps
+            if (gave_back_.exchange(false, relaxed)) wakes |= allow();  // within the budget again, perhaps
             if (wakes) wake_();
             const auto pause = std::chrono::nanoseconds(std::clamp(growth_.shrink_after / 8, kShortestLook, kLongestLook));
             guard.lock();
@@ -431,7 +432,8 @@ private:
         for (size_t i = 0; i < older.size(); ++i) {
             Older& o = *older[i];
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
-                o.retired = gave_back_ = true;
+                o.retired = true;
+                gave_back_.store(true, relaxed);
                 for (uint64_t& pages : o.ring->extent_pages) extents_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
             }
             gone = gone || o.retired;
@@ -469,17 +471,24 @@ private:
     /// Gives back extents of messages that are let go; true while some have pages.
     bool give_back_extents() {
         if (extents_.load(relaxed) == 0) return false;
+        {
+            std::lock_guard guard(lock_);
+            for (Older& older : older_) remove_unused_extents(*older.ring);  // the sender lends none there
+        }
         if (!take_turn()) return true;
-        each([&](RingBuffer& ring) {
-            for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot)
-                if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
-                    allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
-                    extents_.fetch_sub(1, relaxed);
-                    gave_back_ = true;
-                }
-        });
+        remove_unused_extents(*current_);
         give_turn();
         return extents_.load(relaxed) != 0;
+    }
+    /// Of the newest ring in a turn, of older ones from the thread.
+    void remove_unused_extents(RingBuffer& ring) noexcept {
+        if (extents_.load(relaxed) == 0) return;
+        for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot)
+            if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
+                allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
+                extents_.fetch_sub(1, relaxed);
+                gave_back_.store(true, relaxed);
+            }
     }
     /// Says so in its word, for those who look on.
     static bool extent_unused(const RingBuffer& ring, uint64_t slot) noexcept {
