@@ -181,7 +181,7 @@ def instructions(rounds: int) -> Figures:
         directory = Path(there)
         program = build(directory)
         channels = os.environ["PSYNE_DIR"]
-        cases = {kind: partial(run_bare, program, channels, kind, 1_000_000) for kind in KINDS}
+        cases: dict[str, Any] = {kind: partial(run_bare, program, channels, kind, 1_000_000) for kind in KINDS}
         times = interleaved(rounds, cases)
         figures: Figures = {
             "ns": {kind: median_of(one)["ns"] for kind, one in times.items()},
