@@ -56,6 +56,10 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t
             return false;
         case Wait::timeout: break;
     }
+    if (const std::string refused = e.sender->refused(); bytes > e.sender->room() && !refused.empty()) {
+        raise("Full", e.address + " has no memory for a message of " + std::to_string(bytes) + " bytes: " + refused + ". Or wait longer");
+        return false;
+    }
     raise("Full", e.address + " is full (" + std::to_string(e.sender->capacity()) + " messages): " +
                       e.sender->why_full() + (e.sender->grows() ? ". Wait longer, or raise budget="
                                                                 : ". Wait longer, raise capacity=, or drop with full=\"drop\""));

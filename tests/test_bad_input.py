@@ -57,7 +57,7 @@ def test_an_address_is_a_string(address: Any):
     [
         ({"pattern": "spmp"}, "'spsc', 'spmc', 'mpsc', 'mpmc'"),
         ({"wait": "busy"}, "'adaptive', 'spin', 'block'"),
-        ({"full": "grow"}, "'block', 'drop'"),
+        ({"full": "wait"}, "'block', 'drop', 'grow'"),
         ({"capacity": 0}, "1 or more; got 0"),
         ({"capacity": -3}, "1 or more; got -3"),
         ({"capacity": 2.5}, "got 2.5"),

@@ -309,7 +309,7 @@ def test_an_option_that_would_be_ignored_is_refused():
 
 
 @pytest.mark.parametrize(
-    "options", [{"timestamps": "yes"}, {"align": "64"}, {"capacity": 2.5}, {"wait": "Spin"}, {"full": "grow"}], ids=repr
+    "options", [{"timestamps": "yes"}, {"align": "64"}, {"capacity": 2.5}, {"wait": "Spin"}, {"full": "wait"}], ids=repr
 )
 def test_an_option_of_the_wrong_kind_is_an_invalid_argument(options: Any):
     with pytest.raises(psyne.InvalidArgument, match=next(iter(options))):

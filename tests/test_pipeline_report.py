@@ -47,7 +47,7 @@ def report(*stages: StageReport, bottleneck: tuple[str, str] | None = None) -> R
 
 def channel(name: str, oldest: Oldest | None) -> Channel:
     state = StageState(name, False, (), (), 0, 1, 8, oldest)
-    return Channel("ipc://camera", "Frame", "spsc", (Lane(1, None, "open", 9, 16, 9),), (state,), 0, 0, 0, 0)
+    return Channel("ipc://camera", "Frame", "spsc", (Lane(1, None, "open", 9, 16, 9, 1, 65536),), (state,), 0, 0, 0, 0)
 
 
 def test_the_stage_with_the_backlog_is_the_bottleneck_and_who_holds_the_oldest_is_named() -> None:

@@ -536,7 +536,7 @@ TESTS(memory_test) {
              std::thread maker([&] {
                  check::guarded([&] {
                      const ChannelFile mine = c.file();
-                     for (uint64_t n = 0; n < (kSanitized ? 300u : 2000u) || found < 100; ++n) {
+                     for (uint64_t n = 0; made < (kSanitized ? 200u : 1000u) || found < 100; ++n) {
                          const SlabPlace place{0, 1, n % 2, n};
                          Slab slab = Slab::create(mine.storage(), place, kSmall);
                          if (!slab) continue;
@@ -570,7 +570,6 @@ TESTS(memory_test) {
                  }
              });
              maker.join(), sweeper.join(), attacher.join();
-             CHECK(made.load() > 100);
          }},
         {"more than a place or a machine has is an error with numbers, and leaves no page",
          [] {

@@ -79,7 +79,7 @@ struct Growing {
         return spec;
     }
     bool try_lend(Loan& loan, uint64_t bytes = 8) {
-        const DynamicRingBuffer::Turn turn(&ring);
+        const Turn turn(&ring.turns);
         if (bytes > ring.current().slab.room && ring.place(bytes) == DynamicRingBuffer::Where::nowhere) return false;
         if (!ring.current().claim(1) && (!ring.grow(1) || !ring.current().claim(1))) return false;
         ring.current().lend(1, loan);

@@ -1,6 +1,5 @@
 """What the openers take by keyword, and what of it can never work."""
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Literal, TypedDict
 
@@ -103,7 +102,7 @@ def growth_of(full: str, budget: int | None, shrink_after: float | None) -> Grow
     if not isinstance(budget, int) or isinstance(budget, bool) or not 1 <= budget < 1 << 63:
         raise InvalidArgument(f"budget is a number of bytes, 1 or more; got {budget!r}")
     seconds = SHRINK_AFTER if shrink_after is None else shrink_after
-    if not isinstance(seconds, (int, float)) or not math.isfinite(seconds) or not 1e-9 <= seconds <= 1e9:
+    if not isinstance(seconds, (int, float)) or not 1e-9 <= seconds <= 1e9:
         raise InvalidArgument(f"shrink_after is a number of seconds above 0; got {shrink_after!r}")
     return budget, int(seconds * 1e9)
 

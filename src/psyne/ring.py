@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Generic, NoReturn, TypeVar
 
 from .anonymous import channel
+from .batch import Batch
 from .ends import Receiver, Sender
 from .options import Wait
 from .statistics import Statistics
@@ -27,6 +28,14 @@ class RingBuffer(Generic[M]):
 
     Raises NoSpace, InvalidArgument.
     """
+
+    loan: Callable[..., M]
+    try_loan: Callable[..., M | None]
+    loan_many: Callable[..., Batch[M]]
+    send: Callable[..., bool]
+    receive: Callable[..., M]
+    try_receive: Callable[[], M | None]
+    receive_many: Callable[..., Batch[M]]
 
     def __init__(self, kind: type[M], /, *, capacity: int | None = None, wait: Wait = "adaptive") -> None:
         self._open(*channel(kind, pattern="spsc", capacity=capacity, wait=wait))

@@ -50,7 +50,7 @@ def a_message_type_is_a_class_of_messages() -> None:
 
 def an_option_has_its_words() -> None:
     psyne.sender("ipc://x", Imu, pattern="many")  # refused: call-overload, reportArgumentType|reportCallIssue
-    psyne.sender("ipc://x", Imu, full="grow")  # refused: call-overload, reportArgumentType|reportCallIssue
+    psyne.sender("ipc://x", Imu, full="wait")  # refused: call-overload, reportArgumentType|reportCallIssue
     psyne.receiver("ipc://x", Imu, wait="poll")  # refused: call-overload, reportArgumentType|reportCallIssue
 
 

@@ -5,11 +5,8 @@
 //  │ 0 … 63   │──▶│ 64 … 211 │── close = 1 + first of the next ──▶│ 212 …            │        prepared: nobody finds it yet
 //  └──────────┘   └──────────┘                                    └──────────────────┘
 //
-// The sender goes on to another ring, in its turn. A thread beside it prepares rings, retires them, gives back extents, and
-// goes on to a smaller ring in the sender's name while that is out of its turn:
-//
-//   sender: inside = 1 · barrier · wanted?                thread: wanted = 1 · barrier · inside?
-//           └────────── TURN ───────────┘                         └─────────── TURN ───────────┘
+// The sender goes on to another ring, in its turn (turn.hpp). A thread beside it prepares rings, retires them, gives back
+// extents, and goes on to a smaller ring in the sender's name while that is out of its turn.
 #pragma once
 
 #include <pthread.h>
@@ -20,12 +17,13 @@
 #include <functional>
 #include <list>
 #include <mutex>
-#include <numeric>
 #include <thread>
 
+#include <psyne/extents.hpp>
 #include <psyne/growth_policy.hpp>
 #include <psyne/ring_buffer.hpp>
 #include <psyne/slab_allocator.hpp>
+#include <psyne/turn.hpp>
 
 namespace psyne {
 
@@ -76,21 +74,8 @@ public:
         if (thread_.joinable()) new std::thread(std::move(thread_));  // never destroyed: it cannot be joined
     }
 
-    /// The sender's turn: nobody else changes the chain or the newest ring.
-    class Turn {
-    public:
-        explicit Turn(DynamicRingBuffer* ring) noexcept : ring_(ring) {
-            if (ring_) ring_->enter();
-        }
-        ~Turn() {
-            if (ring_) ring_->inside_.store(0, release);  // TURN
-        }
-        Turn(const Turn&) = delete;
-        Turn& operator=(const Turn&) = delete;
-
-    private:
-        DynamicRingBuffer* ring_;
-    };
+    /// Who has it may change the chain and the newest ring.
+    Turns turns;
 
     // ---- in the sender's turn ------------------------------------------------------------------------------------
 
@@ -108,6 +93,13 @@ public:
         guard.unlock();
         return go_on(std::move(ring), Change::full);
     }
+    /// Looks ahead: when the ring is half full, the next one is prepared.
+    void look_ahead() {
+        if (current_->let_go_half()) return;
+        std::lock_guard guard(lock_);
+        loaded_at_ = sys::now_ns();
+        if (!larger_is_there()) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
+    }
     /// `n` consecutive slots are more than the ring has.
     bool grow_to(uint64_t n) {
         uint64_t slots = current_->slab.capacity;
@@ -121,7 +113,7 @@ public:
         RingBuffer& ring = *current_;
         const uint64_t extent = ring.slab.extent_stride();
         if (bytes > extent) return Where::nowhere;
-        remove_unused_extents(ring);  // one who lends long messages without a break leaves the thread no turn
+        give_back_extents(ring);  // one who lends long messages without a break leaves the thread no turn
         const uint64_t room = std::min(policy_.longer_slots(ring.slab.room, bytes), extent);
         if (room == 0) return Where::extent;
         const Change why = bytes > GrowthPolicy::kExtentFrom * ring.slab.room ? Change::long_messages : Change::long_message;
@@ -130,18 +122,13 @@ public:
 
     /// Gives a loan of one slot the memory for `bytes` bytes: its slot, or an extent. False without space.
     bool settle_in(Loan& loan, uint64_t bytes) {
-        RingBuffer& ring = *current_;
-        if (!ring.slab.extents) return true;
+        if (!loan.ring->slab.extents) return true;
         policy_.saw(bytes);
-        if (bytes > ring.slab.room) [[unlikely]]
+        if (bytes > loan.ring->slab.room) [[unlikely]]
             return settle_beside(loan, bytes);
         policy_.fitted();
-        if (Atomic64& word = ring.slab.extents[loan.slot]; word.load(relaxed) != 0) word.store(0, release);
+        Extents::leave(loan);
         return true;
-    }
-    /// A loan that was taken back has none.
-    static void leave_extent(const Loan& loan) noexcept {
-        for (uint64_t i = 0; loan.ring->slab.extents && i < loan.count; ++i) loan.ring->slab.extents[loan.slot + i].store(0, release);
     }
 
     // ---- at any time ---------------------------------------------------------------------------------------------
@@ -180,9 +167,17 @@ public:
     }
     Seen seen() const {
         std::lock_guard guard(lock_);
-        Seen s{older_.size() + 1, allocator_.reserved(), resident(*current_), grown_, shrunk_, refused_.empty() ? why_ : refused_};
-        for (const Older& older : older_) s.resident += resident(*older.ring);
-        if (prepared_) s.resident += resident(*prepared_);
+        Seen s{older_.size() + 1, 0, 0, grown_, shrunk_, refused_.empty() ? why_ : refused_};
+        const auto add = [&](const RingBuffer& ring) {
+            s.reserved += ring.slab.reserved();
+            s.resident += ring.slab.resident();
+        };
+        for (const Older& older : older_)
+            if (!older.retired) add(*older.ring);
+        add(*current_);
+        if (prepared_) add(*prepared_);
+        s.reserved += extents_.bytes();
+        s.resident += extents_.bytes();
         return s;
     }
 
@@ -203,9 +198,7 @@ private:
     const std::function<void()> wake_;
     DynamicSlabAllocator allocator_;
     GrowthPolicy policy_;  // in the turn
-    static constexpr uint64_t kWanted = 1, kFences = 2;  // the thread wants the turn; whoever enters raises a fence
-    std::atomic<uint64_t> inside_{0}, wanted_{kThreadSanitizer || !sys::register_barrier() ? kFences : 0};
-    std::atomic<uint64_t> extents_{0};  // that have pages
+    Extents extents_{allocator_};
 
     mutable std::mutex lock_;  // all below, and which ring is the current one; whoever changes that has the turn, too
     std::condition_variable bell_;
@@ -213,72 +206,23 @@ private:
     std::list<Older> older_;
     Size wish_;
     bool stopping_ = false, nudged_ = false;
-    uint64_t loaded_at_ = 0;  // when the ring was nearly full for the last time
+    uint64_t loaded_at_ = 0;  // when the ring was half full for the last time
     uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
     std::string refused_, why_;
     std::thread thread_;
     std::atomic<bool> gave_back_{false};  // memory, since the thread last looked
 
-    void enter() noexcept {
-        inside_.store(1, relaxed);
-        compiler_fence();
-        if (wanted_.load(acquire) != 0) [[unlikely]]  // TURN
-            enter_with_care();
-    }
-    [[gnu::noinline, gnu::cold]] void enter_with_care() noexcept {
-        for (;; inside_.store(1, relaxed)) {
-            full_fence();  // where the thread has no barrier that reaches the sender
-            if ((wanted_.load(acquire) & kWanted) == 0) return;  // TURN
-            inside_.store(0, release);
-            while ((wanted_.load(acquire) & kWanted) != 0) ::sched_yield();  // for some microseconds
-        }
-    }
-    /// The thread's turn; false while the sender is in its own.
-    bool take_turn() noexcept {
-        const bool fences = (wanted_.fetch_or(kWanted, seq_cst) & kFences) != 0;
-        if (fences || sys::heavy_barrier()) {
-            full_fence();
-            for (int i = 0; i < 100; ++i) {
-                if (inside_.load(acquire) == 0) return true;  // TURN
-                cpu_pause();
-            }
-        } else {
-            wanted_.fetch_or(kFences, seq_cst);  // from the next turn on
-        }
-        give_turn();
-        return false;
-    }
-    void give_turn() noexcept { wanted_.fetch_and(~kWanted, release); }
-
-    /// In an extent.
     [[gnu::noinline, gnu::cold]] bool settle_beside(Loan& loan, uint64_t bytes) {
-        RingBuffer& ring = *current_;
-        uint64_t& pages = ring.extent_pages[loan.slot];
         try {
-            const uint64_t had = std::exchange(pages, allocator_.add_extent(ring.slab, loan.slot, pages, bytes));
-            extents_.fetch_add(had == 0, relaxed);
+            extents_.take(loan, bytes);
         } catch (const Error& e) {
             refuse(e.what());
             return false;
         }
-        ring.slab.extents[loan.slot].store(bytes, release);
-        loan.data = ring.slab.data(loan.slot);
-        loan.room = bytes;
         nudge();
         return true;
     }
-
-    std::unique_ptr<RingBuffer> make(SlabSpec spec) {
-        auto ring = std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_);
-        ring->nearly_full = [this] { look_ahead(); };
-        return ring;
-    }
-    /// The next ring is prepared before the sender needs it.
-    void look_ahead() {
-        std::lock_guard guard(lock_);
-        loaded_at_ = sys::now_ns();
-        if (!larger_is_there()) wish({GrowthPolicy::more_slots(current_->slab.capacity, 0), current_->slab.room});
-    }
+    std::unique_ptr<RingBuffer> make(SlabSpec spec) { return std::make_unique<RingBuffer>(allocator_.allocate(spec), gates_); }
     /// A ring that nobody has found goes again.
     void forget(std::unique_ptr<RingBuffer> ring) noexcept {
         if (!ring) return;
@@ -307,9 +251,6 @@ private:
             nudged_ = true;
         }
         bell_.notify_all();
-    }
-    static uint64_t resident(const RingBuffer& ring) noexcept {
-        return std::accumulate(ring.extent_pages.begin(), ring.extent_pages.end(), ring.slab.resident());
     }
     /// What was refused may be tried again; true if something was.
     bool allow() {
@@ -432,13 +373,14 @@ private:
         for (size_t i = 0; i < older.size(); ++i) {
             Older& o = *older[i];
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
+                extents_.forget(*o.ring);
+                std::lock_guard guard(lock_);
                 o.retired = true;
                 gave_back_.store(true, relaxed);
-                for (uint64_t& pages : o.ring->extent_pages) extents_.fetch_sub(std::exchange(pages, 0) != 0, relaxed);
             }
             gone = gone || o.retired;
         }
-        if (!gone || !take_turn()) return true;
+        if (!gone || !turns.take()) return true;
         std::list<Older> retired;  // they are unmapped after the turn
         {
             std::lock_guard guard(lock_);
@@ -447,7 +389,7 @@ private:
                 if (here->retired) retired.splice(retired.end(), older_, here);
             }
         }
-        give_turn();
+        turns.give();
         while (!retired.empty()) {
             const SlabPlace place = retired.front().ring->slab.place;
             retired.pop_front();
@@ -468,41 +410,26 @@ private:
         return all;
     }
 
-    /// Gives back extents of messages that are let go; true while some have pages.
+    /// Gives back extents; true while some have pages.
     bool give_back_extents() {
-        if (extents_.load(relaxed) == 0) return false;
+        if (extents_.bytes() == 0) return false;
         {
             std::lock_guard guard(lock_);
-            for (Older& older : older_) remove_unused_extents(*older.ring);  // the sender lends none there
+            for (Older& older : older_) give_back_extents(*older.ring);  // the sender lends none there
         }
-        if (!take_turn()) return true;
-        remove_unused_extents(*current_);
-        give_turn();
-        return extents_.load(relaxed) != 0;
+        if (!turns.take()) return true;
+        give_back_extents(*current_);
+        turns.give();
+        return extents_.bytes() != 0;
     }
     /// Of the newest ring in a turn, of older ones from the thread.
-    void remove_unused_extents(RingBuffer& ring) noexcept {
-        if (extents_.load(relaxed) == 0) return;
-        for (uint64_t slot = 0; slot < ring.extent_pages.size(); ++slot)
-            if (ring.extent_pages[slot] != 0 && extent_unused(ring, slot) && !allocator_.tapped(ring.slab)) {
-                allocator_.remove_extent(ring.slab, slot, std::exchange(ring.extent_pages[slot], 0));
-                extents_.fetch_sub(1, relaxed);
-                gave_back_.store(true, relaxed);
-            }
-    }
-    /// Says so in its word, for those who look on.
-    static bool extent_unused(const RingBuffer& ring, uint64_t slot) noexcept {
-        Atomic64& word = ring.slab.extents[slot];
-        const uint64_t w = word.load(relaxed), lap = ring.lap_lent(slot);
-        if (w == 0 || (w & kGone) != 0) return true;
-        if (lap_of(ring.slab.ready[slot].load(acquire)) < lap || ring.held(slot) || !ring.let_go_by_all(slot, lap, Next::writes)) return false;
-        word.store(w | kGone, seq_cst);  // GONE: before the look
-        return true;
+    void give_back_extents(RingBuffer& ring) noexcept {
+        if (extents_.bytes() != 0 && extents_.give_back(ring) != 0) gave_back_.store(true, relaxed);
     }
 
     /// After low load the lane goes on in a smaller ring; true while it is larger than it was at first.
     bool shrink() {
-        if (!take_turn()) return true;
+        if (!turns.take()) return true;
         const Size is{current_->slab.capacity, current_->slab.room};
         const uint64_t now = sys::now_ns(), used = about_used();
         uint64_t loaded_at;
@@ -514,7 +441,7 @@ private:
         }
         const bool larger = policy_.larger(is);
         const Size to = larger ? policy_.shrink(now, loaded_at, used, is) : Size{};
-        give_turn();
+        turns.give();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
             forget(std::move(prepared_));
@@ -523,12 +450,12 @@ private:
         if (!to) return larger || unused;
         try {
             std::unique_ptr<RingBuffer> ring = make(spec_of(to));
-            if (take_turn()) {
-                go_on(std::move(ring), Change::idle);
-                give_turn();
-            } else {
-                forget(std::move(ring));
+            if (turns.take()) {
+                const bool same = current_->slab.capacity == is.slots && current_->slab.room == is.room;
+                if (same) go_on(std::move(ring), Change::idle);
+                turns.give();
             }
+            forget(std::move(ring));
         } catch (const Error& e) {
             refuse(e.what());
         }

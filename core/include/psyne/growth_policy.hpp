@@ -50,7 +50,7 @@ public:
         uint64_t slots = 0, room = 0;
         explicit operator bool() const noexcept { return slots != 0; }
     };
-    /// At `now` `used` slots of a ring of that size are in use; at `loaded` it was nearly full. The size of a smaller one once
+    /// At `now` `used` slots of a ring of that size are in use; at `loaded` it was half full. The size of a smaller one once
     /// it is time, else nothing.
     Size shrink(uint64_t now, uint64_t loaded, uint64_t used, const Size& is) noexcept {
         peak_ = std::max(peak_, used);

@@ -8,7 +8,6 @@
 #pragma once
 
 #include <algorithm>
-#include <functional>
 #include <memory>
 
 #include <psyne/graph.hpp>
@@ -47,7 +46,6 @@ public:
     Slab slab;
     Cursor next;  // the next slot to lend
     std::vector<uint64_t> extent_pages;  // bytes that have pages beside each slot
-    std::function<void()> nearly_full;   // called from claim(), where there is one
 
     RingBuffer(Slab mapped, const Gates& gates) : slab(std::move(mapped)), gates_(gates) {
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab.capacity);
@@ -65,11 +63,10 @@ public:
         free_until_ = position;
     }
 
-    /// May `n` consecutive slots from `next` on, within the lap, be written? Claims them, and some more.
-    bool claim(uint64_t n) {
-        const uint64_t need = next.position + n;
-        return need <= free_until_ || look_ahead(need);
-    }
+    /// May `n` consecutive slots from `next` on, within the lap, be written?
+    bool claimed(uint64_t n) const noexcept { return next.position + n <= free_until_; }
+    /// If they are not yet, claims them, and some more.
+    bool claim(uint64_t n) { return claimed(n) || look_ahead(next.position + n); }
     /// They are lent.
     void lend(uint64_t n, Loan& loan) noexcept {
         loan = {next.position, next.slot, next.lap, n, slab.at(next.slot), 0, this, slab.room};
@@ -80,6 +77,13 @@ public:
         skipped_.store(true, relaxed);
         for (; next.slot != 0; next.advance(slab.capacity))
             slab.ready[next.slot].store(word(next.lap, Ready::skip), release);  // PUBLISH
+    }
+    /// Is the message half a ring ago let go, so that as much is free?
+    bool let_go_half() const noexcept {
+        const uint64_t half = slab.capacity / 2;
+        if (next.position - slab.first < half) return true;
+        const bool here = next.slot >= half;  // in this lap
+        return let_go_by_all(here ? next.slot - half : next.slot + slab.capacity - half, here ? next.lap : next.lap - 1, Next::writes);
     }
     /// Consecutive slots that are left in this lap.
     uint64_t rest_of_lap() const noexcept { return slab.capacity - next.slot; }
@@ -222,10 +226,7 @@ private:
             slab.header->claim.store(free_until_, release);  // CLAIM: before the first byte, for those who look on
             full_fence();
         }
-        if (need > free_until_) return false;
-        if (c.position < most && nearly_full) [[unlikely]]
-            nearly_full();
-        return true;
+        return need <= free_until_;
     }
 
     /// Tells taps how many of the positions that a claim up to `until` leaves behind have no message. They are settled.

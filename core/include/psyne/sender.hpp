@@ -75,7 +75,7 @@ public:
     /// Takes `n` consecutive slots to write; false while they are not let go by all stages. `bytes`: of one message that may
     /// be longer than a slot.
     bool try_loan(uint64_t n, Loan& loan, uint64_t bytes = 0) {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         if (registry.file.header().graph.load(relaxed) != graph_) [[unlikely]]
             look_at_graph();
         RingBuffer* r = &ring();
@@ -87,8 +87,9 @@ public:
             if (!begin_lap(n)) return false;
             r = &ring();
         }
-        if (!r->claim(n)) [[unlikely]] {
-            if (!grow(n) || !(r = &ring())->claim(n)) return false;
+        if (!r->claimed(n)) [[unlikely]] {
+            if (!claim(n)) return false;
+            r = &ring();
         }
         r->lend(n, loan);
         if (!r->slab.extents || dynamic_->settle_in(loan, bytes)) [[likely]]
@@ -198,22 +199,23 @@ public:
 
     /// Of the next `n` slots the first that is not free was let go by all stages: only own arrays still use it.
     bool blocked_by_own_view(uint64_t n) const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         return ring().blocked_by_own_view(n) && (!dynamic_ || !dynamic_->may_grow());
     }
 
     /// Consecutive slots that are left in this lap.
     uint64_t rest_of_lap() const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         return ring().rest_of_lap();
     }
 
     /// Why the ring is full, for people.
     std::string why_full() const {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         const std::string limit = dynamic_ && !dynamic_->may_grow() ? "; it cannot grow: " + dynamic_->refused() : "";
         const RingBuffer& r = ring();
         const Cursor& next = r.next;
+        if (!limit.empty() && r.free_run(next, 1) == 1) return "a slot is free, but there is no memory for a message of this length" + limit;
         for (uint32_t s = 0; s < kMaxStages; ++s) {
             const Gate gate = gates_.gate(s, r.slab);
             if (!gate.row) continue;
@@ -291,8 +293,6 @@ public:
     }
 
 private:
-    using Turn = DynamicRingBuffer::Turn;
-
     Gates gates_;
     std::unique_ptr<DynamicRingBuffer> dynamic_;  // or
     std::unique_ptr<SlabAllocator> fixed_slab_;
@@ -350,6 +350,7 @@ private:
         return (as & kRefused) == 0;
     }
 
+    Turns* turns() const noexcept { return dynamic_ ? &dynamic_->turns : nullptr; }
     /// The ring that is lent from.
     RingBuffer& ring() const noexcept { return dynamic_ ? dynamic_->current() : *fixed_; }
     template <class F>
@@ -369,6 +370,12 @@ private:
         wake_receivers();
         return true;
     }
+    /// Some more slots, in this ring or in another one.
+    [[gnu::noinline]] bool claim(uint64_t n) {
+        if (!ring().claim(n) && !(grow(n) && ring().claim(n))) return false;
+        if (dynamic_) dynamic_->look_ahead();
+        return true;
+    }
     /// A message is longer than a slot, or a batch than the ring.
     [[gnu::noinline, gnu::cold]] bool make_fit(uint64_t n, uint64_t bytes) {
         if (!dynamic_) return false;
@@ -377,7 +384,7 @@ private:
     }
     /// Names what could be lent; 0: nothing.
     uint64_t peek(uint64_t n, uint64_t bytes = 0) const noexcept {
-        const Turn turn(dynamic_.get());
+        const Turn turn(turns());
         const RingBuffer& r = ring();
         if (bytes > r.slab.room) return 0;  // it waits for memory, and nobody wakes for that
         const uint64_t k = std::min(n, r.rest_of_lap());
@@ -386,8 +393,8 @@ private:
 
     /// Pinned slots become SKIP, which needs no turn: another thread may be in its own.
     bool give_back(const Loan& loan, uint64_t n, bool pinned) noexcept {
-        const Turn turn(pinned ? nullptr : dynamic_.get());
-        if (dynamic_) dynamic_->leave_extent(loan);
+        const Turn turn(pinned ? nullptr : turns());
+        if (dynamic_) Extents::leave(loan);
         return loan.ring->give_back(loan, n, pinned);
     }
 

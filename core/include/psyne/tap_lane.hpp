@@ -84,7 +84,7 @@ struct TapLane : LaneReader {
 
     /// Begins where `former` has ended, or was retired, and counts what it did not see. False: that is not known yet.
     bool come_from(const TapLane& former) noexcept {
-        const uint64_t then = former.slab.header->skips_before.load(acquire), now = slab.header->skips_before.load(acquire);
+        const uint64_t then = former.slab.header->skips_before.load(acquire), now = slab.header->skips_before.load(acquire);  // SETTLE SKIPS
         const bool walked = former.closed_here() && slab.first == former.slab.end();  // numbers have gaps
         if (!walked && (then == 0 || now == 0)) return false;
         missed = former.missed;
