@@ -168,7 +168,7 @@ def in_turn(kind: str, messages: int) -> None:
     grow: Figures = {} if kind == "fixed" else {"full": "grow"}
     view: Any = memoryview(np.zeros(WORDS, "u8"))  # type: ignore[arg-type]
     with (
-        psyne.sender(f"memory://{kind}", Words, pattern="spsc", capacity=64, wait="spin", **grow) as out,
+        psyne.sender(f"memory://{kind}", Words, pattern="spsc", wait="spin", **grow) as out,
         psyne.receiver(f"memory://{kind}", Words, wait="spin") as source,
     ):
         for _ in range(messages):
