@@ -60,8 +60,8 @@ def _panel(panel: Panel, seconds: Sequence[float], top: float) -> list[str]:
     right = LEFT + WIDTH
     for curve in reversed(panel.curves):
         parts.append(f'<path stroke="{curve.colour}" d="{_steps(curve, seconds, top, most)}"/>')
-        name = f'<text x="{right}" y="{top - 6:.0f}" text-anchor="end" style="fill:{curve.colour}">{escape(curve.name)}</text>'
-        parts.append(name)
+        place = f'x="{right}" y="{top - 6:.0f}" text-anchor="end" style="fill:{curve.colour}"'
+        parts.append(f"<text {place}>{escape(curve.name)}</text>")
         right -= 20 + 6 * len(curve.name)
     return parts
 

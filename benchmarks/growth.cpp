@@ -12,7 +12,7 @@ using namespace psyne;
 
 namespace {
 
-constexpr uint64_t kBytes = 64, kCapacity = 64;
+constexpr uint64_t kBytes = 64, kCapacity = 4096;  // the default for such messages
 
 SenderOptions options_for(const std::string& kind) {
     SenderOptions o{payload_stride(kBytes, 8, 0), kCapacity, {}, Spinner::Mode::spin, {}};

@@ -1,6 +1,7 @@
 """Rings that grow and shrink: what they keep of the memory that they needed, and for how long.
 
-    python benchmarks/growth.py [--json FILE] [--only bursts|sizes] [--cores A B] [--cycles N] [--messages N] [--plot SVG]
+    python benchmarks/growth.py [--json FILE] [--only bursts|sizes] [--cores A B] [--cycles N] [--messages N]
+                                [--plot SVG]
 
 A sender and a receiver, two pinned processes; a third one looks at the files of the channel: st_blocks counts the pages
 that they have. `bursts`: a steady load of 1 KiB messages, and bursts of 100 times that load for 10 ms, for which the
@@ -15,6 +16,7 @@ import os
 import random
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +96,8 @@ def watched(processes: list[Any], every: float, look: Callable[[], None]) -> lis
 
 
 # ---------------------------------------------------------------------------------------------------- bursts
-# The board: a row for each cycle, of the sender: when its burst began and ended, and how much it had sent by then. Row 0
-# is what stands there now: sent, capacity, resident (as the sender says); of the receiver: received.
+# The board: a row for each cycle, of the sender: when its burst began and ended, and how much it had sent by then.
+# Row 0 is what stands there now: sent, capacity, resident (as the sender says), and 1 + received of the receiver.
 
 
 def burst_sender(cycles: int) -> Figures:
@@ -117,7 +119,7 @@ def burst_sender(cycles: int) -> Figures:
                 out.send(payload)
                 sent += 1
                 shared[0, 0] = sent
-                due += pause
+                due = due + pause if pause < 1e-4 else max(due + pause, time.perf_counter())  # no burst by itself
                 if pause > 1e-4 or sent % 64 == 0:
                     seen = out.statistics()
                     shared[0, 1], shared[0, 2] = seen.capacity, seen.resident
@@ -163,20 +165,9 @@ def bursts(cores: list[int], cycles: int, plot: Path | None) -> Figures:
     def look() -> None:
         sent, capacity, said, received = shared[0].tolist()
         if sent:
-            try:
-                samples.append(
-                    (
-                        time.monotonic_ns(),
-                        sent,
-                        received - 1,
-                        capacity,
-                        said,
-                        resident("bursts"),
-                        mapped(processes[1].pid),
-                    )
-                )
-            except FileNotFoundError:  # it has ended
-                pass
+            with suppress(FileNotFoundError):  # it has ended
+                memory = (resident("bursts"), mapped(processes[1].pid))
+                samples.append((time.monotonic_ns(), sent, received - 1, capacity, said, *memory))
 
     sender, receiver = watched(processes, 0.002, look)
     expect(receiver["received"], sender["sent"], "messages received")
@@ -210,7 +201,7 @@ def back(seen: Any, shared: Any, column: int) -> Figures:
         until = int(shared[cycle + 1, 0]) if cycle + 1 < len(shared) else ended + int(WITHIN * 1e9)
         after = seen[(seen[:, 0] >= ended) & (seen[:, 0] < until)]
         above = np.flatnonzero(after[:, column] > (1 + BACK) * first)
-        if len(above) == len(after) or above.size and above[-1] + 1 >= len(after):
+        if len(above) == len(after) or (above.size and above[-1] + 1 >= len(after)):
             took.append(float("inf"))
         else:
             took.append((after[above[-1] + 1, 0] - ended) / 1e9 if above.size else 0.0)
@@ -349,6 +340,25 @@ def most_alive(shared: Any, times: Any, window: int = 1_000_000_000) -> Any:
 # ---------------------------------------------------------------------------------------------------- all of it
 
 
+def report(figures: Figures) -> None:
+    if "bursts" in figures:
+        f = figures["bursts"]
+        print(f"{f['cycles']} bursts of {f['load_of_bursts']:,} messages/s; lost {f['lost']} of {f['messages']:,}")
+        print(f"grown {f['grown']}, shrunk {f['shrunk']} times; resident at most {f['most_resident'] / 1024:,.0f} KiB")
+        for name, one in f["back"].items():
+            print(
+                f"back within {BACK:.0%} of {one['first'] / 1024:5,.0f} KiB ({name}): {one['in_time']} of {one['of']} "
+                f"in {WITHIN} s; p50 {one['seconds_p50']:.3f} s, worst {one['seconds_worst']:.3f} s"
+            )
+    if "sizes" in figures:
+        f = figures["sizes"]
+        print(f"{f['messages']} sizes, {f['bytes'] / 1e9:.2f} GB; grown {f['grown']}, shrunk {f['shrunk']} times")
+        print(
+            f"resident over {MEMORY:g} x the most alive + 1 MiB in {f['over']} of {f['samples']} samples; at worst "
+            f"{f['worst']:.2f} of it ({f['worst_resident'] / 1e6:.1f} MB, alive {f['worst_alive'] / 1e6:.1f} MB)"
+        )
+
+
 def main() -> None:
     def more(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--only", choices=("bursts", "sizes"), help="one part")
@@ -360,27 +370,10 @@ def main() -> None:
     figures: Figures = {}
     with private_channels():
         if chosen.only in (None, "bursts"):
-            figures["bursts"] = b = bursts(chosen.cores, chosen.cycles, chosen.plot)
-            print(
-                f"bursts: {b['cycles']} of {b['load_of_bursts']:,} messages a second; lost: {b['lost']} of {b['messages']:,}"
-            )
-            print(
-                f"grown {b['grown']}, shrunk {b['shrunk']} times; resident at most {b['most_resident'] / 1024:,.0f} KiB"
-            )
-            for name, one in b["back"].items():
-                print(
-                    f"back within {BACK:.0%} of {one['first'] / 1024:5,.0f} KiB ({name}): {one['in_time']} of {one['of']} in "
-                    f"{WITHIN} s; p50 {one['seconds_p50']:.3f} s, worst {one['seconds_worst']:.3f} s"
-                )
+            figures["bursts"] = bursts(chosen.cores, chosen.cycles, chosen.plot)
         if chosen.only in (None, "sizes"):
-            figures["sizes"] = s = sizes(chosen.cores, chosen.messages)
-            print(
-                f"sizes: {s['messages']} messages, {s['bytes'] / 1e9:.2f} GB; grown {s['grown']}, shrunk {s['shrunk']}"
-            )
-            print(
-                f"resident over {MEMORY:g} x the most alive + 1 MiB in {s['over']} of {s['samples']} samples; at worst "
-                f"{s['worst']:.2f} of it ({s['worst_resident'] / 1e6:.1f} MB, alive {s['worst_alive'] / 1e6:.1f} MB)"
-            )
+            figures["sizes"] = sizes(chosen.cores, chosen.messages)
+    report(figures)
     write(chosen.json, {"machine": machine(chosen.cores), "figures": figures})
 
 

@@ -2,10 +2,11 @@
 
     python benchmarks/growth_cost.py [--json FILE] [--only latency|instructions|one_loan] [--rounds N] [--cores A B]
 
-`latency`: a sender and a receiver, two pinned processes; the reader pauses while 1024 messages are sent. In one channel
-the ring of 64 slots has to grow for them, the other one has room from the start. The time of a message is what its send()
-took and what its receive() took. `instructions`: growth.cpp under callgrind, a ring that may grow beside a fixed one,
-both never full; in Python the same. `one_loan`: a message larger than any before, until its receiver has it, beside memcpy.
+`latency`: a sender and a receiver, two pinned processes; the reader pauses while 1024 messages are sent. In one
+channel the ring of 64 slots has to grow for them, the other one has room from the start. The time of a message is what
+its send() took and what its receive() took. `instructions`: growth.cpp under callgrind, a ring that may grow beside a
+fixed one, both never full; in Python the same. `one_loan`: a message larger than any before, until its receiver has it,
+beside a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 from shutil import which
 from typing import Any
@@ -118,9 +120,8 @@ def latency_receiver(phases: int) -> Figures:
 def latency(cores: list[int], phases: int) -> Figures:
     arguments = {"phases": phases}
     sender, _ = run_roles(__file__, ("latency_sender", cores[0], arguments), ("latency_receiver", cores[1], arguments))
-    took = board("latency", 1 + 2 * phases * MESSAGES)[1:, :2].reshape(phases, 2, MESSAGES, 2)[
-        1:
-    ]  # not the first phase
+    rows = board("latency", 1 + 2 * phases * MESSAGES)[1:, :2]
+    took = rows.reshape(phases, 2, MESSAGES, 2)[1:]  # not the first phase
     figures: Figures = {"grown_per_phase": round(sender["grown"] / phases, 2)}
     for index, name in enumerate(CHANNELS):
         sends, receives = took[:, index, :, 0], took[:, index, :, 1]
@@ -149,7 +150,9 @@ def counted(command: list[str], directory: Path) -> int:
     """Instructions of the main thread of a whole run."""
     out = directory / "callgrind"
     tool = ["valgrind", "-q", "--tool=callgrind", f"--callgrind-out-file={out}"]
-    subprocess.run([*tool, *command], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    same = {**os.environ, "PYTHONHASHSEED": "0"}
+    nothing = subprocess.DEVNULL
+    subprocess.run([*tool, *command], check=True, env=same, stdout=nothing, stderr=nothing)
     totals = [line for line in out.read_text().splitlines() if line.startswith(("summary:", "totals:"))]
     return int(totals[0].split()[1])
 
@@ -163,9 +166,9 @@ def per_message(command: list[str], directory: Path, messages: int) -> float:
 def in_turn(kind: str, messages: int) -> None:
     """Both ends in Python, as growth.cpp."""
     grow: Figures = {} if kind == "fixed" else {"full": "grow"}
-    view = memoryview(np.zeros(WORDS, "u8"))
+    view: Any = memoryview(np.zeros(WORDS, "u8"))  # type: ignore[arg-type]
     with (
-        psyne.sender(f"memory://{kind}", Words, pattern="spsc", capacity=64, wait="spin", **grow) as out,
+        psyne.sender(f"memory://{kind}", Words, pattern="spsc", wait="spin", **grow) as out,
         psyne.receiver(f"memory://{kind}", Words, wait="spin") as source,
     ):
         for _ in range(messages):
@@ -178,7 +181,7 @@ def instructions(rounds: int) -> Figures:
         directory = Path(there)
         program = build(directory)
         channels = os.environ["PSYNE_DIR"]
-        cases = {kind: lambda kind=kind: run_bare(program, channels, kind, 1_000_000) for kind in KINDS}  # type: ignore[misc]
+        cases: dict[str, Any] = {kind: partial(run_bare, program, channels, kind, 1_000_000) for kind in KINDS}
         times = interleaved(rounds, cases)
         figures: Figures = {
             "ns": {kind: median_of(one)["ns"] for kind, one in times.items()},
@@ -189,7 +192,7 @@ def instructions(rounds: int) -> Figures:
                 kind: per_message([str(program), channels, kind], directory, 20_000) for kind in KINDS
             }
             script = [sys.executable, __file__, "--in-turn"]
-            figures["in_python"] = {kind: per_message([*script, kind], directory, 2000) for kind in KINDS[:2]}
+            figures["in_python"] = {kind: per_message([*script, kind], directory, 20_000) for kind in KINDS[:2]}
             for name in ("instructions", "in_python"):
                 counts = figures[name]
                 figures[f"{name}_ratio"] = {
@@ -205,7 +208,7 @@ def loan_sender(size: int) -> Figures:
     now = time.perf_counter_ns
     shared = board("loan", 1)
     source = np.arange(size, dtype="u1")
-    warm = np.zeros(size, "u1")
+    warm = np.ones(size, "u1")
     began = now()
     np.copyto(warm, source)
     copied = now() - began
@@ -247,7 +250,7 @@ def one_loan(cores: list[int], rounds: int) -> Figures:
         board("loan", 1)[:] = 0
         return run_roles(__file__, ("loan_sender", cores[0], arguments), ("loan_receiver", cores[1], arguments))[0]
 
-    times = interleaved(rounds, {str(size): lambda size=size: case(size) for size in SIZES})  # type: ignore[misc]
+    times = interleaved(rounds, {str(size): partial(case, size) for size in SIZES})
     return {size: median_of(one) for size, one in times.items()}
 
 
@@ -298,7 +301,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--in-turn"]:
         in_turn(sys.argv[2], int(sys.argv[3]))
         sys.exit(0)
-    play_role(
-        {role.__name__: role for role in (latency_sender, latency_receiver, loan_sender, loan_receiver)}  # type: ignore[arg-type]
-    )
+    play_role({role.__name__: role for role in (latency_sender, latency_receiver, loan_sender, loan_receiver)})
     main()

@@ -110,9 +110,10 @@ public:
     /// Where a message of `bytes` bytes goes, which is more than a slot has room for.
     enum class Where { extent, larger_slots, nowhere };
     Where place(uint64_t bytes) {
-        const RingBuffer& ring = *current_;
+        RingBuffer& ring = *current_;
         const uint64_t extent = ring.slab.extent_stride();
         if (bytes > extent) return Where::nowhere;
+        give_back_extents(ring);  // one who lends long messages without a break leaves the thread no turn
         const uint64_t room = std::min(policy_.longer_slots(ring.slab.room, bytes), extent);
         if (room == 0) return Where::extent;
         const Change why = bytes > GrowthPolicy::kExtentFrom * ring.slab.room ? Change::long_messages : Change::long_message;
@@ -209,7 +210,7 @@ private:
     uint64_t refused_at_ = 0, grown_ = 0, shrunk_ = 0;
     std::string refused_, why_;
     std::thread thread_;
-    bool gave_back_ = false;  // of the thread: memory, since it last looked
+    std::atomic<bool> gave_back_{false};  // memory, since the thread last looked
 
     [[gnu::noinline, gnu::cold]] bool settle_beside(Loan& loan, uint64_t bytes) {
         try {
@@ -316,7 +317,7 @@ private:
             guard.unlock();
             bool wakes = prepare();
             const bool more = retire() | give_back_extents() | shrink();
-            if (std::exchange(gave_back_, false)) wakes |= allow();  // within the budget again, perhaps
+            if (gave_back_.exchange(false, relaxed)) wakes |= allow();  // within the budget again, perhaps
             if (wakes) wake_();
             const auto pause = std::chrono::nanoseconds(std::clamp(growth_.shrink_after / 8, kShortestLook, kLongestLook));
             guard.lock();
@@ -374,7 +375,8 @@ private:
             if (!o.retired && slabs[i + 1]->header->skips_before.load(seq_cst) != 0 && let_go(o) && allocator_.retire(*slabs[i])) {
                 extents_.forget(*o.ring);
                 std::lock_guard guard(lock_);
-                o.retired = gave_back_ = true;
+                o.retired = true;
+                gave_back_.store(true, relaxed);
             }
             gone = gone || o.retired;
         }
@@ -411,10 +413,18 @@ private:
     /// Gives back extents; true while some have pages.
     bool give_back_extents() {
         if (extents_.bytes() == 0) return false;
+        {
+            std::lock_guard guard(lock_);
+            for (Older& older : older_) give_back_extents(*older.ring);  // the sender lends none there
+        }
         if (!turns.take()) return true;
-        each([&](RingBuffer& ring) { gave_back_ = extents_.give_back(ring) != 0 || gave_back_; });
+        give_back_extents(*current_);
         turns.give();
         return extents_.bytes() != 0;
+    }
+    /// Of the newest ring in a turn, of older ones from the thread.
+    void give_back_extents(RingBuffer& ring) noexcept {
+        if (extents_.bytes() != 0 && extents_.give_back(ring) != 0) gave_back_.store(true, relaxed);
     }
 
     /// After low load the lane goes on in a smaller ring; true while it is larger than it was at first.

@@ -3,8 +3,8 @@
 //   slab      │ slot 0 │ slot 1 │ slot 2 │ …      the word of slot 1 in the column of extents: how many bytes
 //   extents   │        │▓▓▓▓▓▓▓▓▓▓▓▓ · · │ …      sparse; the extent of slot 1, its room as large as the longest message
 //
-// Only who has the turn (turn.hpp) changes which pages there are. A tap may copy from pages that nobody else needs: their
-// word is marked as gone before the look whether one does, and then they are kept for a while.
+// Which pages there are changes who has the turn (turn.hpp); in older rings, the thread. A tap may copy from pages that
+// nobody else needs: their word is marked as gone before the look whether one does, and then they are kept for a while.
 #pragma once
 
 #include <psyne/ring_buffer.hpp>
