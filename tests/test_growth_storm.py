@@ -122,6 +122,9 @@ def storm(directory: Path, kills: int, seed: int) -> tuple[dict[str, int], int, 
         for role in ("change", "work"):
             s.stop(role)
             assert sum(s.results(role)) == 0, "torn, or a view changed"
+        for child, role in s.children.items():
+            if role != "sender":
+                child.run("rx.close()")
         counters = _native.counters(watcher.rx)
         assert counters is not None
         sent = s.logs("sender")
