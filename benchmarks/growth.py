@@ -195,12 +195,14 @@ def burst_rates(shared: Any, seen: Any) -> Any:
 def back(seen: Any, shared: Any, column: int) -> Figures:
     """In how many cycles a memory was again what it was at first, in time and to stay; and after how long."""
     first = int(np.median(seen[seen[:, 0] < shared[1, 0], column]))
-    took = []
+    took, kept_up = [], []
     for cycle in range(1, len(shared)):
         ended = int(shared[cycle, 1])
         until = int(shared[cycle + 1, 0]) if cycle + 1 < len(shared) else ended + int(WITHIN * 1e9)
         after = seen[(seen[:, 0] >= ended) & (seen[:, 0] < until)]
         above = np.flatnonzero(after[:, column] > (1 + BACK) * first)
+        late = after[after[:, 0] > ended + SHRINK_AFTER * 1e9]
+        kept_up.append((late[:, 1] - late[:, 2]).max(initial=0) <= 32)  # half of the first ring
         if len(above) == len(after) or (above.size and above[-1] + 1 >= len(after)):
             took.append(float("inf"))
         else:
@@ -210,6 +212,8 @@ def back(seen: Any, shared: Any, column: int) -> Figures:
         "first": first,
         "in_time": int((times <= WITHIN).sum()),
         "of": len(took),
+        "in_time_and_kept_up": int(((times <= WITHIN) & kept_up).sum()),
+        "kept_up": int(np.sum(kept_up)),
         "seconds_p50": round(float(np.median(times)), 4),
         "seconds_worst": round(float(times.max()), 4),
     }
@@ -348,7 +352,8 @@ def report(figures: Figures) -> None:
         for name, one in f["back"].items():
             print(
                 f"back within {BACK:.0%} of {one['first'] / 1024:5,.0f} KiB ({name}): {one['in_time']} of {one['of']} "
-                f"in {WITHIN} s; p50 {one['seconds_p50']:.3f} s, worst {one['seconds_worst']:.3f} s"
+                f"in {WITHIN} s, {one['in_time_and_kept_up']} of {one['kept_up']} where the receiver kept up; "
+                f"p50 {one['seconds_p50']:.3f} s, worst {one['seconds_worst']:.3f} s"
             )
     if "sizes" in figures:
         f = figures["sizes"]
