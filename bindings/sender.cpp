@@ -8,7 +8,7 @@ namespace {
 
 constexpr uint64_t kAllSent = ~0ull;
 
-void fill(MessageObject* m, PyObject* self, SenderEnd& e, const Kind& kind, const Loan& loan) {
+void fill(MessageObject* m, PyObject* self, const Kind& kind, const Loan& loan) {
     m->end = Py_NewRef(self);
     m->at = place_of(kind, loan);
     m->count = loan.count;
@@ -70,7 +70,7 @@ PyObject* loan_slots(PyObject* self, const Kind* kind, uint64_t n, bool batch, u
         Py_DECREF(m);
         return nullptr;
     } else {
-        fill(m, self, e, *kind, loan);
+        fill(m, self, *kind, loan);
     }
     if (dims) {
         Dims d = *dims;
