@@ -25,6 +25,7 @@ struct JoinStorm {
     void send(uint64_t me, Random& random) {
         Sender& tx = *senders[me];
         for (uint64_t i = 0; i < each;) {
+            while (i > each / 2 && joined <= 3) std::this_thread::yield();  // all four have come, however slow they are
             const uint64_t n = std::min(1 + pick(random, 4), each - i);
             Loan loan, other;
             CHECK(tx.loan(n, loan, kForever, keep_going) == Wait::ready);

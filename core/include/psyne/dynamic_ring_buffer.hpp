@@ -316,12 +316,12 @@ private:
             nudged_ = false;
             guard.unlock();
             bool wakes = prepare();
-            const bool more = retire() | give_back_extents() | shrink();
+            const bool older = retire(), extents = give_back_extents(), larger = shrink();
             if (gave_back_.exchange(false, relaxed)) wakes |= allow();  // within the budget again, perhaps
             if (wakes) wake_();
             const auto pause = std::chrono::nanoseconds(std::clamp(growth_.shrink_after / 8, kShortestLook, kLongestLook));
             guard.lock();
-            if (more)
+            if (older || extents || larger)
                 bell_.wait_for(guard, pause, [&] { return stopping_ || wish_; });
             else
                 bell_.wait(guard, called);
