@@ -5,7 +5,7 @@
 `latency`: a sender and a receiver, two pinned processes; the reader pauses while 1024 messages are sent. In one
 channel the ring of 64 slots has to grow for them, the other one has room from the start. The time of a message is what
 its send() took and what its receive() took. `instructions`: growth.cpp under callgrind, a ring that may grow beside a
-fixed one, both never full; in Python the same. `one_loan`: a message larger than any before, until its receiver has it,
+fixed one, both never full. `one_loan`: a message larger than any before, until its receiver has it,
 beside a copy.
 """
 
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from functools import partial
@@ -163,19 +162,6 @@ def per_message(command: list[str], directory: Path, messages: int) -> float:
     return (twice - once) / messages
 
 
-def in_turn(kind: str, messages: int) -> None:
-    """Both ends in Python, as growth.cpp."""
-    grow: Figures = {} if kind == "fixed" else {"full": "grow"}
-    view: Any = memoryview(np.zeros(WORDS, "u8"))  # type: ignore[arg-type]
-    with (
-        psyne.sender(f"memory://{kind}", Words, pattern="spsc", wait="spin", **grow) as out,
-        psyne.receiver(f"memory://{kind}", Words, wait="spin") as source,
-    ):
-        for _ in range(messages):
-            out.send(view)
-            source.receive().release()
-
-
 def instructions(rounds: int) -> Figures:
     with tempfile.TemporaryDirectory() as there:
         directory = Path(there)
@@ -191,13 +177,10 @@ def instructions(rounds: int) -> Figures:
             figures["instructions"] = {
                 kind: per_message([str(program), channels, kind], directory, 20_000) for kind in KINDS
             }
-            script = [sys.executable, __file__, "--in-turn"]
-            figures["in_python"] = {kind: per_message([*script, kind], directory, 20_000) for kind in KINDS[:2]}
-            for name in ("instructions", "in_python"):
-                counts = figures[name]
-                figures[f"{name}_ratio"] = {
-                    kind: round(counts[kind] / counts["fixed"], 4) for kind in counts if kind != "fixed"
-                }
+            counts = figures["instructions"]
+            figures["instructions_ratio"] = {
+                kind: round(counts[kind] / counts["fixed"], 4) for kind in counts if kind != "fixed"
+            }
         return figures
 
 
@@ -270,10 +253,9 @@ def report(figures: Figures) -> None:
         f = figures["instructions"]
         for kind in KINDS:
             text = f"{kind:10}{f['ns'][kind]:8.1f} ns" + (f" ({f['ns_ratio'][kind]:.3f}x)" if kind != "fixed" else "")
-            for name in ("instructions", "in_python"):
-                if kind in f.get(name, {}):
-                    share = f"{f[name + '_ratio'][kind]:.3f}x of {TARGET_INSTRUCTIONS}" if kind != "fixed" else ""
-                    text += f"   {name} {f[name][kind]:9.1f} {share}"
+            if kind in f.get("instructions", {}):
+                share = f"{f['instructions_ratio'][kind]:.3f}x of {TARGET_INSTRUCTIONS}" if kind != "fixed" else ""
+                text += f"   instructions {f['instructions'][kind]:9.1f} {share}"
             print(text)
     for size, one in figures.get("one_loan", {}).items():
         print(f"{int(size) / 1e6:5.0f} MB, ms: " + "  ".join(f"{name} {ns / 1e6:.2f}" for name, ns in one.items()))
@@ -298,8 +280,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--in-turn"]:
-        in_turn(sys.argv[2], int(sys.argv[3]))
-        sys.exit(0)
     play_role({role.__name__: role for role in (latency_sender, latency_receiver, loan_sender, loan_receiver)})
     main()
