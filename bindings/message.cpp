@@ -51,8 +51,8 @@ void settled(PyObject* end) {
         e.closed ? close_now(e) : keep_level(e);
 }
 
-void hold_slots(SenderEnd&, const Loan& loan, uint64_t n) {
-    for (uint64_t i = 0; i < n; ++i) loan.ring->hold(loan.slot + i);
+void hold_slots(const Loan& loan) {
+    for (uint64_t i = 0; i < loan.count; ++i) loan.ring->hold(loan.slot + i);
 }
 
 void unhold_slots(SenderEnd& e, const Loan& loan) {
@@ -87,7 +87,7 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
         case Hold::Kind::loan: {
             SenderEnd& e = sender_end(m->end);
             if (live) {
-                hold_slots(e, h.loan, h.loan.count);
+                hold_slots(h.loan);
                 m->lease->hold = h;
                 m->lease->hold.kind = Hold::Kind::sent;
             }

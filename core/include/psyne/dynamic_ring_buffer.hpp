@@ -69,10 +69,6 @@ public:
         thread_.join();
         forget(std::move(prepared_));
     }
-    /// In a forked child, where the thread is not.
-    void abandon() noexcept {
-        if (thread_.joinable()) new std::thread(std::move(thread_));  // never destroyed: it cannot be joined
-    }
 
     /// Who has it may change the chain and the newest ring.
     Turns turns;

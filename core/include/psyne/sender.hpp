@@ -58,9 +58,7 @@ public:
         if (dynamic_) dynamic_->start();
     }
     ~Sender() {
-        if (!dynamic_ || registry.file.fd()) return;
-        dynamic_->abandon();  // a forked child: its thread and its locks are the parent's
-        (void)dynamic_.release();
+        if (!registry.file.fd()) (void)dynamic_.release();  // a forked child: its thread and its locks are the parent's
     }
 
     // Of the newest ring, from any thread.
@@ -179,12 +177,6 @@ public:
     uint64_t held() const noexcept {
         uint64_t sum = 0;
         each_ring([&](const RingBuffer& r) { sum += r.held(); });
-        return sum;
-    }
-    /// Slots of all rings.
-    uint64_t slots() const noexcept {
-        uint64_t sum = 0;
-        each_ring([&](const RingBuffer& r) { sum += r.slab.capacity; });
         return sum;
     }
     /// How often it grew, and why it changed last. Cheaper than all that growth() says.
