@@ -429,14 +429,15 @@ private:
         const Size is{current_->slab.capacity, current_->slab.room};
         const uint64_t now = sys::now_ns(), used = about_used();
         uint64_t loaded_at;
-        bool unused;  // a larger ring was prepared
+        bool unused, places;  // a larger ring was prepared; a lane has places for rings that are not read, too
         {
             std::lock_guard guard(lock_);
             loaded_at = loaded_at_;
             unused = prepared_ != nullptr;
+            places = older_.size() < kMaxSlabs / 2;  // the other half is for growing
         }
         const bool larger = policy_.larger(is);
-        const Size to = larger ? policy_.shrink(now, loaded_at, used, is) : Size{};
+        const Size to = larger && places ? policy_.shrink(now, loaded_at, used, is) : Size{};
         turns.give();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
