@@ -429,22 +429,22 @@ private:
         const Size is{current_->slab.capacity, current_->slab.room};
         const uint64_t now = sys::now_ns(), used = about_used();
         uint64_t loaded_at;
-        bool unused, places;  // a larger ring was prepared; a lane has places for rings that are not read, too
+        bool prepared, unused;  // a larger ring; it is not needed
         {
             std::lock_guard guard(lock_);
             loaded_at = loaded_at_;
-            unused = prepared_ != nullptr;
-            places = older_.size() < kMaxSlabs / 2;  // the other half is for growing
+            prepared = prepared_ != nullptr;
+            unused = prepared && current_->let_go_half();  // else whoever waits for it finds none, again and again
         }
         const bool larger = policy_.larger(is);
-        const Size to = larger && places ? policy_.shrink(now, loaded_at, used, is) : Size{};
+        const Size to = larger && older_taken() ? policy_.shrink(now, loaded_at, used, is) : Size{};
         turns.give();
         if (unused && now - loaded_at > growth_.shrink_after) {
             std::lock_guard guard(lock_);
             forget(std::move(prepared_));
-            unused = false;
+            prepared = false;
         }
-        if (!to) return larger || unused;
+        if (!to) return larger || prepared;
         try {
             std::unique_ptr<RingBuffer> ring = make(spec_of(to));
             if (turns.take()) {
@@ -455,6 +455,18 @@ private:
             forget(std::move(ring));
         } catch (const Error& e) {
             refuse(e.what());
+        }
+        return true;
+    }
+    /// Every stage has come to the end of the older rings. Else it is no low load, and a ring that becomes smaller again and
+    /// again, however slowly it is filled, would use up the places of the lane. In a turn.
+    bool older_taken() const noexcept {
+        std::lock_guard guard(lock_);
+        for (auto older = older_.rbegin(); older != older_.rend(); ++older) {
+            const RingBuffer& ring = *older->ring;
+            if (older->retired) return true;
+            if (ring.next.position == ring.slab.first) continue;
+            return ring.last_taken_by_all();
         }
         return true;
     }

@@ -185,6 +185,18 @@ public:
         each_lent([&](const Cursor& c) { all = all && (!published(c) || let_go_by_all(c.slot, c.lap, Next::reads)); });
         return all;
     }
+    /// Every stage has taken the message that was lent last, and so all before it. One was lent.
+    bool last_taken_by_all() const noexcept {
+        const Cursor c = Cursor::at(next.position - 1, slab.first, slab.capacity);
+        for (const Atomic64* row : declared_)
+            if (lap_of(row[c.slot].load(acquire)) < c.lap) return false;
+        bool all = true;
+        each_bit(gates_.added.load(relaxed), [&](uint32_t s) {
+            const Gate gate = gates_.gate(s, slab);
+            all = all && (!gate.row || lap_of(gate.word(c.slot)) >= c.lap || gate.let_go(slab, c.slot, c.lap, Next::reads));
+        });
+        return all;
+    }
     /// Slots that somebody still has to read, or holds; own views count.
     uint64_t occupied() const noexcept {
         uint64_t left = 0;
