@@ -68,11 +68,20 @@ bool End::refuse() {
     if (forked())
         raise("ForkedError", "this end of " + address + " belongs to the parent process; open one of its own in the child (of an "
                              "anonymous channel, clone() it)");
+    else if (signal && !closed && !busy)
+        refuse_signal();
     else if (closed)
         raise("ChannelClosed", "this end of " + address + " was closed");
     else
         raise("ConcurrentUse", "another thread is using this end of " + address +
                                    "; an end has one user at a time: open one for each thread");
+    return false;
+}
+
+bool End::refuse_signal() {
+    const Signal s = *signal;
+    if (!s.for_good) signal.reset();
+    raise(s.error.c_str(), s.text);
     return false;
 }
 

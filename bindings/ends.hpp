@@ -1,6 +1,8 @@
 // The ends as Python holds them.
 #pragma once
 
+#include <psyne/net/gateway.hpp>
+
 #include "counts.hpp"
 #include "message.hpp"
 
@@ -32,6 +34,12 @@ struct End {
     NamesPtr names;       // where a receiver or tap looks for its channel,
     std::string channel;  // and its name
     Counts counts;
+    std::shared_ptr<net::Gateway> gateway;  // of an end whose peers are on other hosts
+    struct Signal {
+        std::string error, text;
+        bool for_good;
+    };
+    std::unique_ptr<Signal> signal;  // what the next call raises; or all calls from now on
 
     /// Joined by the parent process: not ours. An end that has not joined yet works in a forked child.
     bool forked() const { return generation != fork_generation.load(std::memory_order_relaxed) && joined; }
@@ -41,13 +49,14 @@ struct End {
     }
     /// Enters the end for one call; false with an exception set.
     bool enter() {
-        if (!closed && !busy && !forked()) [[likely]] {
+        if (!closed && !busy && !signal && !forked()) [[likely]] {
             busy = true;
             return true;
         }
         return refuse();
     }
     bool refuse();
+    bool refuse_signal();  // false with the exception set
 
     /// Of a message with this header; null with PeerCorrupted set.
     const Kind* kind_of(uint64_t header) const;
@@ -124,6 +133,13 @@ struct Tick {
     }
 };
 
+/// Ends the wait of the thread that is inside, which looks again.
+template <class E>
+void wake(E& e) {
+    core_of(e)->registry.wake(core_of(e)->registry.id);
+    if (e.gateway) e.gateway->wake();
+}
+
 /// Called when the last user leaves a closed end, and by its last message.
 void close_now(SenderEnd& e);
 void close_now(ReceiverEnd& e);
@@ -156,10 +172,19 @@ nb::object shared_text(const std::string& bytes);
 void remember_end(Registry* registry);
 void forget_end(Registry* registry);
 
+/// Messages that were sent go over the network, in this thread if nobody is at it.
+inline void tell_network(SenderEnd& e) {
+    if (!e.gateway || !e.gateway->asleep()) [[likely]]
+        return;
+    const WithoutGil nogil;
+    e.gateway->kick();
+}
+
 template <class E>
 struct Inside {  // leaves the end, and closes it if close() came meanwhile
     E& end;
     ~Inside() {
+        if constexpr (std::is_same_v<E, SenderEnd>) tell_network(end);
         end.busy = false;
         if (end.closed) [[unlikely]]
             close_now(end);

@@ -361,6 +361,7 @@ bool finish_message(MessageObject* m, uint64_t send_count) {
         return false;
     }
     end_message(m, send_count, views_live(m));
+    if (loan && send_count != 0) tell_network(sender_end(m->end));
     return true;
 }
 

@@ -33,6 +33,7 @@ inline bool hoards(const TapEnd&) { return false; }
 /// An ended wait as an exception.
 template <class E>
 bool no_message(E& e, Wait result) {
+    if (e.signal && !e.closed) return core_of(e)->stopping.store(false), e.refuse_signal();
     if (result == Wait::timeout) return raise("Empty", "no message on " + e.address + " in time"), false;
     if (result != Wait::stopped) return false;  // interrupted: the exception is set
     if (e.closed) return e.refuse();
@@ -91,7 +92,7 @@ void bind_reading(nb::class_<E>& c) {
                  if (!core) return close_now(e);
                  core->stopping.store(true);
                  if (e.busy)
-                     core->registry.wake(core->registry.id);
+                     wake(e);
                  else
                      close_now(e);
              },

@@ -22,7 +22,7 @@ bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t dea
         if (deadline != 0 && r.outstanding() != 0) ++e.counts.held_while_waiting;
         {
             const WithoutGil nogil;
-            result = r.receive(limit, t, deadline, Tick{r.registry});
+            result = e.gateway ? e.gateway->receive(r, limit, t, deadline, Tick{r.registry}) : r.receive(limit, t, deadline, Tick{r.registry});
         }
         if (deadline != 0) {
             ++e.counts.waits;
@@ -116,6 +116,7 @@ PyObject* receive_some(PyObject* self, uint64_t limit, bool batch, uint64_t dead
         bool ok = true;
         {
             const WithoutGil nogil;
+            if (e.gateway) e.gateway->leave();
             ok = e.receiver->linger(t, limit, sys::now_ns() + linger, Tick{e.receiver->registry});
         }
         if (!ok) {  // a signal handler raised: the caller never sees the batch
@@ -152,7 +153,7 @@ PyObject* try_receive(PyObject* self, PyObject*) try {
         }
         Py_XDECREF(m);
         if (!m) return nullptr;
-        if (!e.receiver->ended_now() && !e.receiver->hoards()) Py_RETURN_NONE;
+        if (!e.gateway && !e.receiver->ended_now() && !e.receiver->hoards()) Py_RETURN_NONE;
     }
     return PyErr_Occurred() ? nullptr : none_if_empty(receive_some(self, 1, false, 0, 0));
 } catch (...) {
@@ -214,6 +215,7 @@ PyObject* receive_into(PyObject* self, PyObject* const* args, Py_ssize_t n, PyOb
         Wait result;
         {
             const WithoutGil nogil;
+            if (e.gateway) e.gateway->leave();
             result = e.receiver->receive(most - got, t, until, Tick{e.receiver->registry});
         }
         if (result == Wait::interrupted) return nullptr;

@@ -280,6 +280,7 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
     }
     if (result == Wait::ready) Py_RETURN_NONE;
     if (result == Wait::interrupted) return nullptr;
+    if (result == Wait::stopped && e.signal && !e.closed) return e.sender->stopping.store(false), e.refuse_signal(), nullptr;
     if (result == Wait::stopped) return e.refuse(), nullptr;
     return raise("Full", e.address + " was not drained in time: " + e.sender->why_not_passed());
 } catch (...) {

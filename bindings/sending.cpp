@@ -52,6 +52,7 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t
         case Wait::interrupted: return false;
         case Wait::stopped:
             if (e.closed) return e.refuse();
+            if (e.signal) return e.sender->stopping.store(false), e.refuse_signal();
             own_views_stand(e);
             return false;
         case Wait::timeout: break;

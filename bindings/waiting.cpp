@@ -50,6 +50,7 @@ int bell(nb::object o) {
 void arm(nb::object o) {
     with_end(o, [](auto& e) {
         check_free(e);
+        if (e.gateway) e.gateway->leave();
         Bell& b = bell_of(e);
         if (e.armed == 0) {
             e.armed = sys::now_ns();
@@ -149,7 +150,7 @@ void interrupt(nb::object o, bool on) {
         if (e.closed || e.forked() || !core) return;
         e.interrupted = on;
         core->stopping.store(on);
-        if (on) core->registry.wake(core->registry.id);
+        if (on) wake(e);
     });
 }
 

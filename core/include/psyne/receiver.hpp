@@ -42,12 +42,14 @@ public:
         return stage_.orphans.load(acquire) != orphans_seen_ && take_orphan(out);  // in slabs that we came to just now
     }
 
+    /// Nothing will come any more, or it is not for waiting: closed, ended, or all slots are held here.
+    bool over() { return stopping.load(relaxed) || hoards() || (ended() && (!follow || closed())); }
     /// Waits for up to `limit` messages. Wait::stopped: closed, or the channel has ended.
     template <class Tick>
     Wait receive(uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         const Wait result = wait_for(
             registry, stage_.idle, 0, spinner_, deadline, [&] { return try_take(limit, out); },
-            [&] { return stopping.load(relaxed) || hoards() || (ended() && (!follow || closed())); },
+            [&] { return over(); },
             [&] { return peek(); },
             [&] {
                 look_after_others();

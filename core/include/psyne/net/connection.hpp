@@ -1,0 +1,189 @@
+// A link on its socket. Whoever drives it moves all that can be moved without waiting; then it says what it waits for.
+//
+//   caller's thread ──┐                      ┌── socket: readable, writable
+//   pump's thread   ──┴─ lock ─▶ drive() ────┼── bell: somebody sent, or made room, in the local channel
+//                                            └── due(): acknowledgements that nobody else causes
+#pragma once
+
+#include <poll.h>
+
+#include <psyne/net/link.hpp>
+
+namespace psyne::net {
+
+/// The end of the local channel that a link reads or writes, while the link sleeps.
+class Standby {
+public:
+    virtual ~Standby() = default;
+    /// From here on whoever has something for the end makes a descriptor readable.
+    virtual int arm() = 0;
+    virtual void disarm() noexcept = 0;
+    /// Is there something for the link? Looked at again after `arm`.
+    virtual bool ready() = 0;
+    /// Once in a while, as every end does: looks after the others. True: look for messages.
+    virtual bool look_after_others() = 0;
+};
+
+template <class End>
+class StandbyOf final : public Standby {
+public:
+    explicit StandbyOf(End& end) : end_(end) {}
+    int arm() override {
+        if (!bell_) {
+            const FifoPlace place = end_.registry.file.storage().fifos();
+            bell_ = std::make_unique<Bell>(place.directory, bell_name(place.prefix, end_.registry.join()));
+        }
+        end_.arm(*bell_, true);
+        return bell_->fd();
+    }
+    void disarm() noexcept override { end_.disarm(true); }
+    bool ready() override { return end_.ready(); }
+    bool look_after_others() override {
+        const bool look = end_.slice() == 0;
+        end_.registry.burials = {};  // nobody tells of them here
+        return look;
+    }
+
+private:
+    End& end_;
+    std::unique_ptr<Bell> bell_;
+};
+
+using Sleepers = std::atomic<uint32_t>;
+
+class Connection {
+public:
+    std::mutex lock;  // whoever is inside: `drive` and all below it
+
+    /// `sleepers`: counts connections that sleep until whoever sends to the channel kicks them. Null: a bell wakes it.
+    Connection(std::unique_ptr<Link> link, std::unique_ptr<Standby> standby, std::shared_ptr<Sleepers> sleepers)
+        : link_(std::move(link)), standby_(std::move(standby)), sleepers_(std::move(sleepers)) {}
+    ~Connection() { lie_up(); }
+
+    Link& link() noexcept { return *link_; }
+
+    /// A socket whose handshake is over; messages from `next` on are the first that go over it.
+    void connect(sys::Fd socket, uint64_t next, uint64_t capacity) {
+        link_->connected(next, capacity);
+        failure_.clear();
+        socket_ = std::move(socket);
+        heard_ = sys::now_ns();
+    }
+    void disconnect() noexcept {
+        lie_up();
+        socket_.reset();
+        link_->disconnected();
+    }
+
+    /// Moves what can be moved. A failure closes the socket. `linger`: ns for which it stays awake for more.
+    void drive(uint64_t linger = 0) noexcept {
+        if (!socket_) return;
+        try {
+            lie_up();
+            const uint64_t now = sys::now_ns();
+            if (now >= due_) link_->acknowledge();
+            do events_ = transfer(*link_, socket_.get());
+            while (link_->waits_for_channel() && (comes_within(linger) || !lie_down()));
+            plan(now);
+        } catch (const Error& e) {
+            fail(e);
+        }
+    }
+    /// Adds what it waits for to `polled`. `owner`: the thread that has it to itself for now. The time when it must be
+    /// driven at the latest (monotonic ns).
+    uint64_t wait_for(std::vector<pollfd>& polled, bool owner) const {
+        if (!socket_) return kForever;
+        const uint64_t owned_until = owner ? 0 : owned_until_.load(relaxed);
+        if (owned_until > sys::now_ns()) return std::min(owned_until, kForever);
+        polled.push_back({socket_.get(), events_, 0});
+        if (bell_ >= 0) polled.push_back({bell_, POLLIN, 0});
+        return due();
+    }
+    uint64_t due() const noexcept { return std::min(due_, look_at_); }
+    bool kicked() const noexcept { return sleepers_ != nullptr; }
+    bool connected() const noexcept { return static_cast<bool>(socket_); }
+    /// It has failed, or its link is over, since this was asked last.
+    bool has_news() noexcept { return std::exchange(news_, false); }
+    uint64_t heard() const noexcept { return heard_; }
+    bool failed() const noexcept { return !failure_.empty(); }
+    const std::string& failure() const noexcept { return failure_; }
+    Errc failure_code() const noexcept { return code_; }
+
+    // ---- any thread, without the lock ---------------------------------------------------------------------------
+
+    /// A thread that waits for messages has it to itself, until so long after it has left.
+    void own() noexcept { owned_until_.store(kForever, relaxed); }
+    void disown() noexcept { owned_until_.store(sys::now_ns() + kLease, relaxed); }
+    /// Nobody has it to himself any more; true if somebody had.
+    bool leave() noexcept { return owned_until_.exchange(0, relaxed) > sys::now_ns(); }
+    /// Something was sent while it slept. Sends it in this thread; true: the pump goes on, which must be woken.
+    bool kick() noexcept {
+        const std::lock_guard guard(lock);
+        if (!asleep_) return false;
+        const uint64_t now = sys::now_ns();
+        if (now - std::exchange(kicked_at_, now) < kBusy) return lie_up(), due_ = now, true;
+        drive();
+        return socket_ && (events_ & POLLOUT) != 0;
+    }
+
+private:
+    static constexpr uint64_t kBusy = 10'000;  // ns between two kicks from which the pump sends instead of the caller
+    static constexpr uint64_t kLease = 20'000'000;  // ns
+    static constexpr uint64_t kSoonest = 1'000'000, kLatest = 16'000'000;  // ns until one acknowledges unasked
+
+    std::unique_ptr<Link> link_;
+    std::unique_ptr<Standby> standby_;
+    const std::shared_ptr<Sleepers> sleepers_;
+    sys::Fd socket_;
+    short events_ = 0;
+    int bell_ = -1;
+    uint64_t due_ = kForever, look_at_ = kForever, pause_ = kSoonest, kicked_at_ = 0, heard_ = 0;
+    std::string failure_;
+    Errc code_ = Errc::system;
+    bool news_ = false;
+    std::atomic<uint64_t> owned_until_{0};
+    bool asleep_ = false;  // nobody looks for messages until it is kicked
+
+    bool comes_within(uint64_t ns) {
+        if (ns == 0) return false;
+        const uint64_t start = sys::now_ns();
+        do {
+            for (int i = 0; i < 16; ++i) {
+                if (standby_->ready()) return true;
+                cpu_pause();
+            }
+        } while (sys::now_ns() - start < ns);
+        return false;
+    }
+    /// Nothing is there for the link: the channel wakes it. False: something has come.
+    bool lie_down() {
+        if (sleepers_) {
+            asleep_ = true;
+            sleepers_->fetch_add(1, seq_cst);  // KICK
+            full_fence();
+            if (!standby_->ready()) return true;
+            return lie_up(), false;
+        }
+        bell_ = standby_->arm();
+        if (!standby_->ready()) return true;
+        lie_up();
+        return false;
+    }
+    void lie_up() noexcept {
+        if (std::exchange(asleep_, false)) sleepers_->fetch_sub(1, relaxed);
+        if (bell_ >= 0) standby_->disarm();
+        bell_ = -1;
+    }
+    void plan(uint64_t now) noexcept {
+        pause_ = link_->owes() ? std::min(now >= due_ ? 2 * pause_ : kSoonest, kLatest) : kSoonest;
+        due_ = link_->owes() ? now + pause_ : kForever;
+    }
+    void fail(const Error& e) noexcept {
+        failure_ = e.what();
+        code_ = e.code;
+        news_ = true;
+        disconnect();
+    }
+};
+
+}  // namespace psyne::net
