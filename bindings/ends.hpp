@@ -30,7 +30,7 @@ struct End {
     std::unique_ptr<Bell> bell;  // once an event loop waits for this end
     bool joined = false;  // a member of its channel
     bool prepared = false;  // of an anonymous channel: its types were known before it joined
-    std::string address;
+    std::string address, alias;  // alias: of a network end, whose local channel has another one
     NamesPtr names;       // where a receiver or tap looks for its channel,
     std::string channel;  // and its name
     Counts counts;

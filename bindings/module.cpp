@@ -37,4 +37,5 @@ NB_MODULE(_native, m) {
     bind_statistics(m);
     bind_inspect(m);
     bind_waiting(m);
+    bind_network(m);
 }

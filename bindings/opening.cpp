@@ -135,7 +135,7 @@ void open_sending(nb::object self, nb::object place, const std::string& name, co
     ring.wait = mode_of(wait);
     if (!growth.is_none()) ring.growth = growth_from(growth);
     const NamesPtr names = names_of(place);
-    e.address = names->address(name);
+    e.address = e.alias.empty() ? names->address(name) : e.alias;
     e.drops = drops;
     e.budget = ring.growth.budget;
     e.sender = open_sender(names, name, {schema, bytes, static_cast<Pattern>(pattern), stages_from(stages)}, ring, program);
@@ -149,7 +149,7 @@ void open_sending(nb::object self, nb::object place, const std::string& name, co
 template <class E>
 NamesPtr look_at(E& e, nb::handle place, const std::string& name, bool follow) {
     e.names = names_of(place);
-    e.address = e.names->address(name);
+    e.address = e.alias.empty() ? e.names->address(name) : e.alias;
     e.channel = name;
     e.follow = follow;
     return e.names;

@@ -153,5 +153,6 @@ void bind_opening(nb::module_& m);
 void bind_statistics(nb::module_& m);
 void bind_inspect(nb::module_& m);
 void bind_waiting(nb::module_& m);
+void bind_network(nb::module_& m);
 
 }  // namespace psyne::python

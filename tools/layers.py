@@ -28,7 +28,16 @@ CORE: Rows = [
     ["registry", "lane", "dynamic_ring_buffer"],
     ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
-    ["opening"],
+    ["opening", "net/crc32c"],
+    ["net/wire", "net/message_shape"],
+    ["net/outbox"],
+    ["net/link"],
+    ["net/source_link", "net/in_link"],
+    ["net/out_link", "net/tap_link"],
+    ["net/side"],
+    ["net/connection"],
+    ["net/pump"],
+    ["net/gateway"],
 ]
 
 # src/psyne/<name>.py, or everything in src/psyne/<name>/
@@ -40,6 +49,7 @@ PYTHON: Rows = [
     ["handover", "listener", "matching"],
     ["ends", "testing"],
     ["taps"],
+    ["network"],
     ["openers", "anonymous", "interop", "items"],
     ["queues", "ring", "waiting"],
     ["align"],

@@ -11,7 +11,7 @@ from ..batch import Batch
 from ..ends import Receiver, Sender
 from ..errors import ChannelNotFound, InvalidArgument
 from ..options import Growth
-from ..stage import PATTERNS, Pattern, Stage, added_of, stage_graph
+from ..stage import PATTERNS, Pattern, Stage, stage_graph
 from ..taps import Tap
 from ..types.schema import kinds_of, schema_of, types_in
 from .bodies import Request
@@ -91,7 +91,10 @@ class Hosted:
                 )
         if request.added is not None and request.added[1]:
             raise InvalidArgument("a stage of another host cannot change messages in place; leave mutate=True out")
-        rx: Receiver[Any] = Receiver(self.local, (), stage=added_of(request.stage, request.added), new_stage=request.added is not None)
+        stage: str | Stage | None = request.stage or None
+        if request.added is not None:
+            stage = Stage(request.stage, after=request.added[0])
+        rx: Receiver[Any] = Receiver(self.local, (), stage=stage, new_stage=request.added is not None)
         if not rx.joined:
             rx.close()
             raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it")

@@ -7,47 +7,9 @@
 
 #include <poll.h>
 
-#include <psyne/net/link.hpp>
+#include <psyne/net/side.hpp>
 
 namespace psyne::net {
-
-/// The end of the local channel that a link reads or writes, while the link sleeps.
-class Standby {
-public:
-    virtual ~Standby() = default;
-    /// From here on whoever has something for the end makes a descriptor readable.
-    virtual int arm() = 0;
-    virtual void disarm() noexcept = 0;
-    /// Is there something for the link? Looked at again after `arm`.
-    virtual bool ready() = 0;
-    /// Once in a while, as every end does: looks after the others. True: look for messages.
-    virtual bool look_after_others() = 0;
-};
-
-template <class End>
-class StandbyOf final : public Standby {
-public:
-    explicit StandbyOf(End& end) : end_(end) {}
-    int arm() override {
-        if (!bell_) {
-            const FifoPlace place = end_.registry.file.storage().fifos();
-            bell_ = std::make_unique<Bell>(place.directory, bell_name(place.prefix, end_.registry.join()));
-        }
-        end_.arm(*bell_, true);
-        return bell_->fd();
-    }
-    void disarm() noexcept override { end_.disarm(true); }
-    bool ready() override { return end_.ready(); }
-    bool look_after_others() override {
-        const bool look = end_.slice() == 0;
-        end_.registry.burials = {};  // nobody tells of them here
-        return look;
-    }
-
-private:
-    End& end_;
-    std::unique_ptr<Bell> bell_;
-};
 
 using Sleepers = std::atomic<uint32_t>;
 
@@ -56,23 +18,38 @@ public:
     std::mutex lock;  // whoever is inside: `drive` and all below it
 
     /// `sleepers`: counts connections that sleep until whoever sends to the channel kicks them. Null: a bell wakes it.
-    Connection(std::unique_ptr<Link> link, std::unique_ptr<Standby> standby, std::shared_ptr<Sleepers> sleepers)
-        : link_(std::move(link)), standby_(std::move(standby)), sleepers_(std::move(sleepers)) {}
+    Connection(std::unique_ptr<Side> side, std::shared_ptr<Sleepers> sleepers)
+        : side_(std::move(side)), sleepers_(std::move(sleepers)) {}
     ~Connection() { lie_up(); }
 
-    Link& link() noexcept { return *link_; }
+    Side& side() noexcept { return *side_; }
+    Link& link() noexcept { return side_->link(); }
 
     /// A socket whose handshake is over; messages from `next` on are the first that go over it.
-    void connect(sys::Fd socket, uint64_t next, uint64_t capacity) {
-        link_->connected(next, capacity);
+    /// `rest`: what has come over it already. Without a socket the caller moves the bytes.
+    void connect(sys::Fd socket, uint64_t next, uint64_t capacity, std::string_view rest = {}) {
+        side_->connected(next, capacity);
         failure_.clear();
+        over_ = finished_ = false;
         socket_ = std::move(socket);
         heard_ = sys::now_ns();
+        try {
+            while (!rest.empty()) {
+                const std::span<std::byte> to = link().buffer();
+                const size_t n = std::min(to.size(), rest.size());
+                if (n == 0) fail(Errc::protocol, "the peer sent messages before it was welcome");
+                std::memcpy(to.data(), rest.data(), n);
+                link().arrived(n);
+                rest.remove_prefix(n);
+            }
+        } catch (const Error& e) {
+            failed_with(e);
+        }
     }
     void disconnect() noexcept {
         lie_up();
         socket_.reset();
-        link_->disconnected();
+        link().disconnected();
     }
 
     /// Moves what can be moved. A failure closes the socket. `linger`: ns for which it stays awake for more.
@@ -81,12 +58,16 @@ public:
         try {
             lie_up();
             const uint64_t now = sys::now_ns();
-            if (now >= due_) link_->acknowledge();
-            do events_ = transfer(*link_, socket_.get());
-            while (link_->waits_for_channel() && (comes_within(linger) || !lie_down()));
+            if (now >= due_ || side_->starves()) side_->acknowledge();
+            if (now >= look_at_) side_->look_after_others();
+            const uint64_t before = link().bytes_in;
+            do events_ = transfer(link(), socket_.get());
+            while (side_->waits() && (comes_within(linger) || !lie_down()));
+            if (link().bytes_in != before) heard_ = now;
             plan(now);
+            look_for_news();
         } catch (const Error& e) {
-            fail(e);
+            failed_with(e);
         }
     }
     /// Adds what it waits for to `polled`. `owner`: the thread that has it to itself for now. The time when it must be
@@ -105,6 +86,25 @@ public:
     /// It has failed, or its link is over, since this was asked last.
     bool has_news() noexcept { return std::exchange(news_, false); }
     uint64_t heard() const noexcept { return heard_; }
+    /// Why its link is over, once the peer was told what it must know; null: it is not.
+    const char* over() noexcept { return link().unwritten() == 0 ? side_->over() : nullptr; }
+    bool finished() const noexcept { return side_->finished(); }
+    /// For who moves the bytes himself.
+    void arrived(size_t n) {
+        link().arrived(n);
+        heard_ = sys::now_ns();
+    }
+    /// The same, when there is nothing to move: a descriptor that wakes it, or -1.
+    int settle() {
+        const uint64_t now = sys::now_ns();
+        lie_up();
+        if (now >= due_ || side_->starves()) side_->acknowledge();
+        if (now >= look_at_) side_->look_after_others();
+        if (side_->waits()) lie_down();
+        plan(now);
+        if (bell_ < 0 && side_->waits()) due_ = now;  // something has come
+        return bell_;
+    }
     bool failed() const noexcept { return !failure_.empty(); }
     const std::string& failure() const noexcept { return failure_; }
     Errc failure_code() const noexcept { return code_; }
@@ -131,8 +131,7 @@ private:
     static constexpr uint64_t kLease = 20'000'000;  // ns
     static constexpr uint64_t kSoonest = 1'000'000, kLatest = 16'000'000;  // ns until one acknowledges unasked
 
-    std::unique_ptr<Link> link_;
-    std::unique_ptr<Standby> standby_;
+    std::unique_ptr<Side> side_;
     const std::shared_ptr<Sleepers> sleepers_;
     sys::Fd socket_;
     short events_ = 0;
@@ -140,7 +139,7 @@ private:
     uint64_t due_ = kForever, look_at_ = kForever, pause_ = kSoonest, kicked_at_ = 0, heard_ = 0;
     std::string failure_;
     Errc code_ = Errc::system;
-    bool news_ = false;
+    bool news_ = false, over_ = false, finished_ = false;
     std::atomic<uint64_t> owned_until_{0};
     bool asleep_ = false;  // nobody looks for messages until it is kicked
 
@@ -149,7 +148,7 @@ private:
         const uint64_t start = sys::now_ns();
         do {
             for (int i = 0; i < 16; ++i) {
-                if (standby_->ready()) return true;
+                if (side_->ready()) return true;
                 cpu_pause();
             }
         } while (sys::now_ns() - start < ns);
@@ -161,24 +160,30 @@ private:
             asleep_ = true;
             sleepers_->fetch_add(1, seq_cst);  // KICK
             full_fence();
-            if (!standby_->ready()) return true;
+            if (!side_->ready()) return true;
             return lie_up(), false;
         }
-        bell_ = standby_->arm();
-        if (!standby_->ready()) return true;
+        bell_ = side_->arm();
+        if (!side_->ready()) return true;
         lie_up();
         return false;
     }
     void lie_up() noexcept {
         if (std::exchange(asleep_, false)) sleepers_->fetch_sub(1, relaxed);
-        if (bell_ >= 0) standby_->disarm();
+        if (bell_ >= 0) side_->disarm();
         bell_ = -1;
     }
-    void plan(uint64_t now) noexcept {
-        pause_ = link_->owes() ? std::min(now >= due_ ? 2 * pause_ : kSoonest, kLatest) : kSoonest;
-        due_ = link_->owes() ? now + pause_ : kForever;
+    void look_for_news() noexcept {
+        if (!over_ && over() != nullptr) over_ = news_ = true;
+        if (over_ && !finished_ && side_->finished()) finished_ = news_ = true;
+        if (!link().refused().empty()) news_ = true;
     }
-    void fail(const Error& e) noexcept {
+    void plan(uint64_t now) noexcept {
+        pause_ = side_->owes() ? std::min(now >= due_ ? 2 * pause_ : kSoonest, kLatest) : kSoonest;
+        due_ = !side_->owes() ? kForever : now + pause_;
+        look_at_ = bell_ >= 0 ? now + kSlice : kForever;
+    }
+    void failed_with(const Error& e) noexcept {
         failure_ = e.what();
         code_ = e.code;
         news_ = true;

@@ -9,14 +9,7 @@ namespace psyne::net {
 class Gateway {
 public:
     explicit Gateway(std::shared_ptr<Pump> pump) : pump_(std::move(pump)) {
-        int ends[2];
-        if (::pipe(ends) != 0) sys::fail_errno("no pipe for an end of a network channel");
-        woken_ = sys::Fd(ends[0]);
-        waker_ = sys::Fd(ends[1]);
-        for (const int fd : ends) {
-            ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-            ::fcntl(fd, F_SETFL, O_NONBLOCK);
-        }
+        std::tie(woken_, waker_) = sys::make_pipe();
     }
     ~Gateway() {
         for (const auto& c : connections_) pump_->remove(*c);

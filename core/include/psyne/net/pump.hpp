@@ -12,14 +12,7 @@ class Pump {
 public:
     /// `failed`: is called, by the pump's thread, when a connection has failed or its link is over.
     explicit Pump(std::function<void()> tell) : tell_(std::move(tell)) {
-        int ends[2];
-        if (::pipe(ends) != 0) sys::fail_errno("no pipe for the network thread");
-        woken_ = sys::Fd(ends[0]);
-        waker_ = sys::Fd(ends[1]);
-        for (const int fd : ends) {
-            ::fcntl(fd, F_SETFD, FD_CLOEXEC);
-            ::fcntl(fd, F_SETFL, O_NONBLOCK);
-        }
+        std::tie(woken_, waker_) = sys::make_pipe();
         sigset_t all, before;
         sigfillset(&all);  // signals are for the threads of the program
         pthread_sigmask(SIG_SETMASK, &all, &before);

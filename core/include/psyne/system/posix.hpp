@@ -200,6 +200,17 @@ inline Fd open_fifo(const Fd& directory, const std::string& name, bool& deserted
     return fd;
 }
 /// Takes everything out of a FIFO.
+/// A pipe whose ends do not wait and are not inherited: the one to read from, the one to write to.
+inline std::pair<Fd, Fd> make_pipe() {
+    int ends[2];
+    if (::pipe(ends) != 0) fail_errno("cannot make a pipe");
+    std::pair<Fd, Fd> both{Fd(ends[0]), Fd(ends[1])};
+    for (const int fd : ends) {
+        ::fcntl(fd, F_SETFD, FD_CLOEXEC);
+        ::fcntl(fd, F_SETFL, O_NONBLOCK);
+    }
+    return both;
+}
 inline void drain_fifo(const Fd& fd) noexcept {
     char bytes[256];
     while (::read(fd.get(), bytes, sizeof bytes) == static_cast<ssize_t>(sizeof bytes)) {

@@ -1,0 +1,223 @@
+// Network ends: connections, who drives them, and the memory that their bytes go into or come from.
+#include "ends.hpp"
+
+#include <psyne/variant.hpp>
+
+namespace psyne::python {
+
+namespace {
+
+/// The thread of this process that drives connections; a forked child has one of its own.
+struct Network {
+    uint64_t generation = fork_generation.load(std::memory_order_relaxed);
+    sys::Fd news, teller;
+    std::shared_ptr<net::Pump> pump;
+
+    Network() {
+        std::tie(news, teller) = sys::make_pipe();
+        pump = std::make_shared<net::Pump>([fd = teller.get()] { (void)!::write(fd, "!", 1); });
+    }
+};
+
+Network& network() {
+    static Network* n = nullptr;  // the thread may outlive all static objects
+    if (!n || n->generation != fork_generation.load(std::memory_order_relaxed)) n = new Network();
+    return *n;
+}
+
+std::vector<net::MessageShape> shapes_of(const End& e) {
+    std::vector<net::MessageShape> shapes;
+    for (const Kind& k : e.kinds) {
+        const Layout& l = *k.shape;
+        net::MessageShape s;
+        s.variant = e.kinds.size() > 1 ? k.header : 0;
+        s.bytes = l.shaped ? l.room : l.bytes;
+        s.shaped = l.shaped;
+        if (l.shaped) {
+            s.ndim = static_cast<uint32_t>(l.dims.ndim);
+            s.element = l.element();
+        }
+        if (l.columns)
+            for (const Layout::Column& c : l.fields) s.columns.push_back({c.offset, c.bytes});
+        shapes.push_back(std::move(s));
+    }
+    return shapes;
+}
+
+/// A connection as Python has it. It keeps the end alive whose memory it uses.
+struct Wire {
+    nb::object end;
+    std::shared_ptr<net::Connection> connection;
+    ~Wire() {
+        if (!connection) return;
+        const WithoutGil nogil;
+        const std::lock_guard guard(connection->lock);
+        connection->disconnect();
+    }
+};
+
+std::unique_ptr<net::Side> side_of(nb::handle o, bool checksum, uint64_t max_frame) {
+    if (nb::isinstance<SenderEnd>(o)) {
+        SenderEnd& e = sender_end(o.ptr());
+        return std::make_unique<net::InSide>(*e.sender, shapes_of(e), checksum, max_frame);
+    }
+    if (nb::isinstance<TapEnd>(o)) {
+        TapEnd& e = tap_end(o.ptr());
+        return std::make_unique<net::OutSide<net::TapLink, Tap>>(*e.tap, shapes_of(e), checksum);
+    }
+    ReceiverEnd& e = receiver_end(o.ptr());
+    return std::make_unique<net::OutSide<net::OutLink, Receiver>>(*e.receiver, shapes_of(e), checksum);
+}
+
+void open_wire(Wire* w, nb::object end, bool checksum, std::shared_ptr<net::Gateway>* kicks, uint64_t max_frame) {
+    new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr)};
+}
+
+/// Calls `f` with the connection, under its lock.
+template <class F>
+auto inside(Wire& w, F&& f) {
+    const WithoutGil nogil;
+    const std::lock_guard guard(w.connection->lock);
+    return f(*w.connection);
+}
+
+void connect(Wire& w, int fd, uint64_t next, uint64_t capacity, nb::bytes rest) {
+    const std::string_view bytes(rest.c_str(), rest.size());
+    inside(w, [&](net::Connection& c) { c.connect(sys::Fd(fd), next, capacity, bytes); });
+}
+
+nb::object memory(const void* data, size_t n, bool writable) {
+    PyObject* view = PyMemoryView_FromMemory(const_cast<char*>(static_cast<const char*>(data)), static_cast<Py_ssize_t>(n),
+                                             writable ? PyBUF_WRITE : PyBUF_READ);
+    if (!view) throw nb::python_error();
+    return nb::steal(view);
+}
+
+nb::list gather(Wire& w, uint64_t bytes) {
+    iovec pieces[64];
+    const size_t n = inside(w, [&](net::Connection& c) { return c.link().gather(pieces, 64, bytes); });
+    nb::list list;
+    for (size_t i = 0; i < n; ++i) list.append(memory(pieces[i].iov_base, pieces[i].iov_len, false));
+    return list;
+}
+
+nb::object buffer(Wire& w) {
+    const auto to = inside(w, [](net::Connection& c) { return c.link().stuck() ? std::span<std::byte>{} : c.link().buffer(); });
+    return memory(to.data(), to.size(), true);
+}
+
+}  // namespace
+
+void bind_network(nb::module_& m) {
+    nb::class_<std::shared_ptr<net::Gateway>>(m, "Gateway", "What carries one channel over a network.")
+        .def("__init__", [](std::shared_ptr<net::Gateway>* g) { new (g) std::shared_ptr(std::make_shared<net::Gateway>(network().pump)); })
+        .def("add", [](std::shared_ptr<net::Gateway>& g, Wire& w) {
+                 const WithoutGil nogil;
+                 g->add(w.connection);
+             }, nb::arg("connection"))
+        .def("remove", [](std::shared_ptr<net::Gateway>& g, Wire& w) {
+                 const WithoutGil nogil;
+                 g->remove(*w.connection);
+             }, nb::arg("connection"))
+        .def("wake", [](std::shared_ptr<net::Gateway>& g) { g->wake(); }, "Whoever waits for messages looks again.");
+    nb::class_<Wire>(m, "Connection", "One connection: a link between a socket and an end of a local channel.")
+        .def("__init__", open_wire, nb::arg("end"), nb::arg("checksum"), nb::arg("kicks").none(), nb::arg("max_frame"),
+             nb::sig("def __init__(self, end: object, checksum: bool, kicks: Gateway | None, max_frame: int) -> None"))
+        .def("connect", connect, nb::arg("fd"), nb::arg("next"), nb::arg("capacity"), nb::arg("rest"),
+             "Go on over a socket, which becomes its own; below 0: the caller moves the bytes. `rest`: bytes that came already.")
+        .def("disconnect", [](Wire& w) { inside(w, [](net::Connection& c) { c.disconnect(); }); })
+        .def("restart", [](Wire& w) { inside(w, [](net::Connection& c) { c.side().restart(); }); },
+             "The far end has nothing: what it has not let go comes first, from 0 on.")
+        .def("drive", [](Wire& w) { inside(w, [](net::Connection& c) { c.drive(); }); }, "Move what can be moved without waiting.")
+        .def("leave", [](Wire& w) {
+                 inside(w, [](net::Connection& c) {
+                     if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave();
+                     c.drive();
+                 });
+             }, "Tell the sending side that nothing more is taken.")
+        .def("give_back", [](Wire& w) {
+                 inside(w, [](net::Connection& c) {
+                     if (auto* out = dynamic_cast<net::OutLink*>(&c.link())) out->give_back();
+                 });
+             }, "Other members get what the far end has not let go.")
+        .def("ping", [](Wire& w, uint64_t word) {
+                 inside(w, [&](net::Connection& c) {
+                     c.link().ping(word);
+                     c.drive();
+                 });
+             }, nb::arg("word"))
+        .def("refuse", [](Wire& w, const std::string& reason) {
+                 inside(w, [&](net::Connection& c) {
+                     c.link().refuse(reason);
+                     c.drive();
+                 });
+             }, nb::arg("reason"))
+        .def_prop_ro("next", [](Wire& w) {
+                 return inside(w, [](net::Connection& c) -> uint64_t {
+                     auto* in = dynamic_cast<net::InLink*>(&c.link());
+                     return in ? in->next() : 0;
+                 });
+             }, "The first sequence that has not come.")
+        .def_prop_ro("outstanding", [](Wire& w) {
+                 return inside(w, [](net::Connection& c) -> uint64_t {
+                     auto* out = dynamic_cast<net::SourceLink*>(&c.link());
+                     return out ? out->outstanding() : 0;
+                 });
+             }, "Messages that were sent and that the far end has not let go.")
+        .def_prop_ro("over", [](Wire& w) -> nb::object {
+                 const char* why = inside(w, [](net::Connection& c) { return c.over(); });
+                 return why ? nb::object(nb::str(why)) : nb::none();
+             }, nb::sig("def over(self) -> str | None"), "What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).")
+        .def_prop_ro("finished", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.finished(); }); },
+                     "It is over, and nothing has to be said any more.")
+        .def_prop_ro("failure", [](Wire& w) -> nb::object {
+                 const std::string why = inside(w, [](net::Connection& c) { return c.failure(); });
+                 return why.empty() ? nb::none() : shared_text(why);
+             }, nb::sig("def failure(self) -> str | None"))
+        .def_prop_ro("violated", [](Wire& w) {
+                 return inside(w, [](net::Connection& c) { return c.failed() && c.failure_code() == Errc::protocol; });
+             }, "Did it fail because of what the peer sent?")
+        .def_prop_ro("refused", [](Wire& w) { return shared_text(inside(w, [](net::Connection& c) { return c.link().refused(); })); },
+                     nb::sig("def refused(self) -> str"), "The last words of the peer, JSON.")
+        .def_prop_ro("silent", [](Wire& w) {
+                 return inside(w, [](net::Connection& c) { return static_cast<double>(sys::now_ns() - c.heard()) * 1e-9; });
+             }, "Seconds since something came.")
+        .def_prop_ro("wants", [](Wire& w) {
+                 const auto [bell, due] = inside(w, [](net::Connection& c) { return std::pair(c.settle(), c.due()); });
+                 const uint64_t now = sys::now_ns();
+                 return nb::make_tuple(bell, due == kForever ? -1.0 : due > now ? static_cast<double>(due - now) * 1e-9 : 0.0);
+             }, nb::sig("def wants(self) -> tuple[int, float]"),
+             "For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.")
+        .def("gather", gather, nb::arg("bytes"), nb::sig("def gather(self, bytes: int) -> list[memoryview]"), "What is to be written now.")
+        .def("written", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.link().written(n); }); }, nb::arg("n"))
+        .def("buffer", buffer, nb::sig("def buffer(self) -> memoryview"), "Where the next bytes that come belong; empty: there is no room now.")
+        .def("arrived", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.arrived(n); }); }, nb::arg("n"));
+    m.def("network_news", [] { return network().news.get(); }, "A descriptor that is readable when a connection has failed or is over.");
+    m.def("attach", [](nb::object end, std::shared_ptr<net::Gateway>& g) {
+              if (nb::isinstance<SenderEnd>(end)) sender_end(end.ptr()).gateway = g;
+              else with_reader(end, [&](auto& e) { e.gateway = g; });
+          }, nb::arg("end").lock(), nb::arg("gateway"), "The calls of this end drive the connections of a gateway.",
+          nb::sig("def attach(end: object, gateway: Gateway) -> None"));
+    m.def("rename", [](nb::object end, const std::string& address) {
+              const auto name = [&](End& e) { e.alias = e.address = address; };
+              if (nb::isinstance<SenderEnd>(end)) name(sender_end(end.ptr()));
+              else with_reader(end, [&](auto& e) { name(e); });
+          }, nb::arg("end").lock(), nb::arg("address"), nb::sig("def rename(end: object, address: str) -> None"));
+    m.def("signal", [](nb::object end, const std::string& error, const std::string& text, bool for_good) {
+              const auto set = [&](auto& e) {
+                  if (e.signal && e.signal->for_good) return;
+                  e.signal = std::make_unique<End::Signal>(End::Signal{error, text, for_good});
+                  if (e.bell) e.bell->ring();
+                  auto* core = core_of(e);
+                  if (!core || !e.busy) return;
+                  core->stopping.store(true);
+                  wake(e);
+              };
+              if (nb::isinstance<SenderEnd>(end)) set(sender_end(end.ptr()));
+              else with_reader(end, set);
+          }, nb::arg("end").lock(), nb::arg("error"), nb::arg("text"), nb::arg("for_good"),
+          nb::sig("def signal(end: object, error: str, text: str, for_good: bool) -> None"),
+          "The wait of the thread inside, or the next call, raises this error of psyne.errors; for good: all calls from now on.");
+}
+
+}  // namespace psyne::python
