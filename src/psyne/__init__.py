@@ -85,15 +85,18 @@ from .waiting import select
 if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
+    from .network.security import Tls as Tls
     from .pipeline import Pipeline as Pipeline
 else:
 
     def __getattr__(name: str) -> object:
-        """psyne.aio and psyne.pipeline are imported when they are first used."""
+        """psyne.aio, psyne.pipeline and psyne.network are imported when they are first used."""
         if name in ("aio", "pipeline"):
             return _importlib.import_module(f".{name}", __name__)
         if name == "Pipeline":
             return _importlib.import_module(".pipeline", __name__).Pipeline
+        if name == "Tls":
+            return _importlib.import_module(".network.security", __name__).Tls
         raise AttributeError(f"module 'psyne' has no attribute {name!r}")
 
 

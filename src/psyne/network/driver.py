@@ -41,8 +41,9 @@ class Driver(Protocol):
     def unwatch(self, fd: int) -> None:
         """No more of it; of one that is not watched nothing happens."""
 
-    def later(self, seconds: float, callback: Callback) -> Callable[[], None]:
+    def later(self, seconds: float, callback: Callback) -> Callback:
         """Call once, after so long. Returns what cancels that."""
+        ...
 
     def soon(self, callback: Callback) -> None:
         """Call once, as soon as possible, in the order of these calls."""
@@ -63,6 +64,7 @@ class _Timer:
 
     def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
+        self.handle: asyncio.TimerHandle | None = None
 
     def take(self) -> Callback | None:
         """The callback, if it was neither called nor cancelled; now it is."""
@@ -114,7 +116,7 @@ class ThreadDriver:
             with self._lock:
                 self._forget(fd)
 
-    def later(self, seconds: float, callback: Callback) -> Callable[[], None]:
+    def later(self, seconds: float, callback: Callback) -> Callback:
         timer = _Timer(callback)
         with self._changed():
             heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), timer))
@@ -248,10 +250,10 @@ class LoopDriver:
         with contextlib.suppress(RuntimeError):  # the loop is closed
             self._inside(self._unwatch, fd)
 
-    def later(self, seconds: float, callback: Callback) -> Callable[[], None]:
+    def later(self, seconds: float, callback: Callback) -> Callback:
         timer = _Timer(callback)
-        self._inside(self._loop.call_later, seconds, self._due, timer)
-        return timer.take  # type: ignore[return-value]
+        self._inside(self._begin, seconds, timer)
+        return functools.partial(self._cancel, timer)
 
     def soon(self, callback: Callback) -> None:
         self._loop.call_soon_threadsafe(_called, callback, Exception)
@@ -282,6 +284,18 @@ class LoopDriver:
     def _call(self, fd: int, callback: Callback) -> None:
         if self._watched.get(fd) is callback and not _called(callback, Exception):
             self._unwatch(fd)
+
+    def _begin(self, seconds: float, timer: _Timer) -> None:
+        timer.handle = self._loop.call_later(seconds, self._due, timer)
+
+    def _cancel(self, timer: _Timer) -> None:
+        if timer.take() is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._inside(self._end, timer)
+
+    def _end(self, timer: _Timer) -> None:
+        if timer.handle is not None:
+            timer.handle.cancel()
 
     def _due(self, timer: _Timer) -> None:
         if (callback := timer.take()) is not None:

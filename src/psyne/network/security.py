@@ -134,12 +134,10 @@ def tls_failure(error: ssl.SSLError, peer: str) -> PsyneError:
     if reason in ("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"):
         return ProtocolError(f"{peer} does not speak TLS 1.3, and nothing below is taken")
     if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
-        return AuthenticationFailed(
-            f"{peer} shows no certificate and this end wants one: it needs tls=psyne.Tls(cert=…, key=…)"
-        )
+        return AuthenticationFailed(f"{peer} shows no certificate: it needs tls=psyne.Tls(cert=…, key=…)")
     if "ALERT" in reason:
         return AuthenticationFailed(
-            f"{peer} refused TLS: {reason.lower().replace('_', ' ')}; it wants a certificate of an authority that it knows"
+            f"{peer} refused TLS ({reason.lower().replace('_', ' ')}): it does not trust this end's certificate"
         )
     return ProtocolError(f"TLS with {peer} failed: {error}")
 

@@ -21,11 +21,11 @@ State = Literal["connected", "waiting", "over"]
 class Later(Protocol):
     """Of a driver, what sessions use."""
 
-    def later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], None]: ...
+    def later(self, seconds: float, callback: Callable[[], object]) -> Callable[[], object]: ...
 
 
 class Backoff:
-    """Pauses before the next try: random up to a limit that doubles (full jitter), so that peers do not come at once."""
+    """Pauses before the next try: random, up to a limit that doubles (full jitter), so that peers spread out."""
 
     def __init__(self, first: float = FIRST, most: float = MOST, chance: Callable[[], float] = random.random) -> None:
         self._first, self._most, self._chance = first, most, chance
@@ -62,7 +62,7 @@ class Session:
         self.connection: Any = None
         """What carries it now; None while it waits."""
         self._driver, self._timeout, self._on_over = driver, timeout, on_over
-        self._cancel: Callable[[], None] | None = None
+        self._cancel: Callable[[], object] | None = None
         self._wait()
 
     def connected(self, connection: Any) -> Any:
@@ -115,7 +115,7 @@ class Sessions:
         """A new session, which waits for `Session.connected`. Raises ChannelBusy where there are too many."""
         if len(self._table) >= self._most:
             raise ChannelBusy(
-                f"{len(self._table)} sessions are there or wait to be resumed, and there may be {self._most}"
+                f"there are {len(self._table)} sessions, those that wait included, and may be {self._most}"
             )
         id = secrets.token_hex(16)
 
