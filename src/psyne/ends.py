@@ -7,7 +7,7 @@ import os
 import weakref
 from collections.abc import Iterator, Sequence
 from multiprocessing.util import Finalize
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
 from . import _native
 from .address import channel_place, program_name
@@ -32,11 +32,19 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Receiver", "Sender"]
+__all__ = ["Carrier", "Receiver", "Sender"]
 
 M = TypeVar("M", bound=Message)
 L = TypeVar("L", bound=Message)
 R = TypeVar("R", bound=Message, covariant=True)  # a Receiver of Imu is one of Messages
+
+
+class Carrier(Protocol):
+    """What carries the channel of an end over a network."""
+
+    def closed(self, sends: bool) -> None:
+        """The end has closed."""
+
 
 _open_ends: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered_in = 0
@@ -60,6 +68,8 @@ def _remember(end: object) -> None:
 
 class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
+
+    _carrier: Carrier | None = None
 
     def __init__(
         self, address: str, types: Sequence[object], *, pattern: Pattern | None = None,
@@ -121,6 +131,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed."""
         self._close(False)
         self._handover = None
+        _closed(self, True)
 
     def statistics(self) -> Statistics:
         """What this end has counted since it was opened, and what it sees now."""
@@ -134,6 +145,7 @@ class Sender(_native.SenderEnd, Generic[M]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._close(kind is not None and issubclass(kind, Exception))
         self._handover = None
+        _closed(self, True)
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -213,6 +225,8 @@ class Sender(_native.SenderEnd, Generic[M]):
 
 class Receiver(_native.ReceiverEnd, Generic[R]):
     """The receiving end of a channel; `psyne.receiver` opens one. One thread uses it at a time; any may close it."""
+
+    _carrier: Carrier | None = None
 
     def __init__(
         self, address: str, types: Sequence[object], *, stage: str | Stage | None = None, new_stage: bool = False,
@@ -295,6 +309,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
         self._close()
         self._handover = None
+        _closed(self, False)
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many.
@@ -363,6 +378,12 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             ...
 
         def __iter__(self) -> Iterator[R]: ...
+
+
+def _closed(end: Sender[Any] | Receiver[Any], sends: bool) -> None:
+    carrier, end._carrier = end._carrier, None
+    if carrier is not None:
+        carrier.closed(sends)
 
 
 def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) -> Handover:

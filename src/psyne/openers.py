@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, TypeVar, Unpack, overload
 
 from .ends import Receiver, Sender
-from .options import ReceiverOptions, SenderOptions, TapOptions, known_options
+from .options import ReceiverOptions, SenderOptions, TapOptions, known_options, over_network
 from .taps import Tap
 from .types import AnyLayout, Message
 
@@ -53,6 +53,10 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
     known_options(options, SenderOptions, "psyne.sender")
+    if over_network(address, options):
+        from .network import ends
+
+        return ends.sender(address, types, dict(options))
     return Sender(address, types, **options)
 
 
@@ -90,6 +94,10 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
     known_options(options, ReceiverOptions, "psyne.receiver")
+    if over_network(address, options):
+        from .network import ends
+
+        return ends.receiver(address, types, dict(options))
     return Receiver(address, types, **options)
 
 

@@ -1,10 +1,15 @@
 """What the openers take by keyword, and what of it can never work."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from .errors import InvalidArgument
 from .stage import PATTERNS, Pattern, Stage
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
+
+    from .network.security import Tls
 
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
@@ -19,7 +24,19 @@ BUDGET = 1 << 30
 SHRINK_AFTER = 1.0
 
 
-class SenderOptions(TypedDict, total=False):
+class NetworkOptions(TypedDict, total=False):
+    """What ends of channels over TCP take besides."""
+
+    bind: bool
+    token: str | bytes | None
+    tls: "Tls | SSLContext | None"
+    checksum: bool
+    session_timeout: float
+    linger: float
+    max_frame: int
+
+
+class SenderOptions(NetworkOptions, total=False):
     """What `sender` takes by keyword."""
 
     pattern: Pattern | None
@@ -33,7 +50,7 @@ class SenderOptions(TypedDict, total=False):
     wait: Wait
 
 
-class ReceiverOptions(TypedDict, total=False):
+class ReceiverOptions(NetworkOptions, total=False):
     """What `receiver` takes by keyword."""
 
     stage: str | Stage | None
@@ -43,7 +60,7 @@ class ReceiverOptions(TypedDict, total=False):
     subset: bool
 
 
-class TapOptions(TypedDict, total=False):
+class TapOptions(NetworkOptions, total=False):
     """What `tap` takes by keyword."""
 
     latest: bool
@@ -65,6 +82,15 @@ class ChannelOptions(TypedDict, total=False):
     timestamps: bool | None
     wait: Wait
     follow: bool
+
+
+def over_network(address: object, options: Mapping[str, object]) -> bool:
+    """Is it an address of a network? Raises InvalidArgument for options of a network where it is none."""
+    if isinstance(address, str) and address.startswith("tcp://"):
+        return True
+    for name in options.keys() & NetworkOptions.__annotations__.keys():
+        raise InvalidArgument(f"{name}={options[name]!r} is for channels over a network: tcp://host:port, not {address!r}")
+    return False
 
 
 def known_options(options: Mapping[str, object], known: type, call: str) -> None:

@@ -99,7 +99,7 @@ class Request:
     next: int = 0
     """Receivers and taps: the first sequence that they have not got."""
     capacity: int = 0
-    """Receivers and taps: messages that their ring holds."""
+    """Receivers and taps: messages that their ring shall hold; 0: what is usual for messages of that size."""
     checksum: bool = False
     program: str = ""
 
@@ -124,7 +124,7 @@ class Request:
             schema=fields.text("schema") if sends or fields.given("schema") else None,
             session=fields.hex("session", 32, empty=True),
             next=fields.number("next"),
-            capacity=fields.number("capacity", 0 if sends else 1),
+            capacity=fields.number("capacity"),
             checksum=fields.truth("checksum"),
             program=fields.text("program", 255),
         )
@@ -147,7 +147,7 @@ class Reply:
     next: int = 0
     """Where who connects is a sender: the first sequence that the bound side has not got."""
     capacity: int = 0
-    """Where who connects is a sender: messages that the ring of the bound side holds."""
+    """Messages that the ring of the receiving side holds."""
     checksum: bool = False
 
     def encode(self, proof: str) -> bytes:
@@ -158,13 +158,12 @@ def decode_welcome(whole: Frame, request: Request) -> tuple[str, Reply]:
     """The proof, and what was opened. Raises ProtocolError where that is no answer to the request."""
     fields = _Fields(whole)
     proof = fields.hex("proof", 64, empty=True)
-    sends = request.role == "sender"
     reply = Reply(
         schema=fields.text("schema"),
         session=fields.hex("session", 32),
         resumed=fields.truth("resumed"),
         next=fields.number("next"),
-        capacity=fields.number("capacity", 1 if sends else 0),
+        capacity=fields.number("capacity", 1),
         checksum=fields.truth("checksum"),
     )
     if reply.resumed != (reply.session == request.session):

@@ -50,7 +50,7 @@ class Opened:
     @property
     def capacity(self) -> int:
         """Messages that the ring of the receiving side holds."""
-        return self.reply.capacity if self.request.role == "sender" else self.request.capacity
+        return self.reply.capacity
 
 
 class Handshake:

@@ -17,7 +17,7 @@ from ..types.schema import kinds_of, schema_of, types_in
 from .bodies import Request
 from .handshake import check_schema
 
-__all__ = ["Hosted", "Lane"]
+__all__ = ["Hosted", "Lane", "usual_capacity"]
 
 RING_BYTES = 8 << 20  # of the ring of a remote sender, where nobody says its capacity
 CAPACITY = 4096  # messages of it at most
@@ -33,12 +33,17 @@ class Lane(Sender[Any]):
         self._handover = None
         place, name = channel_place(local)
         kinds = types_in(schema)
-        slots = capacity or max(8, min(CAPACITY, RING_BYTES // max(1, max(kind.__layout__.bytes for kind in kinds))))
+        slots = capacity or usual_capacity(schema)
         growth: Growth | None = None
         _native.open_sender(
             self, place, name, schema, PATTERNS.index(pattern), stages, slots, 0, False, growth, None, "adaptive",
             program, kinds_of(kinds), Batch, True,
         )  # fmt: skip
+
+
+def usual_capacity(schema: str) -> int:
+    """Messages that the ring of a remote sender holds, where nobody says it: both sides reckon the same."""
+    return max(8, min(CAPACITY, RING_BYTES // max(1, max(kind.__layout__.bytes for kind in types_in(schema)))))
 
 
 class Hosted:
@@ -60,7 +65,7 @@ class Hosted:
         """What is known of the channel; None: nobody has made it yet."""
         return _native.describe(*channel_place(self.local))
 
-    def sender(self, request: Request) -> Lane:
+    def sender(self, request: Request, capacity: int | None = None) -> Lane:
         """Join as a sender of the types that the request says; the first one makes the channel."""
         schema = request.schema or ""
         if self._accept is not None:
@@ -72,7 +77,7 @@ class Hosted:
         stages = there["stages"] if there else self._stages
         schema = schema_of(types_in(schema))  # as this side writes it
         return Lane(
-            self.local, schema, pattern=pattern, stages=stages, capacity=self._capacity, program=_of(request)
+            self.local, schema, pattern=pattern, stages=stages, capacity=capacity or self._capacity, program=_of(request)
         )
 
     def reader(self, request: Request) -> Receiver[Any] | Tap[Any]:
