@@ -84,6 +84,7 @@ auto inside(Wire& w, F&& f) {
 void connect(Wire& w, int fd, uint64_t next, uint64_t capacity, nb::bytes rest) {
     const std::string_view bytes(rest.c_str(), rest.size());
     inside(w, [&](net::Connection& c) { c.connect(sys::Fd(fd), next, capacity, bytes); });
+    network().pump->wake();
 }
 
 nb::object memory(const void* data, size_t n, bool writable) {
@@ -128,7 +129,6 @@ void bind_network(nb::module_& m) {
         .def("disconnect", [](Wire& w) { inside(w, [](net::Connection& c) { c.disconnect(); }); })
         .def("restart", [](Wire& w) { inside(w, [](net::Connection& c) { c.side().restart(); }); },
              "The far end has nothing: what it has not let go comes first, from 0 on.")
-        .def("drive", [](Wire& w) { inside(w, [](net::Connection& c) { c.drive(); }); }, "Move what can be moved without waiting.")
         .def("leave", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
                      if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave();

@@ -231,6 +231,7 @@ class Bound:
         peer.running = Running(self._driver, peer.link, sock, agreed, greeting.machine.rest, peer)
         peer.session.connected(peer.running)
         peer.running.start()
+        self.gateway.wake()
 
     def _failed(self, greeting: Greeting, error: PsyneError, opened: list[Peer]) -> None:
         self._greetings.pop(greeting, None)

@@ -184,6 +184,7 @@ class Remote:
             self._cancel_over = None
         self._running = Running(self._driver, self._link, sock, opened, greeting.machine.rest, self)
         self._running.start()
+        self._gateway.wake()
 
     def _begin(self, schema: str, capacity: int, before: str) -> None:
         """A session with a peer that knows nothing of one before."""

@@ -60,7 +60,7 @@ class Running:
 
     def start(self) -> None:
         """From here on bytes move, and the owner hears of it."""
-        self.move() if self._tls is not None else self.link.drive()
+        self.move()
         self.look()
 
     def close(self) -> None:

@@ -30,8 +30,10 @@ public:
     void connect(sys::Fd socket, uint64_t next, uint64_t capacity, std::string_view rest = {}) {
         side_->connected(next, capacity);
         failure_.clear();
-        over_ = finished_ = false;
+        over_ = nullptr;
+        finished_ = false;
         socket_ = std::move(socket);
+        events_ = POLLIN | POLLOUT;
         heard_ = sys::now_ns();
         try {
             while (!rest.empty()) {
@@ -74,8 +76,10 @@ public:
     /// driven at the latest (monotonic ns).
     uint64_t wait_for(std::vector<pollfd>& polled, bool owner) const {
         if (!socket_) return kForever;
-        const uint64_t owned_until = owner ? 0 : owned_until_.load(relaxed);
-        if (owned_until > sys::now_ns()) return std::min(owned_until, kForever);
+        if (!owner) {  // who owns it tells nobody when it leaves
+            const uint64_t until = owned_until_.load(relaxed), now = sys::now_ns();
+            if (until > now) return std::min(until, now + kLook);
+        }
         polled.push_back({socket_.get(), events_, 0});
         if (bell_ >= 0) polled.push_back({bell_, POLLIN, 0});
         return due();
@@ -84,11 +88,15 @@ public:
     bool kicked() const noexcept { return sleepers_ != nullptr; }
     bool connected() const noexcept { return static_cast<bool>(socket_); }
     /// It has failed, or its link is over, since this was asked last.
-    bool has_news() noexcept { return std::exchange(news_, false); }
+    bool has_news() const noexcept { return news_; }
+    bool take_news() noexcept { return std::exchange(news_, false); }
     uint64_t heard() const noexcept { return heard_; }
     /// Why its link is over, once the peer was told what it must know; null: it is not.
-    const char* over() noexcept { return link().unwritten() == 0 ? side_->over() : nullptr; }
-    bool finished() const noexcept { return side_->finished(); }
+    const char* over() noexcept {
+        look_for_news();
+        return over_;
+    }
+    bool finished() const noexcept { return finished_ || side_->finished(); }
     /// For who moves the bytes himself.
     void arrived(size_t n) {
         link().arrived(n);
@@ -114,6 +122,8 @@ public:
     /// A thread that waits for messages has it to itself, until so long after it has left.
     void own() noexcept { owned_until_.store(kForever, relaxed); }
     void disown() noexcept { owned_until_.store(sys::now_ns() + kLease, relaxed); }
+    /// Whoever drives it else would take what the owner waits for.
+    bool owned() const noexcept { return owned_until_.load(relaxed) > sys::now_ns(); }
     /// Nobody has it to himself any more; true if somebody had.
     bool leave() noexcept { return owned_until_.exchange(0, relaxed) > sys::now_ns(); }
     /// Something was sent while it slept. Sends it in this thread; true: the pump goes on, which must be woken.
@@ -128,7 +138,7 @@ public:
 
 private:
     static constexpr uint64_t kBusy = 10'000;  // ns between two kicks from which the pump sends instead of the caller
-    static constexpr uint64_t kLease = 20'000'000;  // ns
+    static constexpr uint64_t kLease = 20'000'000, kLook = 50'000'000;  // ns
     static constexpr uint64_t kSoonest = 1'000'000, kLatest = 16'000'000;  // ns until one acknowledges unasked
 
     std::unique_ptr<Side> side_;
@@ -139,7 +149,8 @@ private:
     uint64_t due_ = kForever, look_at_ = kForever, pause_ = kSoonest, kicked_at_ = 0, heard_ = 0;
     std::string failure_;
     Errc code_ = Errc::system;
-    bool news_ = false, over_ = false, finished_ = false;
+    bool news_ = false, finished_ = false;
+    const char* over_ = nullptr;  // why
     std::atomic<uint64_t> owned_until_{0};
     bool asleep_ = false;  // nobody looks for messages until it is kicked
 
@@ -174,7 +185,7 @@ private:
         bell_ = -1;
     }
     void look_for_news() noexcept {
-        if (!over_ && over() != nullptr) over_ = news_ = true;
+        if (!over_ && link().unwritten() == 0 && (over_ = side_->over()) != nullptr) news_ = true;
         if (over_ && !finished_ && side_->finished()) finished_ = news_ = true;
         if (!link().refused().empty()) news_ = true;
     }
@@ -186,6 +197,7 @@ private:
     void failed_with(const Error& e) noexcept {
         failure_ = e.what();
         code_ = e.code;
+        look_for_news();  // what it said before it went counts
         news_ = true;
         disconnect();
     }

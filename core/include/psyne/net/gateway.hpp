@@ -124,7 +124,7 @@ private:
                 for (size_t k = first_[i]; k < first_[i + 1]; ++k) rung = rung || polled_[k].revents != 0;
                 std::lock_guard guard(mine_[i]->lock);
                 if (rung || mine_[i]->due() <= then) mine_[i]->drive();
-                news = news || mine_[i]->failed();
+                news = news || mine_[i]->has_news();
             }
             if (news) pump_->wake();  // it tells
         }

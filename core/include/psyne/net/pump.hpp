@@ -88,8 +88,8 @@ private:
                 bool rung = polled[0].revents != 0;
                 for (size_t i = w.first; i < w.first + w.count; ++i) rung = rung || polled[i].revents != 0;
                 std::lock_guard guard(w.connection->lock);
-                if (rung || w.connection->due() <= then) w.connection->drive(w.connection->kicked() ? kLinger : 0);
-                tell = w.connection->has_news() || tell;
+                if (!w.connection->owned() && (rung || w.connection->due() <= then)) w.connection->drive(w.connection->kicked() ? kLinger : 0);
+                tell = w.connection->take_news() || tell;
             }
             if (tell) tell_();
         }
