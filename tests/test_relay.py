@@ -48,7 +48,7 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
         print(json.dumps(numbers), flush=True)
 """
 
-# Streams what random.Random(SIZE) gives: an eighth, and after a line the rest. DIGESTER reports the eighth and the digest.
+# Streams what random.Random(SIZE) gives: an eighth, and after a line the rest. DIGESTER reports both.
 STREAMER = """
 import random, socket, sys
 address, size = sys.argv[1], int(sys.argv[2])
