@@ -1,6 +1,5 @@
 """Hosts of a network for tests: a Python child on each of them, and a relay between that delays, loses and cuts."""
 
-import importlib.util
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -9,14 +8,11 @@ from typing import Any
 import pytest
 
 from .process import Child
+from .tools import tool
 
 __all__ = ["Host", "network", "relay"]
 
-specification = importlib.util.spec_from_file_location("relay", Path(__file__).parents[2] / "tools" / "relay.py")
-assert specification is not None
-assert specification.loader is not None
-relay = importlib.util.module_from_spec(specification)
-specification.loader.exec_module(relay)
+relay = tool("relay")
 
 
 def network(*hosts: str, **options: Any) -> Any:
