@@ -331,6 +331,27 @@ sys.stdin.readline()
         until(lambda: not any(map(running, pids)), "the end of the relay and of the program on the host")
 
 
+def test_packets_are_as_long_as_the_mtu_allows() -> None:
+    code = """
+import socket, sys
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+    s.sendto(bytes(8000), (sys.argv[1], 5000))
+"""
+    for mtu, packets in ((9000, 1), (1500, 6)):
+        with network("a", "b", mtu=mtu) as net:
+            net.run("a", [sys.executable, "-c", code, net.address("b")])
+            until(lambda net=net, packets=packets: net.counts("b")["in"]["packets"] == packets, "coming")
+
+
+@pytest.mark.parametrize(
+    ("hosts", "options"),
+    [([], {}), (["a", "a"], {}), (["a"] * 255, {}), (["a"], {"mtu": 0}), (["a"], {"mtu": 1 << 16})],
+)
+def test_a_network_that_cannot_be_is_refused(hosts: list[str], options: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="hosts|mtu"):
+        relay.Network(hosts, **options)
+
+
 @pytest.mark.parametrize("settings", [{"loss": 1.5}, {"delay": -1.0}, {"jitter": float("nan")}])
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):

@@ -280,6 +280,8 @@ class Network:
         self._numbers = {name: number for number, name in enumerate(hosts)}
         if not 1 <= len(self._numbers) == len(hosts) <= 254:
             raise ValueError(f"a network has 1 to 254 hosts of different names, not {list(hosts)}")
+        if not 68 <= mtu <= 65535:
+            raise ValueError(f"mtu is {mtu}; packets of IPv4 have 68 to 65535 bytes")
         self._lock = threading.Lock()  # one question, one answer
         self._started: list[subprocess.Popen[str]] = []
         self._namespaces: list[int] = []
