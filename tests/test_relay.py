@@ -344,11 +344,11 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
 
 
 @pytest.mark.parametrize(
-    ("hosts", "options"),
-    [([], {}), (["a", "a"], {}), (["a"] * 255, {}), (["a"], {"mtu": 0}), (["a"], {"mtu": 1 << 16})],
+    ("hosts", "options", "what"),
+    [([], {}, "hosts"), ("aa", {}, "hosts"), ("a", {"mtu": 0}, "mtu"), ("a", {"mtu": 1 << 16}, "mtu")],
 )
-def test_a_network_that_cannot_be_is_refused(hosts: list[str], options: dict[str, int]) -> None:
-    with pytest.raises(ValueError, match="hosts|mtu"):
+def test_a_network_that_cannot_be_is_refused(hosts: str, options: dict[str, int], what: str) -> None:
+    with pytest.raises(ValueError, match=what):
         relay.Network(hosts, **options)
 
 
