@@ -280,7 +280,12 @@ def kept(net: Any) -> Iterator[int]:
 
 
 def running(pid: int) -> bool:
-    return Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() != b""
+    """Is it there, and more than a zombie?"""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return text[text.rindex(")") + 2] not in "ZX"
 
 
 def test_a_network_that_is_closed_leaves_nothing(net: Any, kept: int) -> None:
