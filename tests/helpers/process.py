@@ -42,12 +42,15 @@ def cpu_ticks(pid: int, thread: int | None = None) -> int:
 
 
 class Child:
-    """A Python process that executes statements, with psyne, numpy and the shared layouts in its namespace."""
+    """A Python process that executes statements, with psyne, numpy and the shared layouts in its namespace.
 
-    def __init__(self) -> None:
+    `before` are the words of a command that runs it, as `env` does.
+    """
+
+    def __init__(self, *before: str) -> None:
         self._link, theirs = Pipe()
         self.process = subprocess.Popen(
-            [sys.executable, str(HELPERS / "child.py"), str(theirs.fileno())],
+            [*before, sys.executable, str(HELPERS / "child.py"), str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
             stdin=subprocess.DEVNULL,
         )
