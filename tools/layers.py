@@ -28,7 +28,12 @@ CORE: Rows = [
     ["registry", "lane", "dynamic_ring_buffer"],
     ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
-    ["opening"],
+    ["opening", "net/crc32c"],
+    ["net/wire", "net/message_shape"],
+    ["net/outbox"],
+    ["net/link"],
+    ["net/source_link", "net/in_link"],
+    ["net/out_link", "net/tap_link"],
 ]
 
 # src/psyne/<name>.py, or everything in src/psyne/<name>/

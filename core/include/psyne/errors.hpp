@@ -15,6 +15,7 @@ enum class Errc {
     incompatible,  // a foreign, damaged or differently laid out file
     no_space,      // shared memory is full
     lease,         // own views stand in the way
+    protocol,      // the other side of a connection sent what it must not
     system,        // a system call failed
 };
 

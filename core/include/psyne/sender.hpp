@@ -167,6 +167,20 @@ public:
         return all;
     }
 
+    /// The first position from `from` on whose slot may not be lent again: not all stages have let it go, or it was not
+    /// sent. Of a ring that does not grow.
+    uint64_t let_go_until(uint64_t from) const noexcept {
+        const RingBuffer& r = ring();
+        Cursor c = Cursor::at(from, r.slab.first, r.slab.capacity);
+        while (c.position < r.next.position) {
+            const uint64_t most = std::min(r.next.position - c.position, r.slab.capacity - c.slot);
+            const uint64_t run = r.free_run({c.position + r.slab.capacity, c.slot, c.lap + 1}, most);
+            if (run == 0) break;
+            c.advance(r.slab.capacity, run);
+        }
+        return c.position;
+    }
+
     /// Slots that somebody still has to read, or holds; own views count.
     uint64_t occupied() const noexcept {
         uint64_t sum = 0;

@@ -1,0 +1,102 @@
+// A local channel goes out to one that looks on. It holds nobody, so messages are copied before they are written, and sent
+// once: what was under way in a connection that broke is missed, and those that come next take its numbers.
+#pragma once
+
+#include <psyne/net/source_link.hpp>
+#include <psyne/tap.hpp>
+
+namespace psyne::net {
+
+class TapLink final : public SourceLink {
+public:
+    TapLink(Tap& tap, std::vector<MessageShape> shapes, bool checksum = false)
+        : SourceLink(std::move(shapes), checksum), tap_(tap), room_(std::max(shapes_.most(), kCopied) + 8 * kMostMessages),
+          copy_(std::make_unique_for_overwrite<std::byte[]>(room_)) {}
+
+    void connected(uint64_t next, uint64_t capacity) override {
+        if (next < received_ || next > sent_)
+            violation("the peer goes on with message " + std::to_string(next) + ", but it had " + std::to_string(received_) + " of " +
+                      std::to_string(sent_));
+        missed_ += sent_ - next;
+        SourceLink::connected(next, capacity);
+    }
+
+private:
+    static constexpr uint64_t kCopied = 256 * 1024;  // bytes that are copied at once
+
+    Tap& tap_;
+    uint64_t room_;
+    std::unique_ptr<std::byte[]> copy_;  // stamps and payload of the frame in the outbox
+    uint64_t missed_ = 0;
+
+    void ended(uint64_t) override {}
+    bool over(bool& lost) override {
+        if (!tap_.ended() || (tap_.follow && !tap_.closed())) return false;
+        lost = tap_.sender_lost();
+        return true;
+    }
+
+    /// One frame at a time: the copy is free again when all is written.
+    bool fill(uint64_t) override {
+        if (!outbox_.empty()) return false;
+        const uint64_t most = std::min<uint64_t>(credit(sent_), kMostMessages);
+        if (most == 0) return tap_.there(1) == 0;
+        Sight s;
+        for (int tries = 0; tries < 16; ++tries) {
+            if (!tap_.find(most, s)) return true;
+            if (look(s)) break;
+        }
+        return false;
+    }
+
+    /// Copies what was found into a frame; false when there is none: it was overwritten, or contradicts itself.
+    bool look(Sight& s) {
+        const Slab& slab = s.slab();
+        const MessageShape* shape = shapes_.find(s.side(slab.variants));
+        const uint64_t room = s.room();
+        uint64_t size = shape ? shape->bytes : 0, stamps = 0;
+        if (shape) s.count = std::min({s.count, most_messages(*shape), std::max<uint64_t>(kCopied / std::max<uint64_t>(size, 1), 1)});
+        bool good = shape != nullptr;
+        const bool whole = tap_.read(s, [&] {
+            if (!good) return;
+            if (slab.stamps) copy(stamps, slab.stamps + s.slot, 8 * s.count);
+            good = copy_payload(*shape, s, room, stamps, size);
+        });
+        if (!whole) return false;
+        missed_ += s.missed;
+        if (!good) {
+            corrupted_ += s.count, missed_ += s.count;
+            return false;
+        }
+        std::byte* const begin = head(*shape, s.count, size, std::exchange(missed_, 0), stamps != 0);
+        piece(copy_.get(), stamps + s.count * size);
+        close_frame(begin, s.count);
+        return true;
+    }
+
+    void copy(uint64_t& at, const void* from, uint64_t n) noexcept {
+        copy_shared(copy_.get() + at, static_cast<const std::byte*>(from), n);
+        at += n;
+    }
+    /// As it travels. What is written over meanwhile may say anything: no byte is touched that is not the message's.
+    bool copy_payload(const MessageShape& shape, const Sight& s, uint64_t room, uint64_t at, uint64_t& size) noexcept {
+        if (room < (shape.shaped ? shape.dims_bytes() : size)) return false;
+        if (shape.shaped) {
+            uint64_t dims[MessageShape::kMostDims], elements = 0;
+            copy(at, shape.dims_at(s.data(), room), shape.dims_bytes());
+            std::memcpy(dims, copy_.get() + at - shape.dims_bytes(), shape.dims_bytes());
+            if (!shape.elements(dims, room, elements)) return false;
+            copy(at, s.data(), elements);
+            size = shape.dims_bytes() + elements;
+        } else if (!shape.columns.empty()) {
+            for (size_t f = 0; f < shape.columns.size(); ++f) copy(at, shape.column(s.slab(), f, s.slot), s.count * shape.columns[f].bytes);
+        } else if (size == s.stride()) {
+            copy(at, s.data(), s.count * size);
+        } else {
+            for (uint64_t i = 0; i < s.count; ++i) copy(at, s.data() + i * s.stride(), size);
+        }
+        return true;
+    }
+};
+
+}  // namespace psyne::net
