@@ -68,7 +68,7 @@ PyObject* get_info(PyObject* o, void*) {
     static std::atomic<PyObject*> cache{nullptr};
     PyObject* info = imported(cache, "psyne.info", "Info");
     if (!info) return nullptr;
-    unsigned long long sequence = 0, sender = 0, missed = 0, stamp = 0;
+    unsigned long long sequence = 0, sender = 0, missed = 0, stamp = 0, remote = 0;
     bool redelivered = false;
     const uint64_t i = place_in_batch(m);
     m = root(m);
@@ -80,6 +80,7 @@ PyObject* get_info(PyObject* o, void*) {
         missed = Receiver::missed(t);
         redelivered = t.deaths != 0;
         stamp = t.stamp();
+        remote = t.remote();
     } else if (m->hold.kind == Hold::Kind::called && usable(m)) {
         const Slab& slab = m->hold.loan.ring->slab;
         const uint64_t slot = m->hold.loan.slot + i;
@@ -93,6 +94,7 @@ PyObject* get_info(PyObject* o, void*) {
         sender = c.sender;
         missed = c.dropped[i] + (i == 0 ? c.missed : 0);
         stamp = c.stamps[i];
+        remote = c.remote[i];
     } else if (m->hold.kind == Hold::Kind::loan) {
         sequence = m->hold.loan.position + i;
         sender = sender_end(m->end).sender->registry.join();
@@ -100,7 +102,7 @@ PyObject* get_info(PyObject* o, void*) {
         usable(m);
         return nullptr;
     }
-    return PyObject_CallFunction(info, "KKKOK", sequence, sender, missed, redelivered ? Py_True : Py_False, stamp);
+    return PyObject_CallFunction(info, "KKKOKK", sequence, sender, missed, redelivered ? Py_True : Py_False, stamp, remote);
 }
 
 /// A batch in columns as one structured array.

@@ -31,8 +31,8 @@ struct Place {
 
 /// What a tap tells of the private messages that it copied.
 struct Sighting {
-    uint64_t sequence, sender, missed;  // of the first
-    const uint64_t *dropped, *stamps;   // of each, in the memory of the messages
+    uint64_t sequence, sender, missed;          // of the first
+    const uint64_t *dropped, *stamps, *remote;  // of each, in the memory of the messages
 };
 
 /// What must be told when slots are no longer used.

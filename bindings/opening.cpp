@@ -124,12 +124,13 @@ nb::object describe(nb::object place, const std::string& name) {
 
 void open_sending(nb::object self, nb::object place, const std::string& name, const std::string& schema,
                   uint32_t pattern, nb::list stages, uint64_t capacity, uint64_t align, bool drops, nb::object growth, nb::object stamps,
-                  const std::string& wait, const std::string& program, nb::list types, nb::object batch_type) {
+                  const std::string& wait, const std::string& program, nb::list types, nb::object batch_type, bool remote) {
     SenderEnd& e = sender_end(self.ptr());
     const uint64_t bytes = largest(types).first;
     SenderOptions ring = ring_for(types, capacity, align, !growth.is_none());
     // A clock costs more than the rest of a small send.
     ring.columns.stamps = stamps.is_none() ? bytes >= kStampsFrom : nb::cast<bool>(stamps);
+    ring.columns.remote = remote;
     ring.columns.dropped = drops;
     ring.wait = mode_of(wait);
     if (!growth.is_none()) ring.growth = growth_from(growth);
@@ -288,10 +289,11 @@ void bind_opening(nb::module_& m) {
     m.def("open_sender", open_sending, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("schema"),
           nb::arg("pattern"), nb::arg("stages"), nb::arg("capacity"), nb::arg("align"), nb::arg("drops"),
           nb::arg("growth").none(), nb::arg("stamps").none(), nb::arg("wait"), nb::arg("program"), nb::arg("types"), nb::arg("batch_type"),
+          nb::arg("remote") = false,
           nb::sig("def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, "
                   "stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, "
                   "growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], "
-                  "batch_type: object) -> None"));
+                  "batch_type: object, remote: bool = False) -> None"));
     m.def("open_receiver", open_receiving, nb::arg("end").lock(), nb::arg("place"), nb::arg("name"), nb::arg("stage"),
           nb::arg("added").none(), nb::arg("wait"), nb::arg("program"), nb::arg("follow"), nb::arg("oldest_first"), "Join a channel; False when there is none.",
           nb::sig("def open_receiver(end: object, place: str | int, name: str, stage: str, "

@@ -24,21 +24,26 @@ public:
         message_ = batch ? new_batch(reinterpret_cast<PyTypeObject*>(e.batch_type.ptr()), kind.type.ptr(), kind.shape)
                          : new_message(reinterpret_cast<PyTypeObject*>(kind.type.ptr()), kind.shape);
         if (!message_ || !(message_->lease = new_lease(nullptr, message_->generation))) return false;
-        const uint64_t payload = round_up(stride * s.count, 8), bytes = round_up(payload + 16 * s.count, align);
+        const uint64_t payload = round_up(stride * s.count, 8), bytes = round_up(payload + 24 * s.count, align);
         auto* memory = static_cast<std::byte*>(std::aligned_alloc(align, bytes));
         if (!memory) return PyErr_NoMemory(), false;
         message_->lease->memory = memory;
         message_->at = {memory, stride, s.count, 0, room};
         message_->count = s.count;
         stamps_ = reinterpret_cast<uint64_t*>(memory + payload);
-        dropped_ = stamps_ + s.count;
+        remote_ = stamps_ + s.count;
+        dropped_ = remote_ + s.count;
         return true;
     }
 
     /// Copies what was found as it is now.
     void copy(const Sight& s) noexcept {
         const Slab& slab = s.slab();
-        for (uint64_t i = 0; i < s.count; ++i) stamps_[i] = s.side(slab.stamps, i), dropped_[i] = s.side(slab.dropped, i);
+        for (uint64_t i = 0; i < s.count; ++i) {
+            stamps_[i] = s.side(slab.stamps, i);
+            remote_[i] = s.side(slab.remote, i);
+            dropped_[i] = s.side(slab.dropped, i);
+        }
         const Layout& layout = *kind_->shape;
         const Place to = message_->at;
         if (layout.columns) {
@@ -60,7 +65,7 @@ public:
         MessageObject* m = std::exchange(message_, nullptr);
         m->open = m->writable = true;
         m->hold.kind = Hold::Kind::copied;
-        m->hold.copied = {s.position(), s.lane->join, s.missed, dropped_, stamps_};
+        m->hold.copied = {s.position(), s.lane->join, s.missed, dropped_, stamps_, remote_};
         counts.messages += s.count;
         counts.missed += s.missed;
         counts.copied += copied_;
@@ -75,7 +80,7 @@ public:
 private:
     MessageObject* message_ = nullptr;
     const Kind* kind_ = nullptr;
-    uint64_t *stamps_ = nullptr, *dropped_ = nullptr;
+    uint64_t *stamps_ = nullptr, *remote_ = nullptr, *dropped_ = nullptr;
     uint64_t copied_ = 0;
 
     /// The dimensions first; they say how much to copy. Those that do not fit are PeerCorrupted when they are used.

@@ -41,7 +41,7 @@ class Robot(Struct):
 Plane = Array("f4", ndim=2, max_bytes=256)
 Small = Text(max_bytes=64)
 TYPES = [Robot, Plane, Small, Bytes(max_bytes=32)]
-VARIANTS, PAYLOAD = 88, 120  # where a slab says at which byte these columns begin
+VARIANTS, PAYLOAD = 80, 120  # where a slab says at which byte these columns begin
 
 
 def slab(directory: Path, channel: str) -> mmap.mmap:

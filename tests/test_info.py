@@ -1,13 +1,18 @@
 """m.info in every situation, timestamps, copies of every type, and receive_into()."""
 
+import mmap
+import struct
 import time
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import psyne
-from psyne import Array, ArrowBatch, Bytes, Info, Matrix, Message, Struct, Text, f32, field, u8, u64
+from psyne import Array, ArrowBatch, Bytes, Info, Matrix, Message, Struct, Text, _native, f32, field, u8, u64
 
 from .helpers.contents import content
 from .helpers.layouts import Line, Number, Record, lines_of
@@ -175,6 +180,60 @@ def test_the_time_is_of_the_end_of_a_loan_and_the_same_in_another_process():
         sent = time.monotonic_ns()
         stamp, now = other.run("import time; m = rx.receive(); m.info.timestamp, time.monotonic_ns()")
         assert lent <= stamp <= sent <= now
+
+
+# ---- timestamps of another host --------------------------------------------------------------------------------------
+
+REMOTE_OFFSET = 96  # in SlabShape
+
+
+@pytest.fixture
+def far(monkeypatch: pytest.MonkeyPatch, psyne_directory: Path) -> Callable[[Iterable[int]], None]:
+    """Senders keep the clock of another host; what it returns writes it, as a link does, for the first slots of ``ipc://x``."""
+    monkeypatch.setattr(_native, "open_sender", partial(_native.open_sender, remote=True))
+
+    def write(times: Iterable[int]) -> None:
+        with open(next(psyne_directory.glob("x.*.slab")), "r+b") as file, mmap.mmap(file.fileno(), 0) as memory:
+            (column,) = struct.unpack_from("<Q", memory, REMOTE_OFFSET)
+            for slot, t in enumerate(times):
+                struct.pack_into("<Q", memory, column + 8 * slot, t)
+
+    return write
+
+
+@pytest.mark.parametrize("kind", [Robot, Frame], ids=["rows", "columns"])
+def test_what_came_over_a_network_has_the_clock_of_its_sender_beside_ours(kind: Any, far: Any):
+    with (
+        psyne.sender("ipc://x", kind, capacity=8, timestamps=True) as tx,
+        psyne.receiver("ipc://x", kind) as rx,
+        psyne.tap("ipc://x", kind) as tap,
+    ):
+        far(range(1000, 1008))
+        before = time.monotonic_ns()
+        for n in range(4):
+            tx.send(kind(stamp=n))
+        first = tap.receive()
+        assert first.info.remote_timestamp == 1000
+        copies = tap.receive_many(3)
+        assert [m.info.remote_timestamp for m in copies] == [1001, 1002, 1003]
+        assert [m.info.missed for m in copies] == [0, 0, 0]
+        with rx.receive() as m:
+            assert m.info == first.info
+            assert m.info.timestamp >= before
+        with rx.receive_many(3) as batch:
+            assert [m.info for m in batch] == [m.info for m in copies]
+            assert batch.info.remote_stamp == 1001
+
+
+def test_what_did_not_come_over_a_network_says_so(far: Any):
+    with psyne.sender("ipc://x", Number, capacity=8) as tx, psyne.receiver("ipc://x") as rx:
+        tx.send(Number())  # the other host keeps no time
+        with rx.receive() as m:
+            assert m.info.remote_stamp == 0
+            with pytest.raises(psyne.InvalidArgument, match="over a network"):
+                m.info.remote_timestamp  # noqa: B018
+    with pytest.raises(psyne.InvalidArgument, match="over a network"):
+        NOTHING.remote_timestamp  # noqa: B018
 
 
 # ---- copy() --------------------------------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ def slab(directory: Path) -> mmap.mmap:
         os.close(file)
 
 
-VARIANT_OFFSET, PAYLOAD_OFFSET = 88, 120  # in SlabShape
+VARIANT_OFFSET, PAYLOAD_OFFSET = 80, 120  # in SlabShape
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,27 @@ TESTS(receiver_test) {
              CHECK_EQ(take_value(*rx), 6u);
              CHECK_EQ(take_value(*rx), 7u);
          }},
+        {"a message that came over a network has the time of its first sender, too",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(kShared), {.stamps = true, .remote = true}), here = sender(home, spec(kShared));
+             auto rx = receiver(home);
+             for (uint64_t lap = 0; lap < 3; ++lap) {
+                 const Loan loan = lend(*tx, 8);
+                 for (uint64_t i = 0; i < 8; ++i) loan.ring->slab.remote[loan.slot + i].store(100 * lap + i, relaxed);
+                 tx->commit(loan, 8);
+                 for (uint64_t i = 0; i < 8; ++i) {
+                     const Taken t = take(*rx);
+                     CHECK_EQ(t.remote(), 100 * lap + i);
+                     CHECK(t.stamp() > t.remote());
+                     rx->end(t, false);
+                 }
+             }
+             put(*here, 1);
+             const Taken t = take(*rx);
+             CHECK_EQ(t.remote(), 0u);
+             rx->end(t, false);
+         }},
         {"a batch takes what is there, up to its limit and up to the end of the lap",
          [] {
              Home home;

@@ -69,6 +69,31 @@ TESTS(slab_test) {
                  for (uint32_t s = 0; s < 3; ++s) CHECK_EQ(slab.row(s)[i].load(relaxed), 0u);
              }
          }},
+        {"a side column is there where it was asked for, apart from all others, and its readers find it",
+         [] {
+             using Column = Atomic64* Slab::*;
+             const std::pair<bool SideColumns::*, Column> all[] = {
+                 {&SideColumns::dropped, &Slab::dropped}, {&SideColumns::variants, &Slab::variants},
+                 {&SideColumns::stamps, &Slab::stamps}, {&SideColumns::remote, &Slab::remote}};
+             SideColumns every;
+             for (const auto& [wanted, mine] : all) {
+                 const Home home;
+                 SideColumns one;
+                 every.*wanted = one.*wanted = true;
+                 const Slab made = create(home, {64, 64, 8, 2, one}), seen = attach(home);
+                 for (const auto& [_, column] : all) {
+                     CHECK_EQ(made.*column != nullptr, column == mine);
+                     CHECK_EQ(seen.*column != nullptr, column == mine);
+                 }
+             }
+             const Home home;
+             const Slab made = create(home, {64, 64, 8, 2, every}), seen = attach(home);
+             std::memset(made.at(0), 1, 8 * 64);
+             for (uint64_t i = 0; i < 32; ++i) (made.*all[i / 8].second)[i % 8].store(i, relaxed);
+             for (uint64_t i = 0; i < 32; ++i) CHECK_EQ((seen.*all[i / 8].second)[i % 8].load(relaxed), i);
+             for (uint64_t i = 0; i < 8; ++i) CHECK_EQ(seen.ready[i].load(relaxed), 0u);
+             CHECK_EQ(static_cast<int>(seen.at(7)[63]), 1);
+         }},
         {"a slot knows its position and its lap",
          [] {
              const Home home;
@@ -148,10 +173,11 @@ TESTS(slab_test) {
                   [](SlabHeader& h) { h.shape.room = 65; }, [](SlabHeader& h) { h.shape.room = ~0ull; },
                   [](SlabHeader& h) { h.shape.room = 56; },  // smaller than a message, and there are no extents
                   [](SlabHeader& h) { h.shape.extent_stride = 1 << 20; }, [](SlabHeader& h) { h.shape.extent_offset = kHeaderBytes + 128; },
-                  [](SlabHeader& h) { h.shape.ready_offset = 0; }, [](SlabHeader& h) { h.shape.ready_offset = 1ull << 40; },
                   [](SlabHeader& h) { h.shape.dropped_offset = 1; },
                   [](SlabHeader& h) { h.shape.dropped_offset = 8; },
                   [](SlabHeader& h) { h.shape.dropped_offset = ~7ull; },
+                  [](SlabHeader& h) { h.shape.remote_offset = 8; }, [](SlabHeader& h) { h.shape.remote_offset = kHeaderBytes + 65; },
+                  [](SlabHeader& h) { h.shape.remote_offset = ~7ull; }, [](SlabHeader& h) { h.shape.remote_offset = h.shape.payload_offset; },
                   [](SlabHeader& h) { h.shape.payload_offset = 0; },
                   [](SlabHeader& h) { h.shape.payload_offset = ~0ull; },
                   [](SlabHeader& h) { h.shape.payload_offset = 1 << 16; },

@@ -44,14 +44,14 @@ inline ChannelSpec spec(Pattern pattern = Pattern::mpsc, std::vector<StageSpec> 
 
 struct Options {
     uint64_t capacity = 8;
-    bool count_dropped = false, variants = false, stamps = false;
+    bool count_dropped = false, variants = false, stamps = false, remote = false;
     Spinner::Mode wait = Spinner::Mode::block;
     std::string name = "test";
 };
 
 inline std::unique_ptr<Sender> sender(const Home& home, const ChannelSpec& s = spec(), const Options& o = {}) {
     return open_sender(home.directory, o.name, s,
-                       {payload_stride(s.payload_bytes, 8, 0), o.capacity, {o.count_dropped, o.variants, o.stamps}, o.wait}, "test");
+                       {payload_stride(s.payload_bytes, 8, 0), o.capacity, {o.count_dropped, o.variants, o.stamps, o.remote}, o.wait}, "test");
 }
 inline std::unique_ptr<Receiver> receiver(const Home& home, const std::string& stage = "", const Options& o = {}) {
     return open_receiver(home.directory, o.name, stage, o.wait, "test");

@@ -7,7 +7,7 @@ import numpy
 import numpy.typing
 
 
-LAYOUT_VERSION: int = 4
+LAYOUT_VERSION: int = 5
 
 class Layout:
     """Dtype and shape of one message."""
@@ -258,7 +258,7 @@ class TapEnd:
 def describe(place: str | int, name: str) -> dict[str, Any] | None:
     """Schema, pattern and stages of an open channel, or None."""
 
-def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object) -> None: ...
+def open_sender(end: object, place: str | int, name: str, schema: str, pattern: int, stages: list[tuple[str, int, bool, bool]], capacity: int, align: int, drops: bool, growth: tuple[int, int] | None, stamps: bool | None, wait: str, program: str, types: list[tuple[type, Layout, int]], batch_type: object, remote: bool = False) -> None: ...
 
 def open_receiver(end: object, place: str | int, name: str, stage: str, added: tuple[list[str] | None, bool, bool] | None, wait: str, program: str, follow: bool, oldest_first: bool) -> bool:
     """Join a channel; False when there is none."""

@@ -20,6 +20,8 @@ class Info(NamedTuple):
     """A receiver died while it held this message."""
     stamp: int = 0
     """`timestamp`, or 0 where its sender keeps no time."""
+    remote_stamp: int = 0
+    """`remote_timestamp`, or 0 where it came over no network, or its sender there keeps no time."""
 
     @property
     def timestamp(self) -> int:
@@ -27,3 +29,13 @@ class Info(NamedTuple):
         if self.stamp == 0:
             raise InvalidArgument("the sender of this message keeps no timestamps; open it with timestamps=True")
         return self.stamp
+
+    @property
+    def remote_timestamp(self) -> int:
+        """When it was sent on another host, in nanoseconds of ``time.monotonic_ns()`` there; `timestamp`: when it came.
+
+        Raises InvalidArgument where it came over no network, or its sender there keeps no time.
+        """
+        if self.remote_stamp == 0:
+            raise InvalidArgument("this message did not come over a network, or its sender keeps no timestamps")
+        return self.remote_stamp

@@ -119,6 +119,7 @@ struct Taken {
     std::byte* data = nullptr;
     uint64_t variant() const noexcept { return lane->slab.variants ? lane->slab.variants[slot].load(relaxed) : 0; }
     uint64_t stamp() const noexcept { return lane->slab.stamps ? lane->slab.stamps[slot].load(relaxed) : 0; }
+    uint64_t remote() const noexcept { return lane->slab.remote ? lane->slab.remote[slot].load(relaxed) : 0; }
     /// Bytes that each message may use where `data` is, whatever its word says by now.
     uint64_t room() const noexcept { return data == lane->slab.at(slot) ? lane->slab.room : lane->slab.room_beside(slot); }
     uint64_t position() const noexcept { return lane->slab.position(slot, lap); }

@@ -27,7 +27,7 @@
 
 namespace psyne {
 
-inline constexpr uint32_t kLayoutVersion = 4;
+inline constexpr uint32_t kLayoutVersion = 5;
 inline constexpr uint64_t kLine = 128;  // two cache lines: neighbours are fetched in pairs
 inline constexpr uint64_t kHeaderBytes = 4096;
 inline constexpr uint64_t kSlabUnit = 64 * 1024;
@@ -182,11 +182,11 @@ struct SlabShape {
     uint64_t capacity;
     uint64_t stride;  // bytes from one payload to the next
     uint64_t room;    // bytes of them that a message may use
-    uint64_t ready_offset;
-    // Side columns, a word for each slot; 0: this slab has none.
+    // Side columns, a word for each slot, behind the ready words; 0: this slab has none.
     uint64_t dropped_offset;  // messages dropped just before this one
     uint64_t variant_offset;  // what lies in the slot: see variant.hpp
     uint64_t stamp_offset;    // monotonic clock at its commit, in ns
+    uint64_t remote_offset;   // the same by the clock of a sender on another host
     uint64_t extent_offset;   // extent_word(): 0: the message lies in its slot
     uint64_t extent_stride;   // bytes from one extent to the next; 0: there are none
     uint64_t payload_offset;

@@ -14,6 +14,7 @@ struct SideColumns {
     bool dropped = false;   // where the sender drops
     bool variants = false;  // where messages are of several types
     bool stamps = false;    // where the sender keeps the time
+    bool remote = false;    // where messages come over a network: the time that their first sender kept
     bool extents = false;   // where messages may be larger than a slot
 };
 
@@ -54,6 +55,7 @@ public:
     Atomic64* dropped = nullptr;
     Atomic64* variants = nullptr;
     Atomic64* stamps = nullptr;
+    Atomic64* remote = nullptr;
     Atomic64* extents = nullptr;
     std::byte* payload = nullptr;
     SlabHeader* header = nullptr;
@@ -147,10 +149,11 @@ public:
             corrupted(where, "foreign headers");
         const bool extended = h.extent_offset != 0 && h.extent_stride >= payload_bytes;
         if (h.capacity == 0 || h.stride < h.room || (h.room < payload_bytes && !extended) || h.payload_offset > bytes ||
-            h.ready_offset != kHeaderBytes || h.capacity > bytes / 8 || h.capacity > 1ull << 48 ||
+            h.capacity > bytes / 8 || h.capacity > 1ull << 48 ||
             h.payload_offset < kHeaderBytes + h.capacity * 8 || h.payload_offset % kHeaderBytes != 0 ||
             (payload_bytes >= 64 && h.stride % 64 != 0) || !side_fits(h, h.dropped_offset) ||
-            !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) || !side_fits(h, h.extent_offset) ||
+            !side_fits(h, h.variant_offset) || !side_fits(h, h.stamp_offset) || !side_fits(h, h.remote_offset) ||
+            !side_fits(h, h.extent_offset) ||
             (h.extent_offset == 0) != (h.extent_stride == 0) || h.extent_stride % 64 != 0 ||
             __builtin_mul_overflow(h.capacity, h.extent_stride, &extents) ||
             __builtin_mul_overflow(h.capacity, h.stride, &room) || room > bytes - h.payload_offset ||
@@ -239,11 +242,12 @@ private:
         uint64_t words = kHeaderBytes + column;  // the end of what lies before the payload
         const auto side = [&](bool wanted) { return wanted ? std::exchange(words, words + column) : 0; };
         const uint64_t dropped = side(spec.columns.dropped), variants = side(spec.columns.variants),
-                       stamps = side(spec.columns.stamps), extent_words = side(spec.columns.extents);
+                       stamps = side(spec.columns.stamps), remote = side(spec.columns.remote),
+                       extent_words = side(spec.columns.extents);
         const uint64_t payload = round_up(words, std::max<uint64_t>(4096, sys::page_size()));
         const uint64_t bytes = round_up(payload + payloads, kSlabUnit);
-        return {bytes, {kSlabMagic, kLayoutVersion, kAbi, bytes, 0, 0, 0, spec.capacity, spec.stride, spec.room, kHeaderBytes,
-                        dropped, variants, stamps, extent_words, extent, payload}};
+        return {bytes, {kSlabMagic, kLayoutVersion, kAbi, bytes, 0, 0, 0, spec.capacity, spec.stride, spec.room,
+                        dropped, variants, stamps, remote, extent_words, extent, payload}};
     }
 
     /// Between the ready words and the payload, if there is such a column at all.
@@ -262,11 +266,12 @@ private:
 
     void resolve(const SlabShape& h, const AcksShape& a) noexcept {
         header = reinterpret_cast<SlabHeader*>(bytes_.data());
-        ready = reinterpret_cast<Atomic64*>(bytes_.data() + h.ready_offset);
+        ready = reinterpret_cast<Atomic64*>(bytes_.data() + kHeaderBytes);
         const auto side = [&](uint64_t at) { return at ? reinterpret_cast<Atomic64*>(bytes_.data() + at) : nullptr; };
         dropped = side(h.dropped_offset);
         variants = side(h.variant_offset);
         stamps = side(h.stamp_offset);
+        remote = side(h.remote_offset);
         extents = side(h.extent_offset);
         extent_stride_ = h.extent_stride;
         payload = bytes_.data() + h.payload_offset;
