@@ -59,6 +59,7 @@ static const char* class_of(Errc code) {
         case Errc::incompatible: return "IncompatibleChannel";
         case Errc::no_space: return "NoSpace";
         case Errc::lease: return "LeaseLimit";
+        case Errc::protocol: return "ProtocolError";
         case Errc::system: break;
     }
     return "SystemFailure";

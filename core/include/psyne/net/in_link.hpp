@@ -275,7 +275,12 @@ private:
             if (loan.count == 0) loan = std::exchange(loans_[1], {});
         }
     }
-    void keep_stamps(const Loan&) const noexcept {}
+    /// 0: the peer keeps no time.
+    void keep_stamps(const Loan& part) const noexcept {
+        Atomic64* const remote = part.ring->slab.remote;
+        const uint64_t from = count_ - left_to_come_;
+        for (uint64_t i = 0; remote && i < part.count; ++i) remote[part.slot + i].store(stamped_ ? stamps_[from + i] : 0, relaxed);
+    }
 
     /// What is lent was never there.
     void discard() noexcept {

@@ -140,6 +140,7 @@ private:
     bool frame(const Run& run) {
         const Slab& slab = run.taken.lane->slab;
         const MessageShape& shape = *run.shape;
+        const Atomic64* const clock = clock_of(slab);
         const uint64_t from = sent_ - run.first, slot = run.taken.slot + from, fields = shape.columns.size();
         const bool joined = fields == 0 && run.taken.count > 1 && run.size == slab.stride;
         uint64_t n = std::min(run.taken.count - from, most_messages(shape));
@@ -150,8 +151,8 @@ private:
         if (!outbox_.fits(3 + (fields != 0 ? fields : joined ? 1 : n), kHeader + kDataHead + shape.dims_bytes())) return false;
 
         const uint64_t missed = (from == 0 ? run.missed : 0) + (slab.dropped ? slab.dropped[slot].load(relaxed) : 0);
-        std::byte* const begin = head(shape, n, run.size, missed, slab.stamps != nullptr);
-        if (slab.stamps) piece(reinterpret_cast<const std::byte*>(slab.stamps + slot), 8 * n);
+        std::byte* const begin = head(shape, n, run.size, missed, clock != nullptr);
+        if (clock) piece(reinterpret_cast<const std::byte*>(clock + slot), 8 * n);
         std::byte* const data = run.taken.data + from * slab.stride;
         if (shape.shaped) {
             std::byte* dims = outbox_.head(shape.dims_bytes());

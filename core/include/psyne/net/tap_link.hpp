@@ -59,7 +59,7 @@ private:
         bool good = shape != nullptr;
         const bool whole = tap_.read(s, [&] {
             if (!good) return;
-            if (slab.stamps) copy(stamps, slab.stamps + s.slot, 8 * s.count);
+            if (const Atomic64* clock = clock_of(slab)) copy(stamps, clock + s.slot, 8 * s.count);
             good = copy_payload(*shape, s, room, stamps, size);
         });
         if (!whole) return false;
