@@ -40,9 +40,6 @@ public:
 
     /// Goes on with `next`: sends again what is behind it.
     void connected(uint64_t next, uint64_t capacity) override {
-        if (next < let_go_ || next > next_)
-            violation("the peer goes on with message " + std::to_string(next) + ", but this end has " + std::to_string(let_go_) + " to " +
-                      std::to_string(next_));
         SourceLink::connected(next, capacity);
         for (at_ = runs_.first; at_ != runs_.last && runs_[at_].end() <= next;) ++at_;
     }
@@ -50,7 +47,7 @@ public:
     /// The far end will not have what it has not let go: other members of the stage get it.
     void give_back() noexcept {
         for (; !runs_.empty(); ++runs_.first) receiver_.give_back(runs_.front().taken);
-        let_go_ = received_ = sent_ = flown_ = next_;
+        let_go_ = acked_ = received_ = sent_ = flown_ = next_;
         at_ = runs_.first;
         outbox_.clear();
     }
@@ -65,6 +62,8 @@ private:
         uint64_t missed = 0;  // just before, because they were corrupted
         uint64_t end() const noexcept { return first + taken.count; }
     };
+
+    uint64_t sent_most() const noexcept override { return next_; }
 
     Receiver& receiver_;
     Line<Run> runs_;
