@@ -5,33 +5,11 @@
 //            let_go_     ▲ at_, sent_    next_
 #pragma once
 
+#include <psyne/net/line.hpp>
 #include <psyne/net/source_link.hpp>
 #include <psyne/receiver.hpp>
 
 namespace psyne::net {
-
-/// First in, first out; its memory only grows. Elements have numbers.
-template <class T>
-class Line {
-public:
-    uint64_t first = 0, last = 0;  // the numbers of those that are in it: first … last − 1
-
-    bool empty() const noexcept { return first == last; }
-    T& operator[](uint64_t number) noexcept { return places_[number & (places_.size() - 1)]; }
-    T& front() noexcept { return (*this)[first]; }
-    void push(const T& v) {
-        if (last - first == places_.size()) {
-            std::vector<T> more(2 * places_.size());
-            for (uint64_t i = first; i != last; ++i) more[i & (more.size() - 1)] = (*this)[i];
-            places_ = std::move(more);
-        }
-        (*this)[last] = v;
-        ++last;
-    }
-
-private:
-    std::vector<T> places_ = std::vector<T>(64);  // a power of two
-};
 
 class OutLink final : public SourceLink {
 public:
