@@ -291,5 +291,5 @@ TESTS(link_test) {
              j.put(0);
              CHECK_THROWS(system, "cannot send", transfer(j.near.out, s.fd[0]));
          }},
-    });
+    }, long_run() ? 3000 : 50);
 }
