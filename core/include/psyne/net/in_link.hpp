@@ -17,6 +17,7 @@ class InLink final : public Link {
 public:
     static constexpr uint64_t kInPlace = 4096;      // so many bytes are worth a system call of their own
     static constexpr uint64_t kLarge = 256 * 1024;  // behind a frame like this only a head is read
+    static constexpr size_t kHeads = 128;           // header, head, one stamp, dimensions
     static constexpr uint64_t kAckBytes = 1 << 20;
 
     /// `max_frame`: bytes of the longest DATA that is accepted. Throws Errc::invalid for a ring that grows, and for one
@@ -24,6 +25,8 @@ public:
     InLink(Sender& sender, std::vector<MessageShape> shapes, bool checksum = false, uint64_t max_frame = 64ull << 20)
         : sender_(sender), shapes_(std::move(shapes)), checksum_(checksum), max_frame_(std::max(max_frame, shapes_.most() + 64 * 1024)) {
         if (sender_.grows()) fail(Errc::invalid, "a link writes to a ring that does not grow");
+        if (shapes_.most() > sender_.room())
+            fail(Errc::invalid, "slots of " + std::to_string(sender_.room()) + " bytes have no room for messages of " + std::to_string(shapes_.most()));
         if (sender_.position() != 0)
             fail(Errc::invalid, "a link begins with a lane, this one has " + std::to_string(sender_.position()) + " messages");
     }
@@ -32,12 +35,18 @@ public:
     uint64_t next() const noexcept { return next_; }
     uint64_t capacity() const noexcept { return sender_.capacity(); }
     /// Another connection; the peer sends from next() on.
-    void connected() noexcept { acks_ = true; }
+    void connected() noexcept {
+        begin_connection();
+        if (left_) turn_deaf();
+        acks_ = true;
+        byes_ = false;  // who has not understood it says END again
+    }
     void disconnected() noexcept override {
         Link::disconnected();
         discard();
-        leaves_ = left_ && !leave_sent_;
+        leaves_ = left_;
         byes_ = end_;
+        end_here_ = false;
     }
 
     /// Messages that all local stages have let go.
@@ -48,6 +57,7 @@ public:
     void leave() noexcept {
         discard();
         leaves_ = left_ = true;
+        turn_deaf();
     }
     /// The peer knows that all was let go.
     bool settled() const noexcept { return told_let_go_ == next_; }
@@ -58,7 +68,7 @@ public:
     bool ended() const noexcept { return end_; }
     bool failed() const noexcept { return failed_; }
     /// All has come, all was let go, and the peer was told.
-    bool finished() const noexcept { return end_ && !byes_ && told_let_go_ == next_ && unwritten() == 0; }
+    bool finished() const noexcept { return end_ && !byes_ && !acks_ && told_let_go_ == next_ && unwritten() == 0; }
 
 private:
     Sender& sender_;
@@ -69,7 +79,8 @@ private:
     uint64_t told_next_ = 0, told_let_go_ = 0;  // in the last ACK
     uint64_t bytes_ = 0;                       // of payload, since the last ACK
     bool acks_ = false, byes_ = false, leaves_ = false;  // to be told
-    bool end_ = false, failed_ = false, left_ = false, leave_sent_ = false;
+    bool end_ = false, failed_ = false, left_ = false;
+    bool end_here_ = false;  // END came in this connection
 
     // The frame whose payload is coming.
     const MessageShape* shape_ = nullptr;  // null: none
@@ -100,17 +111,17 @@ private:
             told_let_go_ = let_go_, told_next_ = next_, bytes_ = 0;
         }
         if (byes_ && add(Frame::bye)) byes_ = false;
-        if (leaves_ && add(Frame::leave)) leaves_ = false, leave_sent_ = true;
+        if (leaves_ && add(Frame::leave)) leaves_ = false;
         plan_common();
     }
 
     void take(const Header& h, const std::byte* body) override {
         if (h.type != Frame::end) violation(h.text() + " came from a sending side");
-        if (end_ || h.sequence != next_)
-            violation(end_ ? "a second END came" : "an END says " + std::to_string(h.sequence) + " messages, but " + std::to_string(next_) + " came");
+        if (end_here_ || h.sequence != next_)
+            violation(end_here_ ? "a second END came" : "an END says " + std::to_string(h.sequence) + " messages, but " + std::to_string(next_) + " came");
         const auto why = static_cast<uint8_t>(*body);
         if (why > 1) violation("an END gives the reason " + std::to_string(why));
-        end_ = byes_ = acks_ = true;
+        end_ = end_here_ = byes_ = acks_ = true;
         failed_ = why == 1;
     }
 
@@ -141,6 +152,7 @@ private:
         missed_ = d.missed;
         sum_ = summed_ ? crc32c(at, stamps + shape.dims_bytes()) : 0;
         large_ = payload_ >= kLarge;
+        pass_fields();
         return true;
     }
 
@@ -164,18 +176,16 @@ private:
     // ---- payload ----------------------------------------------------------------------------------------------------
 
     bool midway() const noexcept override { return shape_ != nullptr; }
-    size_t wanted() const noexcept override { return large_ ? kHeader + kDataHead + 8 : kScratch; }
+    size_t wanted() const noexcept override { return large_ ? kHeads : kScratch; }
 
     std::span<std::byte> landing() override {
-        if (left_ || !midway() || payload_ < kInPlace) return {};
+        if (!midway() || payload_ < kInPlace) return {};
         if (lend()) return place();
         stuck_ = true;
         return {};
     }
     void landed(size_t n) override {
-        if (left_) return;
-        const std::span<std::byte> to = place();
-        came(to.first(n));
+        came(place().first(n));
     }
     size_t absorb(std::span<const std::byte> bytes) override {
         size_t used = 0;
@@ -247,10 +257,14 @@ private:
                           std::to_string(sum_) + ", the frame says " + std::to_string(head_.checksum));
             if (shape_->shaped) std::memcpy(shape_->dims_at(loans_[0].data, loans_[0].room), dims_, shape_->dims_bytes());
             publish(lent());
-        } else if (!shape_->columns.empty()) {
-            while (done_ == count_ * element_ && field_ + 1 < shape_->columns.size()) element_ = shape_->columns[++field_].bytes, done_ = 0;
+        } else {
+            pass_fields();
         }
         if (left_to_come_ == 0) shape_ = nullptr;
+    }
+    /// Behind the columns that have come.
+    void pass_fields() noexcept {
+        while (field_ + 1 < shape_->columns.size() && done_ == count_ * element_) element_ = shape_->columns[++field_].bytes, done_ = 0;
     }
 
     /// Publishes the first `n` messages of those that are lent.
@@ -269,17 +283,19 @@ private:
             if (loan.count == 0) loan = std::exchange(loans_[1], {});
         }
     }
+    /// 0: the peer keeps no time.
     void keep_stamps(const Loan& part) const noexcept {
-        const Slab& slab = part.ring->slab;
-        if (slab.remote == nullptr) return;
-        const uint64_t first = count_ - left_to_come_;
-        for (uint64_t i = 0; i < part.count; ++i) slab.remote[part.slot + i].store(stamped_ ? stamps_[first + i] : 0, relaxed);
+        Atomic64* const remote = part.ring->slab.remote;
+        const uint64_t from = count_ - left_to_come_;
+        for (uint64_t i = 0; remote && i < part.count; ++i) remote[part.slot + i].store(stamped_ ? stamps_[from + i] : 0, relaxed);
     }
 
     /// What is lent was never there.
     void discard() noexcept {
-        for (Loan* loan : {&loans_[1], &loans_[0]})
-            if (std::exchange(loan->count, 0) != 0) sender_.discard(*loan);
+        for (Loan* loan : {&loans_[1], &loans_[0]}) {
+            if (loan->count != 0) sender_.discard(*loan);
+            *loan = {};
+        }
         shape_ = nullptr;
         large_ = false;
     }

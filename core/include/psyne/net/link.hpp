@@ -42,6 +42,7 @@ public:
         if (n > given_.size()) fail(Errc::invalid, std::to_string(n) + " bytes arrived in a buffer of " + std::to_string(given_.size()));
         bytes_in += n;
         given_ = {};
+        if (deaf_) return;
         if (in_place_) landed(n);
         else end_ += n;
         parse();
@@ -74,14 +75,14 @@ public:
         if (reason_.size() > kMostReason) reason_.resize(kMostReason);
         refuses_ = true;
     }
-    /// What the peer said in its last words; "": nothing.
+    /// What the peer said in its last words, until there is another connection; "": nothing. No byte behind them is taken.
     const std::string& refused() const noexcept { return refused_; }
 
     /// The connection is gone: frames that are not whole are forgotten.
     virtual void disconnected() noexcept {
         begin_ = end_ = 0;
         given_ = {};
-        in_place_ = stuck_ = closing_ = pings_ = pongs_ = false;
+        in_place_ = stuck_ = closing_ = pings_ = pongs_ = refuses_ = false;
         outbox_.clear();
     }
 
@@ -124,6 +125,17 @@ protected:
         outbox_.add(reinterpret_cast<const std::byte*>(reason_.data()), reason_.size());
         refuses_ = false, closing_ = true;
     }
+    /// Another connection.
+    void begin_connection() noexcept {
+        refused_.clear();
+        deaf_ = false;
+    }
+    /// What comes in this connection is of no interest any more.
+    void turn_deaf() noexcept {
+        begin_ = end_ = 0;
+        stuck_ = false;
+        deaf_ = true;
+    }
     bool pongs() const noexcept { return pongs_; }
     bool closing() const noexcept { return closing_; }
 
@@ -132,13 +144,14 @@ private:
     size_t begin_ = 0, end_ = 0;  // what is there and not used yet
     std::span<std::byte> given_;  // by buffer()
     bool in_place_ = false;       // given_ is a slot
+    bool deaf_ = false;           // nothing is taken any more
     bool closing_ = false;        // nothing comes behind REFUSE
     bool pings_ = false, pongs_ = false, refuses_ = false;
     uint64_t ping_ = 0, pong_ = 0, ponged_ = 0;
     std::string reason_, refused_;
 
     void parse() {
-        while (refused_.empty() && step()) {
+        while (step()) {
         }
     }
     /// One frame, or what there is of its payload; false when there must come more first.
@@ -166,7 +179,8 @@ private:
             case Frame::refuse:
                 refused_.assign(reinterpret_cast<const char*>(body), h.length);
                 if (refused_.empty()) refused_ = "{}";
-                break;
+                turn_deaf();
+                return false;
             default: take(h, body);
         }
         return true;

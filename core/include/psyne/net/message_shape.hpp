@@ -51,6 +51,9 @@ struct MessageShape {
     }
 };
 
+/// When the messages of a slab were sent: by the clock of their first sender, where it is on another host.
+inline const Atomic64* clock_of(const Slab& slab) noexcept { return slab.remote ? slab.remote : slab.stamps; }
+
 /// The types of a channel, in their order. Throws Errc::invalid for shapes that cannot be.
 class MessageShapes {
 public:

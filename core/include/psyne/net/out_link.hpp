@@ -5,33 +5,11 @@
 //            let_go_     ▲ at_, sent_    next_
 #pragma once
 
+#include <psyne/net/line.hpp>
 #include <psyne/net/source_link.hpp>
 #include <psyne/receiver.hpp>
 
 namespace psyne::net {
-
-/// First in, first out; its memory only grows. Elements have numbers.
-template <class T>
-class Line {
-public:
-    uint64_t first = 0, last = 0;  // the numbers of those that are in it: first … last − 1
-
-    bool empty() const noexcept { return first == last; }
-    T& operator[](uint64_t number) noexcept { return places_[number & (places_.size() - 1)]; }
-    T& front() noexcept { return (*this)[first]; }
-    void push(const T& v) {
-        if (last - first == places_.size()) {
-            std::vector<T> more(2 * places_.size());
-            for (uint64_t i = first; i != last; ++i) more[i & (more.size() - 1)] = (*this)[i];
-            places_ = std::move(more);
-        }
-        (*this)[last] = v;
-        ++last;
-    }
-
-private:
-    std::vector<T> places_ = std::vector<T>(64);  // a power of two
-};
 
 class OutLink final : public SourceLink {
 public:
@@ -40,23 +18,21 @@ public:
 
     /// Goes on with `next`: sends again what is behind it.
     void connected(uint64_t next, uint64_t capacity) override {
-        if (next < let_go_ || next > next_)
-            violation("the peer goes on with message " + std::to_string(next) + ", but this end has " + std::to_string(let_go_) + " to " +
-                      std::to_string(next_));
         SourceLink::connected(next, capacity);
         for (at_ = runs_.first; at_ != runs_.last && runs_[at_].end() <= next;) ++at_;
     }
 
     void restart() noexcept override {
-        for (uint64_t i = runs_.first; i != runs_.last; ++i) runs_[i].first -= let_go_;
-        next_ -= let_go_;
+        ended(acked_);
+        for (uint64_t i = runs_.first; i != runs_.last; ++i) runs_[i].first -= acked_;
+        next_ -= acked_;
         at_ = runs_.first;
         SourceLink::restart();
     }
     /// The far end will not have what it has not let go: other members of the stage get it.
     void give_back() noexcept {
         for (; !runs_.empty(); ++runs_.first) receiver_.give_back(runs_.front().taken);
-        let_go_ = received_ = sent_ = flown_ = next_;
+        let_go_ = acked_ = received_ = sent_ = flown_ = next_;
         at_ = runs_.first;
         outbox_.clear();
     }
@@ -71,6 +47,8 @@ private:
         uint64_t missed = 0;  // just before, because they were corrupted
         uint64_t end() const noexcept { return first + taken.count; }
     };
+
+    uint64_t sent_most() const noexcept override { return next_; }
 
     Receiver& receiver_;
     Line<Run> runs_;
@@ -96,24 +74,22 @@ private:
     }
 
     bool over(bool& lost) override {
-        if (!receiver_.ended_now() || (receiver_.follow && !receiver_.closed())) return false;
+        if (sent_ != next_ || !receiver_.ended_now() || (receiver_.follow && !receiver_.closed())) return false;
         lost = receiver_.sender_lost();
         return true;
     }
 
-    bool fill(uint64_t bytes) override {
+    void fill(uint64_t bytes) override {
         while (outbox_.bytes() < bytes) {
-            while (at_ == runs_.last) {
+            for (int tries = 0; at_ == runs_.last; ++tries) {  // some may be good for nothing
                 const uint64_t most = std::min<uint64_t>(credit(next_), kMostMessages);
-                if (most == 0) return receiver_.there(1) == 0;
                 Taken t;
-                if (!receiver_.try_take(most, t)) return true;
+                if (most == 0 || tries == 16 || !receiver_.try_take(most, t)) return;
                 keep(t);
             }
-            if (!frame(runs_[at_])) return false;
+            if (!frame(runs_[at_])) return;
             if (sent_ == runs_[at_].end()) ++at_;
         }
-        return false;
     }
 
     /// What was taken gets its sequence. Who wrote what contradicts itself is damaged or hostile: that is passed over.
@@ -146,6 +122,7 @@ private:
     bool frame(const Run& run) {
         const Slab& slab = run.taken.lane->slab;
         const MessageShape& shape = *run.shape;
+        const Atomic64* const clock = clock_of(slab);
         const uint64_t from = sent_ - run.first, slot = run.taken.slot + from, fields = shape.columns.size();
         const bool joined = fields == 0 && run.taken.count > 1 && run.size == slab.stride;
         uint64_t n = std::min(run.taken.count - from, most_messages(shape));
@@ -156,8 +133,8 @@ private:
         if (!outbox_.fits(3 + (fields != 0 ? fields : joined ? 1 : n), kHeader + kDataHead + shape.dims_bytes())) return false;
 
         const uint64_t missed = (from == 0 ? run.missed : 0) + (slab.dropped ? slab.dropped[slot].load(relaxed) : 0);
-        std::byte* const begin = head(shape, n, run.size, missed, slab.stamps != nullptr);
-        if (slab.stamps) piece(reinterpret_cast<const std::byte*>(slab.stamps + slot), 8 * n);
+        std::byte* const begin = head(shape, n, run.size, missed, clock != nullptr);
+        if (clock) piece(reinterpret_cast<const std::byte*>(clock + slot), 8 * n);
         std::byte* const data = run.taken.data + from * slab.stride;
         if (shape.shaped) {
             std::byte* dims = outbox_.head(shape.dims_bytes());

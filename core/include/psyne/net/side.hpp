@@ -48,7 +48,7 @@ public:
     template <class... Options>
     explicit SideOf(End& end, Options&&... options) : end_(end), link_(end, std::forward<Options>(options)...) {}
     L& link() noexcept final { return link_; }
-    bool ready() final { return end_.ready(); }
+    bool ready() override { return end_.ready(); }
     int arm() final {
         if (!bell_) {
             const FifoPlace place = end_.registry.file.storage().fifos();
@@ -84,6 +84,12 @@ public:
     }
     bool finished() const noexcept override { return this->link_.left() || this->link_.finished(); }
     bool waits() noexcept override { return this->link_.unwritten() == 0 && this->link_.wants_messages(); }
+    bool ready() override {
+        if constexpr (std::is_same_v<End, Receiver>)  // it may hold all that there is, which is no reason to look
+            return this->end_.there(1) != 0 || (this->end_.ended_now() && (!this->end_.follow || this->end_.closed()));
+        else
+            return this->end_.ready();
+    }
 };
 
 /// What comes into one.

@@ -2,6 +2,7 @@
 // once: what was under way in a connection that broke is missed, and those that come next take its numbers.
 #pragma once
 
+#include <psyne/net/line.hpp>
 #include <psyne/net/source_link.hpp>
 #include <psyne/tap.hpp>
 
@@ -14,12 +15,11 @@ public:
           copy_(std::make_unique_for_overwrite<std::byte[]>(room_)) {}
 
     void connected(uint64_t next, uint64_t capacity) override {
-        if (next < received_ || next > sent_)
-            violation("the peer goes on with message " + std::to_string(next) + ", but it had " + std::to_string(received_) + " of " +
-                      std::to_string(sent_));
-        missed_ += sent_ - next;
-        let_go_ = next;  // the far ring has its own say
+        const uint64_t sent = sent_;
         SourceLink::connected(next, capacity);
+        missed_ += sent - next;
+        forget_told();
+        for (; !told_.empty(); ++told_.first) missed_ += told_.front().missed;
     }
 
 private:
@@ -28,8 +28,15 @@ private:
     Tap& tap_;
     uint64_t room_;
     std::unique_ptr<std::byte[]> copy_;  // stamps and payload of the frame in the outbox
-    uint64_t missed_ = 0;
+    uint64_t missed_ = 0;  // before the message that comes next
+    struct Missed {
+        uint64_t sequence, missed;
+    };
+    Line<Missed> told_;  // in frames that the far end perhaps has not got
 
+    void forget_told() noexcept {
+        while (!told_.empty() && told_.front().sequence < received()) ++told_.first;
+    }
     void ended(uint64_t) override {}
     bool over(bool& lost) override {
         if (!tap_.ended() || (tap_.follow && !tap_.closed())) return false;
@@ -38,15 +45,12 @@ private:
     }
 
     /// One frame at a time: the copy is free again when all is written.
-    bool fill(uint64_t) override {
-        if (!outbox_.empty()) return false;
+    void fill(uint64_t) override {
+        if (!outbox_.empty()) return;
         const uint64_t most = std::min<uint64_t>(credit(sent_), kMostMessages);
-        for (Sight s; most != 0;) {
-            if (!tap_.find(most, s)) return true;
-            if (!look(s)) continue;
-            return false;
-        }
-        return tap_.there(1) == 0;
+        Sight s;
+        for (int tries = 0; most != 0 && tries < 16; ++tries)
+            if (!tap_.find(most, s) || look(s)) return;
     }
 
     /// Copies what was found into a frame; false when there is none: it was overwritten, or contradicts itself.
@@ -59,7 +63,7 @@ private:
         bool good = shape != nullptr;
         const bool whole = tap_.read(s, [&] {
             if (!good) return;
-            if (slab.stamps) copy(stamps, slab.stamps + s.slot, 8 * s.count);
+            if (const Atomic64* clock = clock_of(slab)) copy(stamps, clock + s.slot, 8 * s.count);
             good = copy_payload(*shape, s, room, stamps, size);
         });
         if (!whole) return false;
@@ -68,7 +72,9 @@ private:
             corrupted_ += s.count, missed_ += s.count;
             return false;
         }
-        std::byte* const begin = head(*shape, s.count, size, std::exchange(missed_, 0), stamps != 0);
+        std::byte* const begin = head(*shape, s.count, size, missed_, stamps != 0);
+        forget_told();
+        if (missed_ != 0) told_.push({sent_, std::exchange(missed_, 0)});
         piece(copy_.get(), stamps + s.count * size);
         close_frame(begin, s.count);
         return true;
@@ -80,9 +86,9 @@ private:
     }
     /// As it travels. What is written over meanwhile may say anything: no byte is touched that is not the message's.
     bool copy_payload(const MessageShape& shape, const Sight& s, uint64_t room, uint64_t at, uint64_t& size) noexcept {
+        if (room < (shape.shaped ? shape.dims_bytes() : size)) return false;
         if (shape.shaped) {
             uint64_t dims[MessageShape::kMostDims], elements = 0;
-            if (room < shape.dims_bytes()) return false;
             copy(at, shape.dims_at(s.data(), room), shape.dims_bytes());
             std::memcpy(dims, copy_.get() + at - shape.dims_bytes(), shape.dims_bytes());
             if (!shape.elements(dims, room, elements)) return false;
@@ -90,8 +96,6 @@ private:
             size = shape.dims_bytes() + elements;
         } else if (!shape.columns.empty()) {
             for (size_t f = 0; f < shape.columns.size(); ++f) copy(at, shape.column(s.slab(), f, s.slot), s.count * shape.columns[f].bytes);
-        } else if (size > room) {
-            return false;
         } else if (size == s.stride()) {
             copy(at, s.data(), s.count * size);
         } else {
