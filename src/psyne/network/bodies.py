@@ -104,7 +104,7 @@ class Request:
     program: str = ""
 
     def encode(self) -> bytes:
-        return _written(Type.OPEN, {**asdict(self), "program": printable(self.program)[:64]})
+        return _written(Type.OPEN, {**asdict(self), "program": printable(self.program)[:60]})
 
     @classmethod
     def decode(cls, whole: Frame) -> Self:

@@ -64,6 +64,7 @@ class _Timer:
 
     def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
+        self.waits = False  # it lies in the heap of a thread
         self.handle: asyncio.TimerHandle | None = None
 
     def take(self) -> Callback | None:
@@ -115,10 +116,12 @@ class ThreadDriver:
         if self._is_ours():
             with self._lock:
                 self._forget(fd)
+                self._ring_if_idle()
 
     def later(self, seconds: float, callback: Callback) -> Callback:
         timer = _Timer(callback)
         with self._changed():
+            timer.waits = True
             heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), timer))
         return functools.partial(self._cancel, timer)
 
@@ -161,12 +164,21 @@ class ThreadDriver:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
                 self._thread.start()
-            elif self._thread is not threading.current_thread():
+            else:
                 self._ring()
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # nobody has read thousands of them: it will look
-            self._ringing.send(b"\0")
+        if self._thread is not threading.current_thread():
+            with contextlib.suppress(BlockingIOError):  # it has not read thousands of them, but will
+                self._ringing.send(b"\0")
+
+    def _ring_if_idle(self) -> None:
+        """It would wait for what does not come any more."""
+        if self._thread is not None and not self._is_busy():
+            self._ring()
+
+    def _is_busy(self) -> bool:
+        return bool(self._soon or self._watched or len(self._timers) > self._cancelled)
 
     def _forget(self, fd: int) -> None:
         before = self._watched.pop(fd, None)
@@ -177,9 +189,10 @@ class ThreadDriver:
         if not self._is_ours():
             return
         with self._lock:
-            if timer.take() is None:
+            if timer.take() is None or not timer.waits:
                 return
             self._cancelled += 1
+            self._ring_if_idle()
             if self._cancelled > MANY and self._cancelled * 2 > len(self._timers):
                 self._timers = [entry for entry in self._timers if entry[2].callback is not None]
                 heapq.heapify(self._timers)
@@ -192,7 +205,7 @@ class ThreadDriver:
                 if (callback := take()) is not None:  # not cancelled by one before
                     _called(callback, BaseException)
             with self._lock:
-                busy = bool(self._soon or self._timers or self._watched)
+                busy = self._is_busy()
                 if self._stopping or (rested and not busy):
                     self._thread = None
                     return
@@ -213,6 +226,7 @@ class ThreadDriver:
             now = time.monotonic()
             while self._timers and (self._timers[0][0] <= now or self._timers[0][2].callback is None):
                 timer = heapq.heappop(self._timers)[2]
+                timer.waits = False
                 if timer.callback is None:
                     self._cancelled -= 1
                 else:
@@ -222,7 +236,7 @@ class ThreadDriver:
     def _pause(self) -> float | None:
         if self._soon:
             return 0.0
-        if self._timers:
+        if len(self._timers) > self._cancelled:
             return max(0.0, self._timers[0][0] - time.monotonic())
         return None if self._watched else self._idle
 
