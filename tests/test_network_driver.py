@@ -108,7 +108,7 @@ def test_watching_again_changes_what_is_waited_for(driver: Driver, pair: Any):
     driver.watch(fd, True, False, lambda: (ours.recv(9), got.put("before")))
     theirs.send(b"x")
     assert got.get(timeout=PATIENCE) == "before"
-    driver.watch(fd, False, False, lambda: got.put("left alone"))
+    inside(driver, lambda: driver.watch(fd, False, False, lambda: got.put("left alone")))
     theirs.send(b"x")
     for _ in range(3):
         inside(driver, bool)

@@ -31,8 +31,8 @@ MANY = 64  # cancelled timers that are kept in the heap, even if they are more t
 class Driver(Protocol):
     """Calls back, one callback at a time. A callback that raises is logged, and its descriptor watched no more.
 
-    Everything may be called from any thread. `unwatch` from another thread does not wait for the callback that runs
-    just then, so close a descriptor in a callback (`soon`), after `unwatch`.
+    Everything may be called from any thread. `watch` and `unwatch` from another one wait neither for the callback that
+    runs just then nor for a loop to come to them, so close a descriptor in a callback (`soon`), after `unwatch`.
     """
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
