@@ -5,19 +5,17 @@ import hmac
 import socket
 import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
-from cryptography.hazmat.primitives import serialization
 from hypothesis import given
 from hypothesis import strategies as st
 
 import psyne
 from psyne.network import security
 from psyne.network.security import Tls, bind_places, context_for, places, proof, proves, tls_failure, token_bytes
+
+from .helpers.certificates import HOST, LOCK, Files, write_files
 
 TOKEN = b"a token of 16 bytes or more"
 
@@ -100,40 +98,12 @@ def test_a_proof_is_this_hmac():
 # ---- TLS -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Files:
-    """PEM files of two authorities that do not know each other, and certificates of the first."""
-
-    ca: Path
-    other_ca: Path
-    cert: Path
-    key: Path
-    locked_key: Path
-    other_cert: Path
-    other_key: Path
-
-
 @pytest.fixture(scope="module")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
-    folder = tmp_path_factory.mktemp("tls")
-    made = Files(*(folder / f"{name}.pem" for name in Files.__dataclass_fields__))
-    authority, other = trustme.CA(), trustme.CA()
-    authority.cert_pem.write_to_path(made.ca)
-    other.cert_pem.write_to_path(made.other_ca)
-    issued, elsewhere = authority.issue_cert("host.test"), other.issue_cert("host.test")
-    issued.private_key_pem.write_to_path(made.key)
-    elsewhere.private_key_pem.write_to_path(made.other_key)
-    for cert, path in ((issued, made.cert), (elsewhere, made.other_cert)):
-        path.write_bytes(b"".join(blob.bytes() for blob in cert.cert_chain_pems))
-    key = serialization.load_pem_private_key(issued.private_key_pem.bytes(), None)
-    locked = serialization.BestAvailableEncryption(b"open sesame")
-    made.locked_key.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, locked)
-    )
-    return made
+    return write_files(tmp_path_factory.mktemp("tls"))
 
 
-def shake(server: ssl.SSLContext, client: ssl.SSLContext | None, name: str = "host.test") -> dict[str, Any]:
+def shake(server: ssl.SSLContext, client: ssl.SSLContext | None, name: str = HOST) -> dict[str, Any]:
     """Both sides of a TLS handshake over memory: the version of each, or its error. No client: plain bytes."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     sides = {"server": server.wrap_bio(to_server, to_client, server_side=True)}
@@ -177,7 +147,7 @@ def test_a_bound_end_with_an_authority_takes_who_has_a_certificate_of_it(files: 
     assert isinstance(tls_failure(outcome["client"], "tcp://host:1"), psyne.AuthenticationFailed)
 
 
-@pytest.mark.parametrize(("ca", "name"), [("other_ca", "host.test"), (None, "host.test"), ("ca", "another.test")])
+@pytest.mark.parametrize(("ca", "name"), [("other_ca", HOST), (None, HOST), ("ca", "another.test")])
 def test_a_server_of_another_authority_or_name_is_refused(files: Files, ca: str | None, name: str):
     server = context_for(Tls(files.cert, files.key), "server")
     outcome = shake(server, context_for(Tls(ca=ca and getattr(files, ca)), "client"), name)
@@ -211,7 +181,7 @@ def test_a_key_that_is_locked_needs_its_password_and_never_asks_the_terminal(fil
         context_for(Tls(files.cert, files.locked_key), "server")
     with pytest.raises(psyne.InvalidArgument, match="cannot be used"):
         context_for(Tls(files.cert, files.locked_key, password="wrong"), "server")
-    server = context_for(Tls(files.cert, files.locked_key, password="open sesame"), "server")
+    server = context_for(Tls(files.cert, files.locked_key, password=LOCK), "server")
     assert shake(server, context_for(Tls(ca=files.ca), "client"))["client"] == "TLSv1.3"
 
 
