@@ -286,13 +286,15 @@ def test_what_was_cancelled_or_unwatched_does_not_keep_the_thread(impatient: Thr
         if what != "timer":
             impatient.watch(pair[0].fileno(), True, False, bool)
         inside(impatient, bool)
+        if what != "timer":
+            impatient.unwatch(pair[0].fileno())
         cancel()
-        impatient.unwatch(pair[0].fileno())
         until(lambda: not impatient.running, f"the end after a {what}")
 
 
 def test_cancelled_timers_do_not_pile_up():
     driver = ThreadDriver()
+    driver.later(1800.0, bool)
     for _ in range(10_000):
         driver.later(3600.0, bool)()
     assert len(driver._timers) <= 2 * module.MANY

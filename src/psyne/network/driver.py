@@ -162,8 +162,9 @@ class ThreadDriver:
             yield
             self._stopping = False
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
+                thread.start()
+                self._thread = thread
             else:
                 self._ring()
 
@@ -255,7 +256,6 @@ class LoopDriver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watched: dict[int, Callback] = {}  # its thread alone uses it
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
         self._inside(self._watch, fd, read, write, callback)
@@ -279,7 +279,6 @@ class LoopDriver:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
-        self._watched[fd] = callback
         call = functools.partial(self._call, fd, callback)
         if read:
             self._loop.add_reader(fd, call)
@@ -291,12 +290,11 @@ class LoopDriver:
             self._loop.remove_writer(fd)
 
     def _unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
-            self._loop.remove_reader(fd)
-            self._loop.remove_writer(fd)
+        self._loop.remove_reader(fd)
+        self._loop.remove_writer(fd)
 
     def _call(self, fd: int, callback: Callback) -> None:
-        if self._watched.get(fd) is callback and not _called(callback, Exception):
+        if not _called(callback, Exception):
             self._unwatch(fd)
 
     def _begin(self, seconds: float, timer: _Timer) -> None:
