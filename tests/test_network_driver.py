@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -298,6 +299,33 @@ def test_cancelled_timers_do_not_pile_up():
     for _ in range(10_000):
         driver.later(3600.0, bool)()
     assert len(driver._timers) <= 2 * module.MANY
+    driver.stop()
+    driver.forked()
+
+
+def test_a_finaliser_may_ask_while_its_thread_is_asking():
+    driver = ThreadDriver()
+    called: list[int] = []
+
+    class Cycle:
+        def __init__(self, number: int) -> None:
+            self.number, self.itself = number, self
+
+        def __del__(self) -> None:
+            driver.soon(lambda: called.append(self.number))
+            driver.later(3600.0, bool)()
+
+    before = gc.get_threshold()
+    try:
+        for n in range(1000):
+            gc.set_threshold(1 + n % 40)  # collects at any place of what follows
+            Cycle(n)
+            driver.later(3600.0, bool)()
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    inside(driver, bool)
+    assert sorted(called) == list(range(1000))
     driver.stop()
     driver.forked()
 

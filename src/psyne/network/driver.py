@@ -85,7 +85,8 @@ class ThreadDriver:
     def __init__(self, idle: float = IDLE) -> None:
         self._idle = idle
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # all below; held neither in select() nor in callbacks
+        # Guards all below; held neither in select() nor in callbacks. A finaliser may ask while its thread is asking.
+        self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._watched: dict[int, _Watched] = {}
         self._timers: list[tuple[float, int, _Timer]] = []  # a heap
@@ -162,9 +163,12 @@ class ThreadDriver:
             yield
             self._stopping = False
             if self._thread is None:
-                thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
-                thread.start()
-                self._thread = thread
+                self._thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter ends, or the system has no more threads
+                    self._thread = None
+                    raise
             else:
                 self._ring()
 
@@ -195,7 +199,7 @@ class ThreadDriver:
             self._cancelled += 1
             self._ring_if_idle()
             if self._cancelled > MANY and self._cancelled * 2 > len(self._timers):
-                self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+                self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
                 heapq.heapify(self._timers)
                 self._cancelled = 0
 
@@ -222,8 +226,9 @@ class ThreadDriver:
     def _due(self) -> list[Callable[[], Callback | None]]:
         """What gives the callbacks whose time has come, or None for one that is cancelled meanwhile."""
         with self._lock:
-            due = [_Timer(callback).take for callback in self._soon]
-            self._soon.clear()
+            due = []
+            while self._soon:
+                due.append(_Timer(self._soon.popleft()).take)
             now = time.monotonic()
             while self._timers and (self._timers[0][0] <= now or self._timers[0][2].callback is None):
                 timer = heapq.heappop(self._timers)[2]
@@ -315,7 +320,7 @@ class LoopDriver:
 
 
 _driver: ThreadDriver | None = None
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def thread_driver() -> ThreadDriver:
@@ -330,7 +335,7 @@ def thread_driver() -> ThreadDriver:
 
 def _after_fork() -> None:
     global _driver, _making
-    _making = threading.Lock()
+    _making = threading.RLock()
     if _driver is not None:
         _driver.forked()
         _driver = None
