@@ -1,13 +1,20 @@
 """Both sides of a handshake, over nothing but memory."""
 
+import json
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import psyne
-from psyne.network.bodies import Reply, Request
+from psyne.network.bodies import Challenge, Reply, Request
+from psyne.network.frames import HEADER_BYTES, Type, frame
 from psyne.network.handshake import Client, Handshake, Server
 
-__all__ = ["ADDRESS", "PEER", "SCHEMA", "SESSION", "TOKEN", "Meeting", "meet", "reply", "request"]
+__all__ = [
+    "ADDRESS", "HELLO", "NONCE", "OPEN", "PEER", "SCHEMA", "SESSION", "TOKEN", "WELCOME",
+    "Meeting", "fed", "meet", "never", "opening", "reply", "request", "welcomed", "written",
+]  # fmt: skip
 
 ADDRESS, PEER = "tcp://host:9999/camera", "10.0.0.7:50123"
 TOKEN = b"sixteen bytes or more"
@@ -62,3 +69,30 @@ def fed(machine: Handshake, pieces: list[bytes]) -> psyne.PsyneError | None:
         except psyne.PsyneError as error:
             return error
     return None
+
+
+# What they say, as JSON, with no token wanted.
+NONCE = "5a" * 32
+HELLO = {"byteorder": sys.byteorder, "word": 8, "nonce": NONCE, "psyne": "0.1.0"}
+OPEN = json.loads(request().encode()[HEADER_BYTES:])
+WELCOME = json.loads(reply(request()).encode("")[HEADER_BYTES:])
+
+
+def written(kind: Type, fields: Any) -> bytes:
+    return frame(kind, fields if isinstance(fields, bytes) else json.dumps(fields).encode())
+
+
+def opening(server: Server, proof: bytes = bytes(32), **changes: Any) -> psyne.PsyneError | None:
+    """What a client without a token would say to the server, with changes to its OPEN."""
+    return fed(server, [written(Type.HELLO, HELLO), frame(Type.PROOF, proof), written(Type.OPEN, OPEN | changes)])
+
+
+def welcomed(asked: Request, **changes: Any) -> psyne.PsyneError | None:
+    """What a client makes of a WELCOME with these changes."""
+    client = Client(asked, ADDRESS)
+    challenge = Challenge(sys.byteorder, 8, NONCE, False).encode()
+    return fed(client, [challenge, written(Type.WELCOME, WELCOME | {"proof": ""} | changes)])
+
+
+def never(_: Request) -> Reply:
+    raise AssertionError("opened for somebody who did not prove that he knows the token")
