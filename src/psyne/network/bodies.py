@@ -13,7 +13,18 @@ from ..address import check_name
 from ..errors import ProtocolError, PsyneError
 from .frames import LIMITS, Frame, Type, frame
 
-__all__ = ["Challenge", "Hello", "Reply", "Request", "Role", "decode_refusal", "decode_welcome", "printable", "refusal"]
+__all__ = [
+    "Challenge",
+    "Hello",
+    "Reply",
+    "Request",
+    "Role",
+    "decode_refusal",
+    "decode_welcome",
+    "printable",
+    "refusal",
+    "refusal_body",
+]
 
 Role = Literal["sender", "receiver", "tap"]
 Added = tuple[list[str] | None, bool, bool]  # directly before (None: all), mutates, redelivers; as in psyne.stage
@@ -104,7 +115,7 @@ class Request:
     program: str = ""
 
     def encode(self) -> bytes:
-        return _written(Type.OPEN, {**asdict(self), "program": printable(self.program)[:64]})
+        return _written(Type.OPEN, {**asdict(self), "program": printable(self.program)[:60]})
 
     @classmethod
     def decode(cls, whole: Frame) -> Self:
@@ -180,8 +191,13 @@ def decode_welcome(whole: Frame, request: Request) -> tuple[str, Reply]:
 
 def refusal(error: PsyneError) -> bytes:
     """The frame REFUSE that makes the other side raise this error."""
+    return frame(Type.REFUSE, refusal_body(error))
+
+
+def refusal_body(error: PsyneError) -> bytes:
+    """The body of that frame, for a link that makes its frames itself."""
     name = type(error).__name__ if type(error).__name__ in TRAVELLING else "PsyneError"
-    return _written(Type.REFUSE, {"error": name, "message": printable(str(error))[:TEXT]})
+    return _json({"error": name, "message": printable(str(error))[:TEXT]})
 
 
 def decode_refusal(whole: Frame, peer: str) -> PsyneError:
@@ -198,10 +214,14 @@ def printable(text: str) -> str:
 
 
 def _written(kind: Type, fields: dict[str, Any]) -> bytes:
-    body = json.dumps(fields, separators=(",", ":")).encode()
+    body = _json(fields)
     if len(body) > LIMITS[kind]:
         raise errors.InvalidArgument(f"{kind.name} would have {len(body)} bytes; it has at most {LIMITS[kind]}")
     return frame(kind, body)
+
+
+def _json(fields: dict[str, Any]) -> bytes:
+    return json.dumps(fields, separators=(",", ":")).encode()
 
 
 class _Fields:

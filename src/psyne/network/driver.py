@@ -31,8 +31,8 @@ MANY = 64  # cancelled timers that are kept in the heap, even if they are more t
 class Driver(Protocol):
     """Calls back, one callback at a time. A callback that raises is logged, and its descriptor watched no more.
 
-    Everything may be called from any thread. `unwatch` from another thread does not wait for the callback that runs
-    just then, so close a descriptor in a callback (`soon`), after `unwatch`.
+    Everything may be called from any thread. `watch` and `unwatch` from another one wait neither for the callback that
+    runs just then nor for a loop to come to them, so close a descriptor in a callback (`soon`), after `unwatch`.
     """
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
@@ -64,6 +64,7 @@ class _Timer:
 
     def __init__(self, callback: Callback) -> None:
         self.callback: Callback | None = callback
+        self.waits = False  # it lies in the heap of a thread
         self.handle: asyncio.TimerHandle | None = None
 
     def take(self) -> Callback | None:
@@ -84,7 +85,8 @@ class ThreadDriver:
     def __init__(self, idle: float = IDLE) -> None:
         self._idle = idle
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # all below; held neither in select() nor in callbacks
+        # Guards all below; held neither in select() nor in callbacks. A finaliser may ask while its thread is asking.
+        self._lock = threading.RLock()
         self._selector = selectors.DefaultSelector()
         self._watched: dict[int, _Watched] = {}
         self._timers: list[tuple[float, int, _Timer]] = []  # a heap
@@ -115,10 +117,12 @@ class ThreadDriver:
         if self._is_ours():
             with self._lock:
                 self._forget(fd)
+                self._ring_if_idle()
 
     def later(self, seconds: float, callback: Callback) -> Callback:
         timer = _Timer(callback)
         with self._changed():
+            timer.waits = True
             heapq.heappush(self._timers, (time.monotonic() + seconds, next(self._number), timer))
         return functools.partial(self._cancel, timer)
 
@@ -160,13 +164,26 @@ class ThreadDriver:
             self._stopping = False
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="psyne network", daemon=True)
-                self._thread.start()
-            elif self._thread is not threading.current_thread():
+                try:
+                    self._thread.start()
+                except RuntimeError:  # the interpreter ends, or the system has no more threads
+                    self._thread = None
+                    raise
+            else:
                 self._ring()
 
     def _ring(self) -> None:
-        with contextlib.suppress(BlockingIOError):  # nobody has read thousands of them: it will look
-            self._ringing.send(b"\0")
+        if self._thread is not threading.current_thread():
+            with contextlib.suppress(BlockingIOError):  # it has not read thousands of them, but will
+                self._ringing.send(b"\0")
+
+    def _ring_if_idle(self) -> None:
+        """It would wait for what does not come any more."""
+        if self._thread is not None and not self._is_busy():
+            self._ring()
+
+    def _is_busy(self) -> bool:
+        return bool(self._soon or self._watched or len(self._timers) > self._cancelled)
 
     def _forget(self, fd: int) -> None:
         before = self._watched.pop(fd, None)
@@ -177,11 +194,12 @@ class ThreadDriver:
         if not self._is_ours():
             return
         with self._lock:
-            if timer.take() is None:
+            if timer.take() is None or not timer.waits:
                 return
             self._cancelled += 1
+            self._ring_if_idle()
             if self._cancelled > MANY and self._cancelled * 2 > len(self._timers):
-                self._timers = [entry for entry in self._timers if entry[2].callback is not None]
+                self._timers[:] = [entry for entry in self._timers if entry[2].callback is not None]
                 heapq.heapify(self._timers)
                 self._cancelled = 0
 
@@ -192,7 +210,7 @@ class ThreadDriver:
                 if (callback := take()) is not None:  # not cancelled by one before
                     _called(callback, BaseException)
             with self._lock:
-                busy = bool(self._soon or self._timers or self._watched)
+                busy = self._is_busy()
                 if self._stopping or (rested and not busy):
                     self._thread = None
                     return
@@ -208,11 +226,13 @@ class ThreadDriver:
     def _due(self) -> list[Callable[[], Callback | None]]:
         """What gives the callbacks whose time has come, or None for one that is cancelled meanwhile."""
         with self._lock:
-            due = [_Timer(callback).take for callback in self._soon]
-            self._soon.clear()
+            due = []
+            while self._soon:
+                due.append(_Timer(self._soon.popleft()).take)
             now = time.monotonic()
             while self._timers and (self._timers[0][0] <= now or self._timers[0][2].callback is None):
                 timer = heapq.heappop(self._timers)[2]
+                timer.waits = False
                 if timer.callback is None:
                     self._cancelled -= 1
                 else:
@@ -222,7 +242,7 @@ class ThreadDriver:
     def _pause(self) -> float | None:
         if self._soon:
             return 0.0
-        if self._timers:
+        if len(self._timers) > self._cancelled:
             return max(0.0, self._timers[0][0] - time.monotonic())
         return None if self._watched else self._idle
 
@@ -241,7 +261,6 @@ class LoopDriver:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._watched: dict[int, Callback] = {}  # its thread alone uses it
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
         self._inside(self._watch, fd, read, write, callback)
@@ -265,7 +284,6 @@ class LoopDriver:
             self._loop.call_soon_threadsafe(function, *arguments)
 
     def _watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
-        self._watched[fd] = callback
         call = functools.partial(self._call, fd, callback)
         if read:
             self._loop.add_reader(fd, call)
@@ -277,12 +295,11 @@ class LoopDriver:
             self._loop.remove_writer(fd)
 
     def _unwatch(self, fd: int) -> None:
-        if self._watched.pop(fd, None) is not None:
-            self._loop.remove_reader(fd)
-            self._loop.remove_writer(fd)
+        self._loop.remove_reader(fd)
+        self._loop.remove_writer(fd)
 
     def _call(self, fd: int, callback: Callback) -> None:
-        if self._watched.get(fd) is callback and not _called(callback, Exception):
+        if not _called(callback, Exception):
             self._unwatch(fd)
 
     def _begin(self, seconds: float, timer: _Timer) -> None:
@@ -303,7 +320,7 @@ class LoopDriver:
 
 
 _driver: ThreadDriver | None = None
-_making = threading.Lock()
+_making = threading.RLock()
 
 
 def thread_driver() -> ThreadDriver:
@@ -318,7 +335,7 @@ def thread_driver() -> ThreadDriver:
 
 def _after_fork() -> None:
     global _driver, _making
-    _making = threading.Lock()
+    _making = threading.RLock()
     if _driver is not None:
         _driver.forked()
         _driver = None

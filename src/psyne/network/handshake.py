@@ -62,7 +62,7 @@ class Handshake:
 
     def __init__(self, peer: str, token: bytes | None, expected: Type) -> None:
         self.opened: Opened | None = None
-        self.rest = b""
+        self.rest: bytes = b""
         self._peer, self._token = peer, token
         self._nonce = secrets.token_bytes(32)
         self._reader = Reader()
@@ -100,7 +100,7 @@ class Handshake:
                 if whole is not None and whole.type is Type.REFUSE:
                     raise _Refused(decode_refusal(whole, self._peer))
                 if whole is not None:
-                    self._step(whole)
+                    self.opened = self._step(whole)
             self.rest = bytes(left)
         except _Refused as refused:
             self._failed = True
@@ -110,7 +110,8 @@ class Handshake:
             self._outgoing += refusal(error)
             raise
 
-    def _step(self, whole: Frame) -> None:
+    def _step(self, whole: Frame) -> Opened | None:
+        """Takes the frame that was expected. What was agreed, if it was the last."""
         raise NotImplementedError
 
     def _check_host(self, byteorder: str, word: int) -> None:
@@ -138,12 +139,12 @@ class Client(Handshake):
         self._theirs = b""
         self._outgoing += Hello(sys.byteorder, WORD, self._nonce.hex(), version("psyne")).encode()
 
-    def _step(self, whole: Frame) -> None:
-        if self._expected is Type.CHALLENGE:
-            self._prove(Challenge.decode(whole))
-            self._expected = Type.WELCOME
-        else:
-            self.opened = self._welcomed(whole)
+    def _step(self, whole: Frame) -> Opened | None:
+        if self._expected is Type.WELCOME:
+            return self._welcomed(whole)
+        self._prove(Challenge.decode(whole))
+        self._expected = Type.WELCOME
+        return None
 
     def _prove(self, challenge: Challenge) -> None:
         self._check_host(challenge.byteorder, challenge.word)
@@ -178,22 +179,23 @@ class Server(Handshake):
         super().__init__(peer, token, Type.HELLO)
         self._open = open
         self._theirs = b""
-        self.authenticated = False
+        self.authenticated: bool = False
         """Was its proof right, or none wanted?"""
 
-    def _step(self, whole: Frame) -> None:
+    def _step(self, whole: Frame) -> Opened | None:
+        if self._expected is Type.OPEN:
+            return self._welcome(Request.decode(whole))
         if self._expected is Type.HELLO:
             hello = Hello.decode(whole)
             self._check_host(hello.byteorder, hello.word)
             self._theirs = bytes.fromhex(hello.nonce)
             self._outgoing += Challenge(sys.byteorder, WORD, self._nonce.hex(), self._token is not None).encode()
             self._expected = Type.PROOF
-        elif self._expected is Type.PROOF:
+        else:
             self._check(whole.body)
             self.authenticated = True
             self._expected = Type.OPEN
-        else:
-            self.opened = self._welcome(Request.decode(whole))
+        return None
 
     def _check(self, given: bytes) -> None:
         if self._token is None:

@@ -17,7 +17,18 @@ from typing import Any, Literal
 
 from ..errors import AuthenticationFailed, InsecureBind, InvalidArgument, ProtocolError, PsyneError, SystemFailure
 
-__all__ = ["Place", "Tls", "bind_places", "context_for", "places", "proof", "proves", "tls_failure", "token_bytes"]
+__all__ = [
+    "Place",
+    "Tls",
+    "bind_places",
+    "context_for",
+    "places",
+    "proof",
+    "proves",
+    "speaks_no_tls",
+    "tls_failure",
+    "token_bytes",
+]
 
 Place = tuple[int, Any]  # the family of a socket, and what it binds or connects to
 Side = Literal["client", "server"]
@@ -122,6 +133,11 @@ def _checked(context: ssl.SSLContext, side: Side) -> ssl.SSLContext:
     return context
 
 
+def speaks_no_tls(error: ssl.SSLError) -> bool:
+    """Did the other side send something else? OpenSSL answers it with nothing: say it in the clear, by REFUSE."""
+    return error.reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG")
+
+
 def tls_failure(error: ssl.SSLError, peer: str) -> PsyneError:
     """What went wrong in the handshake of TLS, in words of this package."""
     reason = error.reason or str(error)
@@ -129,7 +145,7 @@ def tls_failure(error: ssl.SSLError, peer: str) -> PsyneError:
         return AuthenticationFailed(
             f"the certificate of {peer} is not trusted: {error.verify_message}; ca= names the authority that it is from"
         )
-    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "PACKET_LENGTH_TOO_LONG"):
+    if speaks_no_tls(error):
         return ProtocolError(f"{peer} does not speak TLS and this one does: give tls= to both or to none")
     if reason in ("UNSUPPORTED_PROTOCOL", "TLSV1_ALERT_PROTOCOL_VERSION"):
         return ProtocolError(f"{peer} does not speak TLS 1.3, and nothing below is taken")
