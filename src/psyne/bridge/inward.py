@@ -1,0 +1,277 @@
+"""From a key of Zenoh into a channel of this machine."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..address import channel_place
+from ..ends import Sender
+from ..errors import ChannelClosed, IncompatibleChannel, LayoutMismatch, NoSpace, PsyneError, SenderLost
+from ..log import warn
+from ..options import Full
+from ..types import VariantHdr
+from ..types.schema import difference, types_in
+from .envelope import LOST, Envelope, Refused, described
+from .network import schema_key, zenoh
+from .payload import fill, size_of
+from .running import SLICE, Bridged
+
+__all__ = ["Inward"]
+
+QUEUE = 16  # messages between Zenoh's thread and ours; when they wait, Zenoh's does, and with it the network
+QUIET = 1.0  # seconds without a message after which a source whose token is gone is lost: its end may be on its way
+ANSWER = 5.0  # seconds that a source has to say its types
+SOURCES = 1024  # that are remembered
+
+
+@dataclass
+class _Source:
+    """One session of a bridge on the other side."""
+
+    types: list[Any] = field(default_factory=list)  # of the local channel, by the source's numbers; none: it is refused
+    words: list[int] = field(default_factory=list)  # their VariantHdr
+    next: int | None = None  # the sequence that comes next; None: whatever comes first
+    ended: bool = False
+    lost: bool = False
+
+
+class Inward:
+    """Sends what comes for a key. The first source gives the channel its types; others must have the same."""
+
+    def __init__(
+        self, session: Any, key: str, address: str, full: Full, follow: bool, max_bytes: int
+    ) -> None:  # fmt: skip
+        channel_place(address)
+        self._session, self._key, self._address = session, key, address
+        self._full, self._follow, self._max_bytes = full, follow, max_bytes
+        self._changed = threading.Condition()  # guards all below that Zenoh's thread of tokens also uses
+        self._live: dict[int, str] = {}  # tokens that are there: where each source says its types
+        self._sources: dict[int, _Source] = {}
+        self._met: list[_Source] = []  # those of this life of the channel
+        self._subscriber: Any = None
+        self._out: Any = None
+        self._schema = ""
+        self._busy = self._stopping = False
+        self._heard = 0.0  # when the last message was done
+        self._carried = self._missed = self._dropped = self._refused = self._taken = 0
+
+    def run(self) -> None:
+        z = zenoh()
+        where = schema_key(self._key, "*")
+        tokens = self._session.liveliness().declare_subscriber(where, self._token, history=True)
+        try:
+            while self._open():
+                try:
+                    self._live_on(z)
+                except SenderLost as error:
+                    if not self._follow:
+                        raise
+                    warn(f"{error}; the bridge waits for the next source")
+                if not self._follow:
+                    break
+        except ChannelClosed:
+            if not self._stopping:
+                raise
+        finally:
+            tokens.undeclare()
+
+    def stop(self) -> None:
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+            self._unsubscribe()
+            if self._out is not None:
+                self._out.close()
+
+    def statistics(self) -> Bridged:
+        out = self._out
+        dropped = self._dropped + (out.statistics().missed if out is not None else 0)
+        return Bridged(self._carried - dropped, self._missed + dropped, self._refused, self._taken)
+
+    # ---- sources -----------------------------------------------------------------------------------------
+
+    def _open(self) -> bool:
+        """Wait for a source whose types this channel can have, and open the channel. False: stopped."""
+        while True:
+            with self._changed:
+                while not self._stopping and not (unknown := self._unknown()):
+                    self._changed.wait(SLICE)
+                if self._stopping:
+                    return False
+            for number, where in unknown.items():
+                if self._meet(number, where):
+                    return True
+
+    def _unknown(self) -> dict[int, str]:
+        """Tokens of sources that are not refused, and did not end by themselves."""
+        known = self._sources
+        return {n: where for n, where in self._live.items() if n not in known or (known[n].types and known[n].lost)}
+
+    def _meet(self, number: int, where: str) -> _Source | None:
+        """Ask a source for its types, and take it or refuse it. None: refused."""
+        old = self._sources.get(number)
+        source = _Source(next=old.next if old else None)
+        try:
+            types, schema = self._types_of(number, where)
+            self._take(source, types, schema)
+        except (Refused, LayoutMismatch, IncompatibleChannel, NoSpace) as error:
+            source.types = []
+            warn(f"a source of zenoh://{self._key} is refused: {error}")
+        with self._changed:
+            self._sources.pop(number, None)
+            self._sources[number] = source
+            while len(self._sources) > SOURCES:
+                self._sources.pop(next(iter(self._sources)))
+            if not source.types:
+                self._end_if_over()
+                return None
+            self._live.setdefault(number, where)
+            self._met.append(source)
+            self._taken += 1
+        return source
+
+    def _types_of(self, number: int, where: str) -> tuple[list[Any], str]:
+        until = time.monotonic() + ANSWER
+        while True:
+            for reply in self._session.get(where, timeout=ANSWER):
+                if reply.ok is not None:
+                    schema = described(reply.ok.payload.to_bytes())
+                    types = types_in(schema)
+                    for cls in types:
+                        if (n := cls.__layout__.bytes) > self._max_bytes:
+                            raise Refused(f"its messages have up to {n} bytes; this bridge takes {self._max_bytes}")
+                    return types, schema
+            if number not in self._live or self._stopping or time.monotonic() >= until:
+                raise Refused("it does not say its types")
+            time.sleep(SLICE)
+
+    def _take(self, source: _Source, types: list[Any], schema: str) -> None:
+        """Open the channel for it, or see that it has the types of those before."""
+        if self._out is None:
+            out: Sender[Any] = Sender(self._address, types, full=self._full)
+            with self._changed:
+                self._out, self._types, self._schema = out, types, schema
+                if self._stopping:
+                    out.close()
+        local = {str(cls.__schema__): cls for cls in self._types}
+        if len(local) != len(types) or any(str(cls.__schema__) not in local for cls in types):
+            raise Refused(f"its types are others than those of {self._address}: {difference(schema, self._schema)}")
+        source.words = [VariantHdr.of_type(i, cls).word for i, cls in enumerate(types)]
+        source.types = [local[str(cls.__schema__)] for cls in types]
+
+    def _token(self, sample: Any) -> None:
+        """On Zenoh's thread of tokens: a source has come, or is gone."""
+        where = str(sample.key_expr)
+        try:
+            number = int(where.rpartition("/")[2], 16)
+        except ValueError:
+            return
+        with self._changed:
+            if sample.kind == zenoh().SampleKind.PUT:
+                self._live[number] = where
+                self._changed.notify_all()
+                return
+            self._live.pop(number, None)
+            source = self._sources.get(number)
+            while source is not None and source.types and not source.ended and not self._stopping:
+                if not self._busy and time.monotonic() - self._heard >= QUIET:
+                    source.ended = source.lost = True
+                else:
+                    self._changed.wait(SLICE)
+            self._end_if_over()
+
+    def _end_if_over(self) -> None:
+        """No source is left: what Zenoh has handed over is still sent, then the loop over it ends."""
+        if self._met and all(source.ended for source in self._met) and not self._unknown():
+            self._unsubscribe()
+
+    def _unsubscribe(self) -> None:
+        if self._subscriber is not None:
+            self._subscriber.undeclare()
+
+    # ---- messages ----------------------------------------------------------------------------------------
+
+    def _live_on(self, z: Any) -> None:
+        """One life of the channel, from its first source to the end of its last."""
+        with self._out as out:
+            with self._changed:
+                self._heard = time.monotonic()
+                self._subscriber = None if self._stopping else self._declare(z)
+                self._end_if_over()
+            for sample in self._subscriber or ():
+                self._arrived(sample, z)
+            with self._changed:
+                lost = sum(source.lost for source in self._met)
+                sources, self._met, self._subscriber = len(self._met), [], None
+            self._dropped += out.statistics().missed
+            self._out = None
+            if lost and not self._stopping:
+                raise SenderLost(f"{lost} of {sources} sources of zenoh://{self._key} went without an end")
+
+    def _declare(self, z: Any) -> Any:
+        return self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
+
+    def _arrived(self, sample: Any, z: Any) -> None:
+        self._busy = True
+        try:
+            self._message(sample, z)
+        except Refused as error:
+            self._refused += 1
+            warn(f"a message for zenoh://{self._key} is refused: {error}")
+        finally:
+            self._heard, self._busy = time.monotonic(), False
+
+    def _message(self, sample: Any, z: Any) -> None:
+        if sample.attachment is None:
+            raise Refused("it has no envelope of psyne")
+        envelope = Envelope.decode(sample.attachment.to_bytes())
+        source = self._sources.get(envelope.session)
+        if source is None:
+            where = schema_key(str(sample.key_expr), f"{envelope.session:016x}")
+            source = self._meet(envelope.session, where)
+        if source is None or not source.types:
+            raise Refused("its source is refused")
+        if source.ended or (source.next is not None and envelope.sequence < source.next):
+            raise Refused(f"it is number {envelope.sequence} of a source that was past it, or had ended")
+        if sample.kind == z.SampleKind.DELETE:
+            self._count_lost(source, envelope)
+            with self._changed:
+                source.ended, source.lost = True, bool(envelope.flags & LOST)
+                self._live.pop(envelope.session, None)
+                self._changed.notify_all()
+                self._end_if_over()
+            return
+        self._send(source, envelope, sample.payload)
+
+    def _send(self, source: _Source, envelope: Envelope, payload: Any) -> None:
+        number = envelope.variant & 0xFFFF
+        if number >= len(source.types) or envelope.variant != source.words[number]:
+            raise Refused(f"its VariantHdr is {envelope.variant:#x}, which none of the source's types has")
+        cls = source.types[number]
+        layout, shape = cls.__layout__, envelope.shape
+        if len(shape) != (len(layout.shape) if layout.shaped else 0):
+            raise Refused(f"it has {len(shape)} dimensions of its own, and its type {layout}")
+        if len(payload) != size_of(cls, shape) or len(payload) > layout.room:
+            raise Refused(f"it has {len(payload)} bytes in a shape of {list(shape)}, and its type {layout}")
+        data = payload.to_bytes()  # Zenoh's Python interface has no other way to the bytes
+        try:
+            loan = self._out.loan(cls, shape=shape) if layout.shaped else self._out.loan(cls)
+        except PsyneError:
+            raise
+        except (ValueError, OverflowError) as error:
+            raise Refused(f"its shape is {list(shape)}: {error}") from error
+        with loan as m:
+            fill(m, data)
+        del loan, m
+        self._count_lost(source, envelope)
+        source.next = envelope.sequence + 1
+        self._carried += 1
+
+    def _count_lost(self, source: _Source, envelope: Envelope) -> None:
+        gap = envelope.sequence - source.next if source.next is not None else 0
+        if gap:
+            warn(f"Zenoh lost {gap} messages of a source of zenoh://{self._key}")
+        self._missed += gap + envelope.missed
