@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     bridge.add_argument("--max-bytes", metavar="N", type=int, help="to ipc://: of one message (default: 64 MiB)")
     bridge.add_argument("--connect", metavar="ENDPOINT", action="append", default=[], help="tcp/host:7447, repeatable")
     bridge.add_argument(
-        "--listen", metavar="ENDPOINT", action="append", default=[], help="tcp/0.0.0.0:7447, repeatable"
+        "--listen", metavar="ENDPOINT", action="append", default=[], help="as --connect: where others connect"
     )
     bridge.add_argument("--config", metavar="FILE", help="configuration of Zenoh (default: $ZENOH_CONFIG)")
     bridge.set_defaults(command=_bridge)

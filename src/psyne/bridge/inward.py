@@ -189,8 +189,9 @@ class Inward:
             self._unsubscribe()
 
     def _unsubscribe(self) -> None:
-        if self._subscriber is not None:
-            self._subscriber.undeclare()
+        subscriber, self._subscriber = self._subscriber, None
+        if subscriber is not None:
+            subscriber.undeclare()
 
     # ---- messages ----------------------------------------------------------------------------------------
 
@@ -199,20 +200,18 @@ class Inward:
         with self._out as out:
             with self._changed:
                 self._heard = time.monotonic()
-                self._subscriber = None if self._stopping else self._declare(z)
-                self._end_if_over()
-            for sample in self._subscriber or ():
+                subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
+                self._subscriber = subscriber
+                self._unsubscribe() if self._stopping else self._end_if_over()
+            for sample in subscriber:
                 self._arrived(sample, z)
             with self._changed:
                 lost = sum(source.lost for source in self._met)
-                sources, self._met, self._subscriber = len(self._met), [], None
+                sources, self._met = len(self._met), []
             self._dropped += out.statistics().missed
             self._out = None
             if lost and not self._stopping:
                 raise SenderLost(f"{lost} of {sources} sources of zenoh://{self._key} went without an end")
-
-    def _declare(self, z: Any) -> Any:
-        return self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
 
     def _arrived(self, sample: Any, z: Any) -> None:
         self._busy = True

@@ -36,13 +36,8 @@ def open_session(key: str, *, wild: bool, connect: Sequence[str], listen: Sequen
     if not wild and ("*" in key or "$" in key):
         raise InvalidArgument(f"zenoh://{key} has wildcards, which only a bridge from zenoh:// can have")
     try:
-        made = (
-            z.Config.from_file(config)
-            if config
-            else z.Config.from_env()
-            if os.environ.get("ZENOH_CONFIG")
-            else z.Config()
-        )
+        config = config or os.environ.get("ZENOH_CONFIG")
+        made = z.Config.from_file(config) if config else z.Config()
         if connect or listen:
             made.insert_json5("scouting/multicast/enabled", "false")
             made.insert_json5("connect/endpoints", json.dumps(list(connect)))

@@ -7,7 +7,7 @@ import threading
 from typing import Any
 
 from .. import _native
-from ..errors import Empty, EndOfChannel, SenderLost
+from ..errors import Empty, EndOfChannel
 from ..openers import receiver, tap
 from ..types import VariantHdr
 from ..types.schema import types_in
@@ -36,7 +36,7 @@ class Outward:
         self._stopping = self._ended = False
 
     def run(self) -> None:
-        lost = False
+        lost = True  # whatever ends this by an exception
         try:
             while not self._stopping:
                 try:
@@ -49,11 +49,9 @@ class Outward:
                 if not self._carry(m):
                     break
                 del m
+            lost = False
         except EndOfChannel:
-            pass
-        except SenderLost:
-            lost = True
-            raise
+            lost = False
         finally:
             with self._lock:
                 self._ended = True
@@ -82,14 +80,15 @@ class Outward:
     def _carry(self, m: Any) -> bool:
         """False: stopped while nobody subscribed; the message goes back to its stage."""
         source = self._source
-        if source is None or not source.knows(type(m)):  # followed to another channel
+        if source is None or (word := source.word_of(type(m))) is None:  # followed to another channel
             source = self._announce()
+            word = source.word_of(type(m))
         while self._waits and not source.heard.wait(SLICE):
             if self._stopping:
                 return False
         with m:
             self._missed += m.info.missed
-            source.put(m)
+            source.put(m, word)
         self._carried += 1
         return True
 
@@ -119,18 +118,18 @@ class _Source:
     def _match(self, status: Any) -> None:
         self.heard.set() if status.matching else self.heard.clear()
 
-    def knows(self, cls: Any) -> bool:
+    def word_of(self, cls: Any) -> int | None:
+        """The VariantHdr of a class of messages; None: it is of another channel."""
         if cls not in self._words:
-            number = next((i for i, one in enumerate(self._types) if one.__schema__ == cls.__schema__), None)
-            if number is None:
-                return False
-            self._words[cls] = VariantHdr.of_type(number, cls).word
-        return True
+            for number, one in enumerate(self._types):
+                if one.__schema__ == cls.__schema__:
+                    self._words[cls] = VariantHdr.of_type(number, cls).word
+        return self._words.get(cls)
 
-    def put(self, m: Any) -> None:
+    def put(self, m: Any, word: int) -> None:
         info = m.info
         shape = m.array.shape if m.__layout__.shaped else ()
-        envelope = Envelope(self._number, self._sent, self._words[type(m)], info.stamp, info.missed, 0, shape)
+        envelope = Envelope(self._number, self._sent, word, info.stamp, info.missed, 0, shape)
         self._publisher.put(payload_of(m), attachment=envelope.encode())
         self._sent += 1
 
