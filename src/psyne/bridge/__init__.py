@@ -53,6 +53,8 @@ def bridge(
     outward = target.startswith(SCHEME)
     if not outward and (stage is not None or new_stage):
         raise InvalidArgument(f"stage={stage!r} is for bridges from ipc://; this one sends to {target}")
+    if new_stage and stage is None:
+        raise InvalidArgument("a new stage needs a name: stage='log'")
     if outward and full != "block":
         raise InvalidArgument("full= is for bridges to ipc://; one from ipc:// is a tap, or a member of stage=")
     if max_bytes < 1:
