@@ -244,8 +244,10 @@ def test_a_sender_that_is_lost_before_the_bridge_is_lost_behind_it(endpoint: str
         source, target = both_ways(endpoint, "--stage", "net")
         with source, target:
             out.send(Imu(stamp=1))
-            out.__exit__(ZeroDivisionError)  # as its with block does, when an exception leaves it
             assert stamps(there, 1) == [1]
+            out.send(Imu(stamp=2))
+            out.__exit__(ZeroDivisionError)  # as its with block does, when an exception leaves it
+            assert stamps(there, 1) == [2]
             with pytest.raises(psyne.SenderLost):
                 there.receive(timeout=PATIENCE)
             assert (source.end()[0], target.end()[0]) == (1, 1)

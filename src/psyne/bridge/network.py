@@ -11,6 +11,8 @@ from ..errors import InvalidArgument, SystemFailure
 
 __all__ = ["open_session", "schema_key", "zenoh"]
 
+PATIENCE_MS = 10_000  # until somebody must be there to connect to
+
 
 def zenoh() -> Any:
     """The module. Raises ImportError with the command that installs it."""
@@ -27,7 +29,10 @@ def schema_key(key: str, session: str) -> str:
 
 
 def open_session(key: str, *, wild: bool, connect: Sequence[str], listen: Sequence[str], config: str | None) -> Any:
-    """A session of Zenoh for a key. With endpoints it looks for nobody by multicast."""
+    """A session of Zenoh for a key. With endpoints it looks for nobody by multicast.
+
+    Who only connects is a client: routers pass nothing on between peers, which are to connect to each other.
+    """
     z = zenoh()
     try:
         z.KeyExpr(key)
@@ -38,6 +43,9 @@ def open_session(key: str, *, wild: bool, connect: Sequence[str], listen: Sequen
     try:
         config = config or os.environ.get("ZENOH_CONFIG")
         made = z.Config.from_file(config) if config else z.Config()
+        if connect and not listen and not config:
+            made.insert_json5("mode", '"client"')
+            made.insert_json5("connect/timeout_ms", str(PATIENCE_MS))
         if connect or listen:
             made.insert_json5("scouting/multicast/enabled", "false")
             made.insert_json5("connect/endpoints", json.dumps(list(connect)))
