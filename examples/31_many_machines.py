@@ -1,7 +1,6 @@
 """Three hosts and a router of Zenoh: a camera on one host, viewers on the others, which know nothing of the network.
 
     host 1: camera ─▶ ipc://camera ─▶ psyne bridge ─▶ router ─▶ psyne bridge ─▶ ipc://camera ─▶ viewer :hosts 2 and 3
-
 The hosts are network namespaces, joined by an Ethernet switch of the kernel; only root can make these.
 """
 
@@ -63,7 +62,8 @@ def start(stack: ExitStack, host: int, memory: str, *program: str) -> subprocess
     command = ["ip", "netns", "exec", f"{NAME}-{host}", sys.executable, *program]
     there = {**os.environ, "PSYNE_DIR": f"{memory}/{host}"}
     process = subprocess.Popen(command, env=there, stdout=None if "viewer" in program else subprocess.DEVNULL)
-    stack.callback(lambda: (process.terminate(), process.wait()))
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
     return process
 
 

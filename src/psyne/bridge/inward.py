@@ -46,7 +46,8 @@ class Inward:
     ) -> None:  # fmt: skip
         channel_place(address)
         self._session, self._key, self._address = session, key, address
-        self._full, self._follow, self._max_bytes = full, follow, max_bytes
+        self._full: Full = full
+        self._follow, self._max_bytes = follow, max_bytes
         self._changed = threading.Condition()  # guards all below that Zenoh's thread of tokens also uses
         self._live: dict[int, str] = {}  # tokens that are there: where each source says its types
         self._sources: dict[int, _Source] = {}
@@ -97,10 +98,10 @@ class Inward:
         """Wait for a source whose types this channel can have, and open the channel. False: stopped."""
         while True:
             with self._changed:
-                while not self._stopping and not (unknown := self._unknown()):
-                    self._changed.wait(SLICE)
+                self._changed.wait_for(lambda: self._stopping or self._unknown())
                 if self._stopping:
                     return False
+                unknown = self._unknown()
             for number, where in unknown.items():
                 if self._meet(number, where):
                     return True

@@ -80,15 +80,14 @@ class Outward:
     def _carry(self, m: Any) -> bool:
         """False: stopped while nobody subscribed; the message goes back to its stage."""
         source = self._source
-        if source is None or (word := source.word_of(type(m))) is None:  # followed to another channel
+        while source is None or not source.carries(type(m)):  # followed to another channel
             source = self._announce()
-            word = source.word_of(type(m))
         while self._waits and not source.heard.wait(SLICE):
             if self._stopping:
                 return False
         with m:
             self._missed += m.info.missed
-            source.put(m, word)
+            source.put(m)
         self._carried += 1
         return True
 
@@ -118,18 +117,18 @@ class _Source:
     def _match(self, status: Any) -> None:
         self.heard.set() if status.matching else self.heard.clear()
 
-    def word_of(self, cls: Any) -> int | None:
-        """The VariantHdr of a class of messages; None: it is of another channel."""
+    def carries(self, cls: Any) -> bool:
+        """Is a class one of the types that were said?"""
         if cls not in self._words:
             for number, one in enumerate(self._types):
                 if one.__schema__ == cls.__schema__:
                     self._words[cls] = VariantHdr.of_type(number, cls).word
-        return self._words.get(cls)
+        return cls in self._words
 
-    def put(self, m: Any, word: int) -> None:
+    def put(self, m: Any) -> None:
         info = m.info
         shape = m.array.shape if m.__layout__.shaped else ()
-        envelope = Envelope(self._number, self._sent, word, info.stamp, info.missed, 0, shape)
+        envelope = Envelope(self._number, self._sent, self._words[type(m)], info.stamp, info.missed, 0, shape)
         self._publisher.put(payload_of(m), attachment=envelope.encode())
         self._sent += 1
 
