@@ -175,23 +175,23 @@ def test_messages_in_columns_cross(endpoint: str) -> None:
 
 
 def test_a_bridge_in_a_stage_holds_the_sender_back_and_loses_nothing(endpoint: str) -> None:
-    n = 5000
-    with psyne.sender("ipc://here", Imu, stages=["net"], capacity=8) as out:
+    n, large = 1000, Array("u8", (1 << 15,))
+    with psyne.sender("ipc://here", large, stages=["net"], capacity=8) as out:
         for k in range(8):
-            out.send(Imu(stamp=k))
+            out.send(np.full(1 << 15, k, np.uint64))
         with Program("ipc://here", f"zenoh://{KEY}", "--stage", "net", "--listen", endpoint):
             with pytest.raises(psyne.Full):  # nobody subscribes yet
-                out.send(Imu(stamp=8), timeout=0.3)
+                out.send(np.zeros(1 << 15, np.uint64), timeout=0.3)
+            got: list[int] = []
             with (
-                psyne.receiver("ipc://there", Imu) as there,
+                psyne.receiver("ipc://there", large) as there,
                 Program(f"zenoh://{KEY}", "ipc://there", "--connect", endpoint),
+                there.listen(lambda m: got.append(int(m.array[0]) if np.ptp(m.array) == 0 else -1)),
             ):
-                with there.listen(lambda m: got.append(m.stamp)):
-                    got: list[int] = []
-                    for k in range(8, n):
-                        out.send(Imu(stamp=k), timeout=PATIENCE)
-                    until(lambda: len(got) == n, "all messages")
-                assert got == list(range(n))
+                for k in range(8, n):
+                    out.send(np.full(1 << 15, k, np.uint64), timeout=PATIENCE)
+                until(lambda: len(got) == n, "all messages")
+            assert got == list(range(n))
 
 
 def test_a_tap_holds_nobody_up_while_no_one_subscribes_and_a_late_target_gets_the_types_and_what_follows(
@@ -343,8 +343,8 @@ GOOD = VariantHdr.of_type(0, Imu).word
 HOSTILE = {
     "no envelope": (imu(0), None),
     "an empty envelope": (imu(0), b""),
-    "another magic": (imu(0), b"NSYP" + bytes(44)),
-    "another version": (imu(0), b"PSYN\x02" + bytes(43)),
+    "another magic": (imu(0), b"NSYP" + Envelope(1, 1, GOOD).encode()[4:]),
+    "another version": (imu(0), b"PSYN\x02" + Envelope(1, 1, GOOD).encode()[5:]),
     "dimensions that are not there": (imu(0), b"PSYN\x01\x08" + bytes(42)),
     "too many dimensions": (imu(0), b"PSYN\x01\xff" + bytes(42 + 8 * 255)),
     "an unknown session": (imu(0), Envelope(99, 0, GOOD).encode()),
@@ -451,11 +451,11 @@ def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last
         with Source(endpoint, description(other), "robot3/camera", 3) as three:
             three.put(0, bytes(24), Plane, shape=(2, 3))
             until(lambda: target.statistics().refused == 1, "the refusal")
-        two.put(0, imu(2))
-        assert stamps(there, 1) == [2]
+        until(lambda: 2 in target._carrier._live, "the token of the other")  # type: ignore[attr-defined]
         one.end(1)
+        two.put(0, imu(2))
         two.put(1, imu(3))
-        assert stamps(there, 1) == [3]
+        assert stamps(there, 2) == [2, 3]
         two.end(2)
         with pytest.raises(psyne.EndOfChannel):
             there.receive(timeout=PATIENCE)

@@ -254,9 +254,8 @@ class Inward:
         layout, shape = cls.__layout__, envelope.shape
         if len(shape) != (len(layout.shape) if layout.shaped else 0):
             raise Refused(f"it has {len(shape)} dimensions of its own, and its type {layout}")
-        if len(payload) != size_of(cls, shape) or len(payload) > layout.room:
+        if len(payload) != size_of(cls, shape):
             raise Refused(f"it has {len(payload)} bytes in a shape of {list(shape)}, and its type {layout}")
-        data = payload.to_bytes()  # Zenoh's Python interface has no other way to the bytes
         try:
             loan = self._out.loan(cls, shape=shape) if layout.shaped else self._out.loan(cls)
         except PsyneError:
@@ -264,7 +263,7 @@ class Inward:
         except (ValueError, OverflowError) as error:
             raise Refused(f"its shape is {list(shape)}: {error}") from error
         with loan as m:
-            fill(m, data)
+            fill(m, payload.to_bytes())  # Zenoh's Python interface has no other way to the bytes
         del loan, m
         self._count_lost(source, envelope)
         source.next = envelope.sequence + 1
