@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from typing import Any, Self
 
@@ -176,22 +177,40 @@ def test_messages_in_columns_cross(endpoint: str) -> None:
 
 def test_a_bridge_in_a_stage_holds_the_sender_back_and_loses_nothing(endpoint: str) -> None:
     n, large = 1000, Array("u8", (1 << 15,))
-    with psyne.sender("ipc://here", large, stages=["net"], capacity=8) as out:
-        for k in range(8):
-            out.send(np.full(1 << 15, k, np.uint64))
-        with Program("ipc://here", f"zenoh://{KEY}", "--stage", "net", "--listen", endpoint):
-            with pytest.raises(psyne.Full):  # nobody subscribes yet
-                out.send(np.zeros(1 << 15, np.uint64), timeout=0.3)
-            got: list[int] = []
-            with (
-                psyne.receiver("ipc://there", large) as there,
-                Program(f"zenoh://{KEY}", "ipc://there", "--connect", endpoint),
-                there.listen(lambda m: got.append(int(m.array[0]) if np.ptp(m.array) == 0 else -1)),
-            ):
-                for k in range(8, n):
-                    out.send(np.full(1 << 15, k, np.uint64), timeout=PATIENCE)
-                until(lambda: len(got) == n, "all messages")
-            assert got == list(range(n))
+    messages = iter(range(n))
+    go_on = threading.Event()
+    got: list[int] = []
+
+    def take(m: Any) -> None:
+        go_on.wait()
+        got.append(int(m.array[0]) if np.ptp(m.array) == 0 else -1)
+
+    def send_until_full() -> int:
+        for k in messages:
+            try:
+                out.send(np.full(1 << 15, k, np.uint64), timeout=0.5)
+            except psyne.Full:
+                return k
+        return n
+
+    with (
+        psyne.sender("ipc://here", large, stages=["net"], capacity=8) as out,
+        Program("ipc://here", f"zenoh://{KEY}", "--stage", "net", "--listen", endpoint),
+    ):
+        assert send_until_full() == 8  # nobody subscribes yet
+        with (
+            psyne.receiver("ipc://there", large) as there,
+            Program(f"zenoh://{KEY}", "ipc://there", "--connect", endpoint),
+            there.listen(take),
+        ):
+            out.send(np.full(1 << 15, 8, np.uint64), timeout=PATIENCE)
+            held = send_until_full()  # the other ring and the network are full, too
+            go_on.set()
+            assert held < n
+            for k in (held, *messages):
+                out.send(np.full(1 << 15, k, np.uint64), timeout=PATIENCE)
+            until(lambda: len(got) == n, "all messages")
+        assert got == list(range(n))
 
 
 def test_a_tap_holds_nobody_up_while_no_one_subscribes_and_a_late_target_gets_the_types_and_what_follows(
@@ -453,6 +472,7 @@ def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last
             until(lambda: target.statistics().refused == 1, "the refusal")
         until(lambda: 2 in target._carrier._live, "the token of the other")  # type: ignore[attr-defined]
         one.end(1)
+        until(lambda: target._carrier._sources[1].ended, "the end of the one")  # type: ignore[attr-defined]
         two.put(0, imu(2))
         two.put(1, imu(3))
         assert stamps(there, 2) == [2, 3]
