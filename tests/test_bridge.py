@@ -182,7 +182,7 @@ def test_a_bridge_in_a_stage_holds_the_sender_back_and_loses_nothing(endpoint: s
     got: list[int] = []
 
     def take(m: Any) -> None:
-        go_on.wait()
+        go_on.wait(PATIENCE)
         got.append(int(m.array[0]) if np.ptp(m.array) == 0 else -1)
 
     def send_until_full() -> int:

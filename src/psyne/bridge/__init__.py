@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ..address import channel_place
 from ..errors import InvalidArgument
 from ..options import Full
 from .inward import Inward
@@ -60,6 +61,7 @@ def bridge(
     if max_bytes < 1:
         raise InvalidArgument(f"max_bytes is a number of bytes, 1 or more; got {max_bytes!r}")
     key = (target if outward else source)[len(SCHEME) :]
+    channel_place(source if outward else target)  # raises for what is no address of a channel
     session = open_session(key, wild=not outward, connect=connect, listen=listen, config=config)
     try:
         carrier = (

@@ -7,7 +7,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..address import channel_place
 from ..ends import Sender
 from ..errors import ChannelClosed, IncompatibleChannel, LayoutMismatch, NoSpace, PsyneError, SenderLost
 from ..log import warn
@@ -25,6 +24,7 @@ QUEUE = 16  # messages between Zenoh's thread and ours; when they wait, Zenoh's 
 QUIET = 1.0  # seconds without a message after which a source whose token is gone is lost: its end may be on its way
 ANSWER = 5.0  # seconds that a source has to say its types
 SOURCES = 1024  # that are remembered
+MOST_TEXT = 1000  # characters of what a source that is refused makes us say
 
 
 @dataclass
@@ -44,7 +44,6 @@ class Inward:
     def __init__(
         self, session: Any, key: str, address: str, full: Full, follow: bool, max_bytes: int
     ) -> None:  # fmt: skip
-        channel_place(address)
         self._session, self._key, self._address = session, key, address
         self._full: Full = full
         self._follow, self._max_bytes = follow, max_bytes
@@ -120,7 +119,7 @@ class Inward:
             self._take(source, types, schema)
         except (Refused, LayoutMismatch, IncompatibleChannel, NoSpace) as error:
             source.types = []
-            warn(f"a source of zenoh://{self._key} is refused: {error}")
+            warn(f"a source of zenoh://{self._key} is refused: {str(error)[:MOST_TEXT]}")
         with self._changed:
             self._sources.pop(number, None)
             self._sources[number] = source

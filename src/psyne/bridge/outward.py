@@ -32,7 +32,7 @@ class Outward:
         )
         self._source: _Source | None = None
         self._carried = self._missed = self._sources = 0
-        self._lock = threading.Lock()  # stopping against having ended
+        self._lock = threading.RLock()  # stopping (a signal may come while stopping) against having ended
         self._stopping = self._ended = False
 
     def run(self) -> None:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, Self
+
+from ..errors import SystemFailure
+from .network import zenoh
 
 __all__ = ["SLICE", "Bridge", "Bridged", "Carrier"]
 
@@ -83,9 +87,13 @@ class Bridge:
         return f"<psyne.Bridge {self.source} → {self.target}, {state}>"
 
     def _run(self) -> None:
+        failure = zenoh().ZError
         try:
             self._carrier.run()
+        except failure as error:
+            self._error = SystemFailure(f"Zenoh fails between {self.source} and {self.target}: {error}")
         except BaseException as error:
             self._error = error
         finally:
-            self._session.close()
+            with suppress(failure):  # the network holds it up: it is gone with the process
+                self._session.close()
