@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +25,7 @@ __all__ = ["Inward"]
 QUEUE = 16  # messages between Zenoh's thread and ours; when they wait, Zenoh's does, and with it the network
 QUIET = 1.0  # seconds without a message after which a source whose token is gone is lost: its end may be on its way
 ANSWER = 5.0  # seconds that a source has to say its types
+UNHEARD = 1.0  # seconds that one has whose token is not there yet: a message may overtake it
 SOURCES = 1024  # that are remembered
 MOST_TEXT = 1000  # characters of what a source that is refused makes us say
 
@@ -34,7 +37,8 @@ class _Source:
     types: list[Any] = field(default_factory=list)  # of the local channel, by the source's numbers; none: it is refused
     words: list[int] = field(default_factory=list)  # their VariantHdr
     next: int | None = None  # the sequence that comes next; None: whatever comes first
-    ended: bool = False
+    ended: bool = False  # it said so
+    gone: bool = False  # its token is gone, and it did not
     lost: bool = False
 
 
@@ -52,6 +56,9 @@ class Inward:
         self._sources: dict[int, _Source] = {}
         self._met: list[_Source] = []  # those of this life of the channel
         self._subscriber: Any = None
+        self._samples: Any = None
+        self._kept: deque[Any] = deque()  # messages that came while a source was asked for its types
+        self._failure: SenderLost | None = None
         self._out: Any = None
         self._schema = ""
         self._busy = self._stopping = False
@@ -63,20 +70,24 @@ class Inward:
         where = schema_key(self._key, "*")
         tokens = self._session.liveliness().declare_subscriber(where, self._token, history=True)
         try:
-            while self._open():
-                try:
-                    self._live_on(z)
-                except SenderLost as error:
-                    if not self._follow:
-                        raise
-                    warn(f"{error}; the bridge waits for the next source")
-                if not self._follow:
-                    break
+            subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
+            self._samples = subscriber.handler  # which goes on after the subscriber is undeclared, until it is empty
+            with self._changed:
+                self._subscriber = subscriber
+                if self._stopping:
+                    self._unsubscribe()
+            for sample in self._samples:
+                self._kept.append(sample)
+                while self._kept:
+                    self._arrived(self._kept.popleft(), z)
         except ChannelClosed:
             if not self._stopping:
                 raise
         finally:
             tokens.undeclare()
+            self._close(lost=False)
+        if self._failure is not None:
+            raise self._failure
 
     def stop(self) -> None:
         with self._changed:
@@ -92,23 +103,6 @@ class Inward:
         return Bridged(self._carried - dropped, self._missed + dropped, self._refused, self._taken)
 
     # ---- sources -----------------------------------------------------------------------------------------
-
-    def _open(self) -> bool:
-        """Wait for a source whose types this channel can have, and open the channel. False: stopped."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopping or self._unknown())
-                if self._stopping:
-                    return False
-                unknown = self._unknown()
-            for number, where in unknown.items():
-                if self._meet(number, where):
-                    return True
-
-    def _unknown(self) -> dict[int, str]:
-        """Tokens of sources that are not refused, and did not end by themselves."""
-        known = self._sources
-        return {n: where for n, where in self._live.items() if n not in known or (known[n].types and known[n].lost)}
 
     def _meet(self, number: int, where: str) -> _Source | None:
         """Ask a source for its types, and take it or refuse it. None: refused."""
@@ -134,9 +128,9 @@ class Inward:
         return source
 
     def _types_of(self, number: int, where: str) -> tuple[list[Any], str]:
-        until = time.monotonic() + ANSWER
+        since = time.monotonic()
         while True:
-            for reply in self._session.get(where, timeout=ANSWER):
+            for reply in self._replies(where):
                 if reply.ok is not None:
                     schema = described(reply.ok.payload.to_bytes())
                     types = types_in(schema)
@@ -144,9 +138,25 @@ class Inward:
                         if (n := cls.__layout__.bytes) > self._max_bytes:
                             raise Refused(f"its messages have up to {n} bytes; this bridge takes {self._max_bytes}")
                     return types, schema
-            if number not in self._live or self._stopping or time.monotonic() >= until:
+            patience = ANSWER if number in self._live else UNHEARD
+            if self._stopping or time.monotonic() - since >= patience:
                 raise Refused("it does not say its types")
             time.sleep(SLICE)
+
+    def _replies(self, where: str) -> Iterator[Any]:
+        """Replies, for which messages must go on coming: both come by one connection."""
+        replies = self._session.get(where, timeout=ANSWER)
+        while True:
+            try:
+                reply = replies.try_recv()
+            except zenoh().ZError:  # that was all
+                return
+            if reply is not None:
+                yield reply
+            elif (sample := self._samples.try_recv()) is not None:
+                self._kept.append(sample)
+            else:
+                time.sleep(0.001)
 
     def _take(self, source: _Source, types: list[Any], schema: str) -> None:
         """Open the channel for it, or see that it has the types of those before."""
@@ -176,17 +186,36 @@ class Inward:
                 return
             self._live.pop(number, None)
             source = self._sources.get(number)
-            while source is not None and source.types and not source.ended and not self._stopping:
+            while source is not None and source.types and not (source.ended or source.gone or self._stopping):
                 if not self._busy and time.monotonic() - self._heard >= QUIET:
-                    source.ended = source.lost = True
+                    source.gone = source.lost = True
                 else:
                     self._changed.wait(SLICE)
             self._end_if_over()
 
     def _end_if_over(self) -> None:
-        """No source is left: what Zenoh has handed over is still sent, then the loop over it ends."""
-        if self._met and all(source.ended for source in self._met) and not self._unknown():
-            self._unsubscribe()
+        """The channel ends when no source is left, neither one that was met nor one that has yet to send something."""
+        expected = any(n not in self._sources for n in self._live)
+        if expected or not self._met or not all(source.ended or source.gone for source in self._met):
+            return
+        lost, sources = sum(source.lost for source in self._met), len(self._met)
+        self._met = []
+        self._close(lost=lost > 0)
+        failure = SenderLost(f"{lost} of {sources} sources of zenoh://{self._key} went without an end")
+        if self._follow:
+            if lost:
+                warn(f"{failure}; the bridge waits for the next source")
+            return
+        self._failure = failure if lost else None
+        self._stopping = True
+        self._unsubscribe()
+
+    def _close(self, lost: bool) -> None:
+        with self._changed:
+            out, self._out = self._out, None
+            if out is not None:
+                self._dropped += out.statistics().missed
+                out._close(lost)
 
     def _unsubscribe(self) -> None:
         subscriber, self._subscriber = self._subscriber, None
@@ -195,26 +224,11 @@ class Inward:
 
     # ---- messages ----------------------------------------------------------------------------------------
 
-    def _live_on(self, z: Any) -> None:
-        """One life of the channel, from its first source to the end of its last."""
-        with self._out as out:
-            with self._changed:
-                self._heard = time.monotonic()
-                subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
-                self._subscriber = subscriber
-                self._unsubscribe() if self._stopping else self._end_if_over()
-            for sample in subscriber:
-                self._arrived(sample, z)
-            with self._changed:
-                lost = sum(source.lost for source in self._met)
-                sources, self._met = len(self._met), []
-            self._dropped += out.statistics().missed
-            self._out = None
-            if lost and not self._stopping:
-                raise SenderLost(f"{lost} of {sources} sources of zenoh://{self._key} went without an end")
-
     def _arrived(self, sample: Any, z: Any) -> None:
-        self._busy = True
+        with self._changed:
+            if self._stopping:
+                return
+            self._busy = True
         try:
             self._message(sample, z)
         except Refused as error:
@@ -228,7 +242,7 @@ class Inward:
             raise Refused("it has no envelope of psyne")
         envelope = Envelope.decode(sample.attachment.to_bytes())
         source = self._sources.get(envelope.session)
-        if source is None:
+        if source is None or (source.gone and not source.ended):
             where = schema_key(str(sample.key_expr), f"{envelope.session:016x}")
             source = self._meet(envelope.session, where)
         if source is None or not source.types:
