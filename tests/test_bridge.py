@@ -253,7 +253,7 @@ def test_a_source_that_is_killed_is_a_lost_sender_on_the_other_side(endpoint: st
             with pytest.raises(psyne.SenderLost):
                 there.receive(timeout=PATIENCE)
             code, said = target.end()
-            assert code == 1
+            assert code == 1, said
             assert "1 of 1 sources of zenoh://robot1/camera went without an end" in said
 
 
