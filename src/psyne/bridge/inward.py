@@ -51,7 +51,7 @@ class Inward:
         self._session, self._key, self._address = session, key, address
         self._full: Full = full
         self._follow, self._max_bytes = follow, max_bytes
-        self._changed = threading.Condition()  # guards all below that Zenoh's thread of tokens also uses
+        self._changed = threading.Condition()  # guards all below that the thread of tokens also uses
         self._live: dict[int, str] = {}  # tokens that are there: where each source says its types
         self._sources: dict[int, _Source] = {}
         self._met: list[_Source] = []  # those of this life of the channel
@@ -68,7 +68,11 @@ class Inward:
     def run(self) -> None:
         z = zenoh()
         where = schema_key(self._key, "*")
-        tokens = self._session.liveliness().declare_subscriber(where, self._token, history=True)
+        tokens = self._session.liveliness().declare_subscriber(where, z.handlers.FifoChannel(QUEUE), history=True)
+        # A thread of our own, to be waited for: one of Zenoh's that is in Python when Python ends aborts the program.
+        changes = tokens.handler
+        watcher = threading.Thread(target=lambda: [self._token(sample) for sample in changes], daemon=True)
+        watcher.start()
         try:
             subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
             self._samples = subscriber.handler  # which goes on after the subscriber is undeclared, until it is empty
@@ -84,7 +88,11 @@ class Inward:
             if not self._stopping:
                 raise
         finally:
+            with self._changed:
+                self._stopping = True
+                self._changed.notify_all()
             tokens.undeclare()
+            watcher.join()
             self._close(lost=False)
         if self._failure is not None:
             raise self._failure
@@ -173,7 +181,7 @@ class Inward:
         source.types = [local[str(cls.__schema__)] for cls in types]
 
     def _token(self, sample: Any) -> None:
-        """On Zenoh's thread of tokens: a source has come, or is gone."""
+        """On the thread of tokens: a source has come, or is gone."""
         where = str(sample.key_expr)
         try:
             number = int(where.rpartition("/")[2], 16)
