@@ -71,7 +71,7 @@ class Inward:
         tokens = self._session.liveliness().declare_subscriber(where, z.handlers.FifoChannel(QUEUE), history=True)
         # A thread of our own, to be waited for: one of Zenoh's that is in Python when Python ends aborts the program.
         changes = tokens.handler
-        watcher = threading.Thread(target=lambda: [self._token(sample) for sample in changes], daemon=True)
+        watcher = threading.Thread(target=lambda: deque(map(self._token, changes), maxlen=0), daemon=True)
         watcher.start()
         try:
             subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
