@@ -28,6 +28,7 @@ def test_help_names_every_command() -> None:
     assert done.returncode == 0
     assert "demo" in done.stdout
     assert "ls" in done.stdout
+    assert "bridge" in done.stdout
 
 
 def test_version_is_that_of_the_package() -> None:

@@ -53,7 +53,7 @@ PYTHON: Rows = [
     ["openers", "anonymous", "interop", "items"],
     ["queues", "ring", "waiting"],
     ["align"],
-    ["aio", "pipeline"],
+    ["aio", "bridge", "pipeline"],
     ["__init__"],
     ["demo"],
     ["cli"],

@@ -1,8 +1,9 @@
-"""The command line: `psyne demo`, `psyne ls`."""
+"""The command line: `psyne demo`, `psyne ls`, `psyne bridge`."""
 
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterable, Iterator
 
@@ -39,6 +40,20 @@ def _parser() -> argparse.ArgumentParser:
     ls = commands.add_parser("ls", help="list the channels of $PSYNE_DIR or of this user")
     ls.add_argument("--stages", action="store_true", help="with how far each stage has come, and who is in it")
     ls.set_defaults(command=_ls)
+    bridge = commands.add_parser("bridge", help="carry a channel to a key of Eclipse Zenoh, or back")
+    bridge.add_argument("source", help="ipc://name, or zenoh://key, which may have wildcards")
+    bridge.add_argument("target", help="zenoh://key, or ipc://name")
+    bridge.add_argument("--stage", metavar="NAME", help="from ipc://: a member of this stage (default: a tap)")
+    bridge.add_argument("--new-stage", action="store_true", help="add this stage to the channel")
+    bridge.add_argument("--full", choices=["block", "drop"], default="block", help="to ipc://: when its ring is full")
+    bridge.add_argument("--follow", action="store_true", help="after the end of the source, wait for the next one")
+    bridge.add_argument("--max-bytes", metavar="N", type=int, help="to ipc://: of one message (default: 64 MiB)")
+    bridge.add_argument("--connect", metavar="ENDPOINT", action="append", default=[], help="tcp/host:7447, repeatable")
+    bridge.add_argument(
+        "--listen", metavar="ENDPOINT", action="append", default=[], help="as --connect: where others connect"
+    )
+    bridge.add_argument("--config", metavar="FILE", help="configuration of Zenoh (default: $ZENOH_CONFIG)")
+    bridge.set_defaults(command=_bridge)
     return parser
 
 
@@ -54,6 +69,33 @@ def _demo(options: argparse.Namespace) -> int:
     except DemoError as error:
         print(f"psyne demo: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _bridge(options: argparse.Namespace) -> int:
+    from .bridge import MAX_BYTES, bridge
+
+    given = {**vars(options), "max_bytes": MAX_BYTES if options.max_bytes is None else options.max_bytes}
+    del given["command"]
+    stopped = False
+    try:
+        with bridge(**given) as running:
+
+            def stop(*_: object) -> None:
+                nonlocal stopped
+                stopped = True
+                running.stop()
+
+            signal.signal(signal.SIGINT, stop)
+            signal.signal(signal.SIGTERM, stop)
+            print(f"psyne bridge: {options.source} → {options.target}", flush=True)
+            running.join()
+    except (PsyneError, ImportError) as error:
+        print(f"psyne bridge: {error}", file=sys.stderr)
+        return 1
+    seen = running.statistics()
+    how = "stopped" if stopped else "the source has ended"
+    print(f"psyne bridge: {how}; carried {seen.carried}, missed {seen.missed}, refused {seen.refused}")
     return 0
 
 

@@ -1,0 +1,90 @@
+"""What travels beside the payload: an envelope with each message, and once a description of all.
+
+    envelope, the attachment of a message; little-endian
+     0   4  magic      50 53 59 4E ("PSYN")
+     4   1  version    1
+     5   1  ndim       dimensions of a message that brings its shape, else 0
+     6   2  flags      of an end: 1, a sender was lost
+     8   8  session    of the source: a random number, another one whenever it starts
+    16   8  sequence   from 0 without holes; of an end: messages in all
+    24   8  variant    VariantHdr of the message; of an end 0
+    32   8  timestamp  nanoseconds of the source's monotonic clock, 0: it keeps no time
+    40   8  missed     messages of its channel that the source missed just before
+    48   8·ndim        the dimensions
+
+The payload is the bytes of the message alone, in the byte order that the types name.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import sys
+from typing import NamedTuple
+
+__all__ = ["LOST", "Envelope", "Refused", "described", "description"]
+
+MAGIC, VERSION, LOST = b"PSYN", 1, 1
+HEAD = struct.Struct("<4sBBHQQQQQ")
+MAX_NDIM = 8
+MAX_DESCRIPTION = 1 << 20
+WORD = struct.calcsize("P")
+
+
+class Refused(Exception):
+    """Something that came is not what it has to be; says what, in numbers."""
+
+
+class Envelope(NamedTuple):
+    """About one message, or the end of a source."""
+
+    session: int
+    sequence: int
+    variant: int = 0
+    timestamp: int = 0
+    missed: int = 0
+    flags: int = 0
+    shape: tuple[int, ...] = ()
+
+    def encode(self) -> bytes:
+        head = HEAD.pack(
+            MAGIC, VERSION, len(self.shape), self.flags, self.session, self.sequence, self.variant, self.timestamp,
+            self.missed,
+        )  # fmt: skip
+        return head + struct.pack(f"<{len(self.shape)}Q", *self.shape) if self.shape else head
+
+    @classmethod
+    def decode(cls, data: bytes) -> Envelope:
+        """Raises Refused for whatever `encode` does not make."""
+        if len(data) < HEAD.size or data[:4] != MAGIC:
+            raise Refused(f"its attachment of {len(data)} bytes is no envelope of psyne")
+        _, version, ndim, flags, session, sequence, variant, timestamp, missed = HEAD.unpack_from(data)
+        if version != VERSION:
+            raise Refused(f"its envelope has version {version}, and this psyne knows {VERSION}")
+        if ndim > MAX_NDIM or len(data) != HEAD.size + 8 * ndim:
+            raise Refused(f"its envelope has {len(data)} bytes, and says {ndim} dimensions")
+        shape = struct.unpack_from(f"<{ndim}Q", data, HEAD.size) if ndim else ()
+        return cls(session, sequence, variant, timestamp, missed, flags, shape)
+
+
+def description(schema: str) -> bytes:
+    """What a source replies to who asks for its types."""
+    return json.dumps({"psyne": VERSION, "byteorder": sys.byteorder, "word": WORD, "schema": schema}).encode()
+
+
+def described(data: bytes) -> str:
+    """The schema text in a description. Raises Refused for one of another kind of machine, or none."""
+    if len(data) > MAX_DESCRIPTION:
+        raise Refused(f"its description has {len(data)} bytes, more than {MAX_DESCRIPTION}")
+    try:
+        d = json.loads(data)
+        version, byteorder, word, schema = d["psyne"], d["byteorder"], d["word"], d["schema"]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise Refused(f"its description cannot be read: {error!r}") from error
+    if version != VERSION or not isinstance(schema, str):
+        raise Refused(f"its description has version {version!r}, and this psyne knows {VERSION}")
+    if (byteorder, word) != (sys.byteorder, WORD):
+        raise Refused(
+            f"its machine is {byteorder}-endian with words of {word} bytes, this one {sys.byteorder}-endian with {WORD}"
+        )
+    return schema
