@@ -42,7 +42,7 @@ CORE: Rows = [
 
 # src/psyne/<name>.py, or everything in src/psyne/<name>/
 PYTHON: Rows = [
-    ["_native", "errors", "log"],
+    ["_native", "errors", "log", "tls"],
     ["info", "statistics"],
     ["address", "stage", "types"],
     ["options", "batch", "inspect"],

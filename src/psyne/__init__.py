@@ -85,7 +85,7 @@ from .waiting import select
 if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
-    from .network.security import Tls as Tls
+    from .tls import Tls as Tls
     from .pipeline import Pipeline as Pipeline
 else:
 
@@ -96,7 +96,7 @@ else:
         if name == "Pipeline":
             return _importlib.import_module(".pipeline", __name__).Pipeline
         if name == "Tls":
-            return _importlib.import_module(".network.security", __name__).Tls
+            return _importlib.import_module(".tls", __name__).Tls
         raise AttributeError(f"module 'psyne' has no attribute {name!r}")
 
 

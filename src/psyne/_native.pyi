@@ -337,3 +337,104 @@ def interrupt(end: object, on: bool) -> None:
 
 def there(end: object, limit: int) -> int:
     """How many messages a batch would have now."""
+
+class Gateway:
+    """What carries one channel over a network."""
+
+    def __init__(self) -> None: ...
+
+    def add(self, connection: Connection) -> None: ...
+
+    def remove(self, connection: Connection) -> None: ...
+
+    def wake(self) -> None:
+        """Whoever waits for messages looks again."""
+
+class Connection:
+    """One connection: a link between a socket and an end of a local channel."""
+
+    def __init__(self, end: object, checksum: bool, kicks: Gateway | None, max_frame: int) -> None: ...
+
+    def connect(self, fd: int, next: int, capacity: int, rest: bytes) -> None:
+        """
+        Go on over a socket, which becomes its own; below 0: the caller moves the bytes. `rest`: bytes that came already.
+        """
+
+    def disconnect(self) -> None: ...
+
+    def restart(self) -> None:
+        """
+        The far end has nothing: what it has not let go comes first, from 0 on.
+        """
+
+    def leave(self) -> None:
+        """Tell the sending side that nothing more is taken."""
+
+    def give_back(self) -> None:
+        """Other members get what the far end has not let go."""
+
+    def ping(self, word: int) -> None: ...
+
+    def refuse(self, reason: str) -> None: ...
+
+    @property
+    def next(self) -> int:
+        """The first sequence that has not come."""
+
+    @property
+    def outstanding(self) -> int:
+        """Messages that were sent and that the far end has not let go."""
+
+    @property
+    def over(self) -> str | None:
+        """
+        What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).
+        """
+
+    @property
+    def finished(self) -> bool:
+        """It is over, and nothing has to be said any more."""
+
+    @property
+    def failure(self) -> str | None: ...
+
+    @property
+    def violated(self) -> bool:
+        """Did it fail because of what the peer sent?"""
+
+    @property
+    def refused(self) -> str:
+        """The last words of the peer, JSON."""
+
+    @property
+    def silent(self) -> float:
+        """Seconds since something came."""
+
+    @property
+    def wants(self) -> tuple[int, float]:
+        """
+        For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.
+        """
+
+    def gather(self, bytes: int) -> list[memoryview]:
+        """What is to be written now."""
+
+    def written(self, n: int) -> None: ...
+
+    def buffer(self) -> memoryview:
+        """Where the next bytes that come belong; empty: there is no room now."""
+
+    def arrived(self, n: int) -> None: ...
+
+def network_news() -> int:
+    """A descriptor that is readable when a connection has failed or is over."""
+
+def attach(end: object, gateway: Gateway) -> None:
+    """The calls of this end drive the connections of a gateway."""
+
+def rename(end: object, address: str) -> None: ...
+
+def signal(end: object, error: str, text: str, for_good: bool) -> None:
+    """
+    The wait of the thread inside, or the next call, raises this error of psyne.errors; for good: all calls from now on.
+    """

@@ -9,7 +9,7 @@ from .stage import PATTERNS, Pattern, Stage
 if TYPE_CHECKING:
     from ssl import SSLContext
 
-    from .network.security import Tls
+    from .tls import Tls
 
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
@@ -89,7 +89,9 @@ def over_network(address: object, options: Mapping[str, object]) -> bool:
     if isinstance(address, str) and address.startswith("tcp://"):
         return True
     for name in options.keys() & NetworkOptions.__annotations__.keys():
-        raise InvalidArgument(f"{name}={options[name]!r} is for channels over a network: tcp://host:port, not {address!r}")
+        raise InvalidArgument(
+            f"{name}={options[name]!r} is for channels over a network: tcp://host:port, not {address!r}"
+        )
     return False
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -41,7 +40,9 @@ class Peer:
         self.end: Lane | Receiver[Any] | Tap[Any] = hosted.sender(request) if self.incoming else hosted.reader(request)
         gateway = bound.gateway
         kicks = None if self.incoming else bound.kicks
-        self.link = _native.Connection(self.end, request.checksum or bound.options.checksum, kicks, bound.options.max_frame)
+        self.link = _native.Connection(
+            self.end, request.checksum or bound.options.checksum, kicks, bound.options.max_frame
+        )
         gateway.add(self.link)
         gateway.wake()
         self.running: Running | None = None
@@ -78,7 +79,9 @@ class Peer:
             self._finish(give_back=False)
         else:
             if why:
-                warn(f"a connection of {self._hosted.address} is lost ({why}); it may come back for {self._bound.options.session_timeout} s")
+                warn(
+                    f"a connection of {self._hosted.address} is lost ({why}); it may come back for {self._bound.options.session_timeout} s"
+                )
             self.session.lost(running)
 
     def close(self) -> None:
@@ -179,8 +182,14 @@ class Bound:
         accepted.setblocking(False)
         host = str(address[0])
         here = sum(1 for other in self._greetings.values() if other == host)
-        if len(self._greetings) >= STRANGERS or len(self.peers) + len(self._greetings) >= CONNECTIONS or here >= PER_ADDRESS:
-            warn(f"port {self.port}: too many connections ({len(self.peers)} and {len(self._greetings)} that have not greeted); {host} was sent away")
+        if (
+            len(self._greetings) >= STRANGERS
+            or len(self.peers) + len(self._greetings) >= CONNECTIONS
+            or here >= PER_ADDRESS
+        ):
+            warn(
+                f"port {self.port}: too many connections ({len(self.peers)} and {len(self._greetings)} that have not greeted); {host} was sent away"
+            )
             accepted.close()
             return
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -59,7 +59,9 @@ class Carrier:
             self._driver.soon(far.stop)
             done = far.finished
         if sends and not done.wait(self._linger):
-            warn(f"{self._name} closed, and not all that it sent has arrived after {self._linger} s; linger= gives it longer")
+            warn(
+                f"{self._name} closed, and not all that it sent has arrived after {self._linger} s; linger= gives it longer"
+            )
 
         def close() -> None:
             try:

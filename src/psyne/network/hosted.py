@@ -77,7 +77,12 @@ class Hosted:
         stages = there["stages"] if there else self._stages
         schema = schema_of(types_in(schema))  # as this side writes it
         return Lane(
-            self.local, schema, pattern=pattern, stages=stages, capacity=capacity or self._capacity, program=_of(request)
+            self.local,
+            schema,
+            pattern=pattern,
+            stages=stages,
+            capacity=capacity or self._capacity,
+            program=_of(request),
         )
 
     def reader(self, request: Request) -> Receiver[Any] | Tap[Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -84,7 +83,7 @@ class Remote:
             if self._link is not None and self._running is not None:
                 self._link.leave()
             self.finished.set()
-        elif self._link is None or self._session == "" and self._link.outstanding == 0 and not self._there():
+        elif self._link is None or (self._session == "" and self._link.outstanding == 0 and not self._there()):
             self.finished.set()
 
     def close(self) -> None:
@@ -192,7 +191,9 @@ class Remote:
             assert self._link is not None
             if before:
                 if again := self._link.outstanding:
-                    self._reset(f"{self._address} was restarted: {again} messages that it had not let go are sent again")
+                    self._reset(
+                        f"{self._address} was restarted: {again} messages that it had not let go are sent again"
+                    )
                 self._link.restart()
             return
         if self._lane is not None:
@@ -201,7 +202,9 @@ class Remote:
                 self._reset(f"{self._address} was restarted: what it had sent and this end had not got is lost")
         self._accept(schema)
         if capacity > max(self._request.capacity, usual_capacity(schema)):
-            raise ProtocolError(f"{self._address} wants to send {capacity} messages ahead, which this end has no room for")
+            raise ProtocolError(
+                f"{self._address} wants to send {capacity} messages ahead, which this end has no room for"
+            )
         self._lane = self._hosted.sender(replace(self._request, role="sender", schema=schema), capacity)
         if self._link is not None:
             self._gateway.remove(self._link)
