@@ -14,6 +14,7 @@ __all__ = ["LINGER", "MAX_FRAME", "NetworkOptions", "split_options"]
 
 LINGER = 5.0  # seconds that close() waits for what was sent
 MAX_FRAME = 64 << 20  # bytes
+MAX_CONNECTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,13 @@ class NetworkOptions:
     session_timeout: float = SESSION_TIMEOUT
     linger: float = LINGER
     max_frame: int = MAX_FRAME
+    max_connections: int = MAX_CONNECTIONS
 
     @classmethod
     def of(
         cls, side: Side, *, token: str | bytes | None = None, tls: Tls | ssl.SSLContext | None = None,
         checksum: bool = False, session_timeout: float = SESSION_TIMEOUT, linger: float = LINGER,
-        max_frame: int = MAX_FRAME,
+        max_frame: int = MAX_FRAME, max_connections: int = MAX_CONNECTIONS,
     ) -> NetworkOptions:  # fmt: skip
         """Raises InvalidArgument for what can never work."""
         for name, value in (("session_timeout", session_timeout), ("linger", linger)):
@@ -42,6 +44,8 @@ class NetworkOptions:
             raise InvalidArgument(f"checksum={checksum!r}; it is one of True, False")
         if not isinstance(max_frame, int) or not 1 << 16 <= max_frame < 1 << 48:
             raise InvalidArgument(f"max_frame is a number of bytes, 65536 or more; got {max_frame!r}")
+        if type(max_connections) is not int or not 1 <= max_connections <= 1 << 16:
+            raise InvalidArgument(f"max_connections is a number from 1 to 65536; got {max_connections!r}")
         return cls(
             token_bytes(token),
             None if tls is None else context_for(tls, side),
@@ -50,10 +54,11 @@ class NetworkOptions:
             float(session_timeout),
             float(linger),
             max_frame,
+            max_connections,
         )
 
 
-NAMES = frozenset({"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame"})
+NAMES = frozenset({"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame", "max_connections"})
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

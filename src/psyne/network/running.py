@@ -6,19 +6,25 @@ import itertools
 import os
 import socket
 import ssl
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from .. import _native
-from .driver import Driver
+from ..errors import ProtocolError
+from .bodies import printable, refusal
+from .driver import Driver, thread_driver
+from .greeting import Farewell
 from .handshake import Opened
 
 __all__ = ["Owner", "Running"]
 
 PING = 5.0  # seconds between signs of life
 SILENT = 15.0  # seconds without any, after which a connection is dead
+SLOWEST = 1024  # bytes per second that a frame which has begun comes or goes with at least
+STANDS = 30.0  # seconds below that, after which a connection is dead
 GATHER = 1 << 18  # bytes that are given to TLS at once
 ROUNDS = 64  # of reading and writing, before others have their turn
 
@@ -37,6 +43,24 @@ class Owner(Protocol):
         """Once, the connection is gone: it broke, or is finished (then ``why`` is "")."""
 
 
+class Pace:
+    """How fast one direction gets on while it is in the middle of something; between frames it may rest for ever."""
+
+    def __init__(self) -> None:
+        self._bytes = 0
+        self._since: float | None = None
+
+    def slow(self, bytes: int, midway: bool) -> float:
+        """Seconds for which it has been too slow. Asked every `PING` seconds."""
+        now = time.monotonic()
+        if not midway or bytes - self._bytes >= SLOWEST * PING:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        self._bytes = bytes
+        return 0.0 if self._since is None else now - self._since
+
+
 class Running:
     """One connection in use.
 
@@ -47,14 +71,17 @@ class Running:
         self, driver: Driver, link: _native.Connection, sock: socket.socket, opened: Opened, rest: bytes, owner: Owner
     ) -> None:
         self.link = link
+        self.violated = False
+        """The peer broke the protocol."""
+        self._came, self._went = Pace(), Pace()
         self._driver, self._owner = driver, owner
         self._gone = self._over = False
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._bell = -1
-        self._cancel: list[Callable[[], None]] = []
-        self._cancel_look: Callable[[], None] | None = None
+        self._cancel: list[Callable[[], object]] = []
+        self._cancel_look: Callable[[], object] | None = None
         _all.add(self)
-        _listen(driver)
+        _listen()
         link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
         self._later()
 
@@ -90,8 +117,13 @@ class Running:
         if self._gone:
             return
         if refused := self.link.refused:
-            self._lose(f"the peer refused: {refused}")
+            self._lose(f"the peer refused: {printable(refused)}")
         elif failure := self.link.failure:
+            self.violated = self.link.violated
+            if (fd := self.link.take_violator()) >= 0:
+                sock = socket.socket(fileno=fd)
+                sock.setblocking(False)
+                Farewell(self._driver, sock, refusal(ProtocolError(failure)))
             self._lose(failure)
         elif self._over and self.link.finished:
             self._lose("")
@@ -109,6 +141,11 @@ class Running:
         if (silent := self.link.silent) > SILENT:
             self._lose(f"nothing was heard for {silent:.0f} s")
             return
+        came, in_frame, went, left = self.link.progress
+        for slow, what in ((self._came.slow(came, in_frame), "sends"), (self._went.slow(went, left > 0), "takes")):
+            if slow >= STANDS:
+                self._lose(f"the peer {what} less than {SLOWEST} bytes per second of a frame, for {slow:.0f} s")
+                return
         self._later()
         self.link.ping(next(_words))
         if self._tls is not None:
@@ -122,6 +159,14 @@ class Running:
             return
         try:
             writes = self._move(self._tls, self.link)
+        except ProtocolError as error:
+            self.violated = True
+            if self.link.progress[3] == 0:  # between two frames
+                self._driver.unwatch(self._tls.fileno())
+                Farewell(self._driver, self._tls, refusal(error))
+                self._tls = None
+            self._lose(str(error))
+            return
         except Exception as error:  # of the link and of TLS alike: this connection is over
             self._lose(str(error))
             return
@@ -176,8 +221,8 @@ class Running:
         self._cancel_look = self._driver.later(seconds, self.move) if seconds >= 0 else None
 
 
-def _listen(driver: Driver) -> None:
-    """Hear of what becomes of connections that the pump drives."""
+def _listen() -> None:
+    """Hear of what becomes of connections that the pump drives; on the thread, for a loop may be closed before others."""
     fd = _native.network_news()
     if (os.getpid(), fd) in _listened:
         return
@@ -187,6 +232,7 @@ def _listen(driver: Driver) -> None:
         with suppress(BlockingIOError):
             os.read(fd, 4096)
         for running in list(_all):
-            running._driver.soon(running.look)
+            with suppress(RuntimeError):  # its loop is closed
+                running._driver.soon(running.look)
 
-    driver.watch(fd, True, False, hear)
+    thread_driver().watch(fd, True, False, hear)
