@@ -74,6 +74,8 @@ class Bound:
         """Connections that were closed for what came over them, or did not."""
         self.sent_away = 0
         """Connections for which there was no room."""
+        self.pauses = 0
+        """How often nobody was accepted for a while, for lack of descriptors or memory."""
         self._hosted = hosted
         self._strangers: dict[Greeting, Stranger] = {}  # the oldest first
         self._closed = False
@@ -150,6 +152,7 @@ class Bound:
                 return
             except OSError as error:
                 warn(f"port {self.port} takes nobody for {PAUSE} s: {error.strerror}")
+                self.pauses += 1
                 self.driver.unwatch(sock.fileno())
                 self.driver.later(PAUSE, lambda: self._watch(sock))
                 return
