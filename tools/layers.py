@@ -28,7 +28,7 @@ CORE: Rows = [
     ["registry", "lane", "dynamic_ring_buffer"],
     ["waiting", "lanes", "inspect", "tap_lane"],
     ["sender", "receiver", "tap"],
-    ["opening", "net/crc32c"],
+    ["opening", "net/crc32c", "net/line"],
     ["net/wire", "net/message_shape"],
     ["net/outbox"],
     ["net/link"],

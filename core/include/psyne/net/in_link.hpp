@@ -284,8 +284,10 @@ private:
 
     /// What is lent was never there.
     void discard() noexcept {
-        for (Loan* loan : {&loans_[1], &loans_[0]})
-            if (std::exchange(loan->count, 0) != 0) sender_.discard(*loan);
+        for (Loan* loan : {&loans_[1], &loans_[0]}) {
+            if (loan->count != 0) sender_.discard(*loan);
+            *loan = {};
+        }
         shape_ = nullptr;
         large_ = false;
     }

@@ -5,33 +5,11 @@
 //            let_go_     ▲ at_, sent_    next_
 #pragma once
 
+#include <psyne/net/line.hpp>
 #include <psyne/net/source_link.hpp>
 #include <psyne/receiver.hpp>
 
 namespace psyne::net {
-
-/// First in, first out; its memory only grows. Elements have numbers.
-template <class T>
-class Line {
-public:
-    uint64_t first = 0, last = 0;  // the numbers of those that are in it: first … last − 1
-
-    bool empty() const noexcept { return first == last; }
-    T& operator[](uint64_t number) noexcept { return places_[number & (places_.size() - 1)]; }
-    T& front() noexcept { return (*this)[first]; }
-    void push(const T& v) {
-        if (last - first == places_.size()) {
-            std::vector<T> more(2 * places_.size());
-            for (uint64_t i = first; i != last; ++i) more[i & (more.size() - 1)] = (*this)[i];
-            places_ = std::move(more);
-        }
-        (*this)[last] = v;
-        ++last;
-    }
-
-private:
-    std::vector<T> places_ = std::vector<T>(64);  // a power of two
-};
 
 class OutLink final : public SourceLink {
 public:
@@ -40,9 +18,6 @@ public:
 
     /// Goes on with `next`: sends again what is behind it.
     void connected(uint64_t next, uint64_t capacity) override {
-        if (next < let_go_ || next > next_)
-            violation("the peer goes on with message " + std::to_string(next) + ", but this end has " + std::to_string(let_go_) + " to " +
-                      std::to_string(next_));
         SourceLink::connected(next, capacity);
         for (at_ = runs_.first; at_ != runs_.last && runs_[at_].end() <= next;) ++at_;
     }
@@ -50,7 +25,7 @@ public:
     /// The far end will not have what it has not let go: other members of the stage get it.
     void give_back() noexcept {
         for (; !runs_.empty(); ++runs_.first) receiver_.give_back(runs_.front().taken);
-        let_go_ = received_ = sent_ = flown_ = next_;
+        let_go_ = acked_ = received_ = sent_ = flown_ = next_;
         at_ = runs_.first;
         outbox_.clear();
     }
@@ -65,6 +40,8 @@ private:
         uint64_t missed = 0;  // just before, because they were corrupted
         uint64_t end() const noexcept { return first + taken.count; }
     };
+
+    uint64_t sent_most() const noexcept override { return next_; }
 
     Receiver& receiver_;
     Line<Run> runs_;

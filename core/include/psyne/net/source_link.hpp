@@ -1,9 +1,11 @@
 // The sending side of a link: credit, what the far end says of it, and the end. out_link.hpp and tap_link.hpp know where
 // messages come from.
 //
-//      let go by the far end        received there      written        in frames      capacity
-//   ──┬───────────────────────────┬───────────────────┬──────────────┬──────────────┬──────────▶ sequence
-//     0                        let_go_          received_         flown_         sent_      let_go_ + capacity_
+//      let go by the far end        received there                     in frames      most that may be
+//   ──┬───────────────────────────┬────────────────────────────────────┬──────────────┬──────────▶ sequence
+//     0                         acked_                received_      sent_         let_go_ + capacity_
+//
+// Frames up to flown_ are written; what is let go in one that is not yet is kept until it is: let_go_ ≤ acked_, flown_.
 #pragma once
 
 #include <psyne/net/link.hpp>
@@ -19,6 +21,9 @@ public:
     /// cannot be.
     virtual void connected(uint64_t next, uint64_t capacity) {
         if (capacity == 0) violation("the ring of the peer has no slots");
+        if (next < received_ || next > sent_most())
+            violation("the peer goes on with message " + std::to_string(next) + ", but it had " + std::to_string(received_) + " of " +
+                      std::to_string(sent_most()));
         capacity_ = capacity;
         sent_ = flown_ = received_ = next;
     }
@@ -47,9 +52,11 @@ protected:
     MessageShapes shapes_;
     bool checksum_;
     uint64_t capacity_ = 0;  // of the far ring; 0: not connected
-    uint64_t let_go_ = 0, received_ = 0, sent_ = 0;
+    uint64_t let_go_ = 0, acked_ = 0, received_ = 0, sent_ = 0;
     uint64_t corrupted_ = 0;
 
+    /// All messages that were ever put into frames, or may be again.
+    virtual uint64_t sent_most() const noexcept { return sent_; }
     /// The far end has let go all messages before `until`.
     virtual void ended(uint64_t until) = 0;
     /// Adds DATA frames while the outbox has fewer bytes. True: no message is there now.
@@ -92,6 +99,7 @@ private:
     uint32_t sum_ = 0;
 
     void plan(uint64_t bytes) final {
+        settle();
         plan_common();
         if (closing() || capacity_ == 0 || end_sent_ || left_ || understood_) return;
         bool lost = false;
@@ -111,11 +119,15 @@ private:
         }
     }
     void acknowledged(uint64_t until, uint64_t received) {
-        if (until < let_go_ || received < received_ || until > received || received > flown_)
+        if (until < acked_ || received < received_ || until > received || received > sent_)
             violation("an ACK says " + std::to_string(until) + " let go and " + std::to_string(received) + " received, after " +
-                      std::to_string(let_go_) + " and " + std::to_string(received_) + " of " + std::to_string(flown_) + " sent");
-        received_ = received;
-        if (until == let_go_) return;
+                      std::to_string(acked_) + " and " + std::to_string(received_) + " of " + std::to_string(sent_) + " sent");
+        received_ = received, acked_ = until;
+        settle();
+    }
+    void settle() {
+        const uint64_t until = std::min(acked_, flown_);
+        if (until <= let_go_) return;
         ended(until);
         let_go_ = until;
     }

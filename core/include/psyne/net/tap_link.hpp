@@ -2,6 +2,7 @@
 // once: what was under way in a connection that broke is missed, and those that come next take its numbers.
 #pragma once
 
+#include <psyne/net/line.hpp>
 #include <psyne/net/source_link.hpp>
 #include <psyne/tap.hpp>
 
@@ -14,11 +15,11 @@ public:
           copy_(std::make_unique_for_overwrite<std::byte[]>(room_)) {}
 
     void connected(uint64_t next, uint64_t capacity) override {
-        if (next < received_ || next > sent_)
-            violation("the peer goes on with message " + std::to_string(next) + ", but it had " + std::to_string(received_) + " of " +
-                      std::to_string(sent_));
-        missed_ += sent_ - next;
+        const uint64_t sent = sent_;
         SourceLink::connected(next, capacity);
+        missed_ += sent - next;
+        forget_told();
+        for (; !told_.empty(); ++told_.first) missed_ += told_.front().missed;
     }
 
 private:
@@ -27,8 +28,15 @@ private:
     Tap& tap_;
     uint64_t room_;
     std::unique_ptr<std::byte[]> copy_;  // stamps and payload of the frame in the outbox
-    uint64_t missed_ = 0;
+    uint64_t missed_ = 0;  // before the message that comes next
+    struct Missed {
+        uint64_t sequence, missed;
+    };
+    Line<Missed> told_;  // in frames that the far end perhaps has not got
 
+    void forget_told() noexcept {
+        while (!told_.empty() && told_.front().sequence < received()) ++told_.first;
+    }
     void ended(uint64_t) override {}
     bool over(bool& lost) override {
         if (!tap_.ended() || (tap_.follow && !tap_.closed())) return false;
@@ -68,7 +76,9 @@ private:
             corrupted_ += s.count, missed_ += s.count;
             return false;
         }
-        std::byte* const begin = head(*shape, s.count, size, std::exchange(missed_, 0), stamps != 0);
+        std::byte* const begin = head(*shape, s.count, size, missed_, stamps != 0);
+        forget_told();
+        if (missed_ != 0) told_.push({sent_, std::exchange(missed_, 0)});
         piece(copy_.get(), stamps + s.count * size);
         close_frame(begin, s.count);
         return true;
