@@ -67,6 +67,7 @@ class Cuts {
 public:
     explicit Cuts(std::byte seed) : random_(std::to_integer<uint64_t>(seed)), all_(seed == std::byte{0}), most_(1ull << (std::to_integer<uint64_t>(seed) % 13)) {}
     size_t next(size_t there) noexcept { return all_ || ++cuts_ > kMost ? there : std::min<size_t>(there, 1 + random_.below(most_)); }
+    uint64_t below(uint64_t n) noexcept { return random_.below(n); }
     bool one_in(uint64_t n) noexcept { return random_.one_in(n); }
 
 private:

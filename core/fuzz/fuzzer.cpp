@@ -39,8 +39,8 @@ uint8_t seen[kEdges];       // a bit for each number of hits that was ever seen,
 
 /// g++ calls it at each basic block of a target.
 extern "C" __attribute__((no_sanitize("address", "undefined"))) void __sanitizer_cov_trace_pc() {
-    if (!counting) return;
     ++steps;
+    if (!counting) return;
     const auto pc = reinterpret_cast<uintptr_t>(__builtin_return_address(0));
     const auto block = static_cast<uint32_t>(pc * 0x9e3779b97f4a7c15 >> 48);
     const auto edge = static_cast<uint16_t>(block ^ previous);
@@ -67,6 +67,9 @@ void operator delete(void* p) noexcept {
     std::free(p);
 }
 void operator delete(void* p, size_t) noexcept { operator delete(p); }
+
+/// Where memory was allocated is not worth the time of so many runs.
+extern "C" const char* __asan_default_options() { return "malloc_context_size=2:quarantine_size_mb=4"; }
 
 namespace fuzz {
 
@@ -300,6 +303,8 @@ int run_all(int count, char** words) {
 }
 
 }  // namespace
+
+void stop_counting() { counting = false; }
 
 void wrong(const std::string& what) {
     counting = false;

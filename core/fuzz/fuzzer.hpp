@@ -13,6 +13,9 @@
 #include <string>
 #include <vector>
 
+// Of functions that do the work of a target's checks.
+#define NOT_COUNTED __attribute__((no_sanitize_coverage))
+
 namespace fuzz {
 
 using Bytes = std::vector<std::byte>;
@@ -38,6 +41,9 @@ template <class A, class B>
 void require_equal(const A& got, const B& want, const char* what) {
     if (!(got == want)) wrong(std::string(what) + ": " + std::to_string(got) + ", expected " + std::to_string(want));
 }
+
+/// What follows is the target's own business: its edges do not count.
+void stop_counting();
 
 /// xorshift64*: the same everywhere.
 struct Random {

@@ -94,8 +94,12 @@ private:
     /// Where frames begin, as far as that can be seen.
     static std::vector<size_t> frames(const Bytes& b) {
         std::vector<size_t> found;
-        for (size_t i = kPrefix; i + psyne::net::kHeader <= b.size(); ++i)
-            if (psyne::net::get<uint32_t>(&b[i]) == psyne::net::kMagic) found.push_back(i);
+        const std::byte* const end = b.data() + b.size();
+        for (const std::byte* at = b.data() + kPrefix; at < end;) {
+            at = static_cast<const std::byte*>(::memmem(at, static_cast<size_t>(end - at), "PSYN", 4));
+            if (!at || static_cast<size_t>(end - at) < psyne::net::kHeader) break;
+            found.push_back(static_cast<size_t>(at++ - b.data()));
+        }
         return found;
     }
     /// A field of a header, or of the words behind it.
