@@ -311,7 +311,10 @@ TESTS(link_test) {
              j.put(4);
              j.talk();
              CHECK(j.near.out.left());
-             CHECK(nothing(*j.far.rx) || take(*j.far.rx).slot != 4);
+             drink_all(j.far.in, Bytes(200'000));  // whatever still comes
+             CHECK_EQ(j.far.in.next(), 4u);
+             j.disconnect(), j.connect();
+             CHECK_EQ(Header::decode(pour_all(j.far.in).data() + kHeader + 8).type, Frame::leave);  // perhaps it did not hear it
              j.near.out.give_back();
              auto colleague = open_receiver(j.home.directory, "near", "", Spinner::Mode::block, "test");
              for (uint64_t i = 1; i < 5; ++i) check_next(j.kind, *colleague, i);
@@ -358,6 +361,13 @@ TESTS(link_test) {
              j.talk();
              CHECK_EQ(j.near.out.refused(), "{\"error\": \"ProtocolError\"}");
              CHECK_EQ(pour_all(j.far.in).size(), 0u);
+             drink_all(j.near.out, Bytes(200'000));
+             j.disconnect();
+             CHECK(!j.near.out.refused().empty());
+             j.connect();
+             CHECK(j.near.out.refused().empty());
+             j.talk();
+             j.check_got(0);
              Joined other;
              other.near.out.refuse(std::string(100'000, 'x'));
              other.talk();

@@ -36,13 +36,15 @@ public:
     uint64_t capacity() const noexcept { return sender_.capacity(); }
     /// Another connection; the peer sends from next() on.
     void connected() noexcept {
+        begin_connection();
+        if (left_) turn_deaf();
         acks_ = true;
         byes_ = false;  // who has not understood it says END again
     }
     void disconnected() noexcept override {
         Link::disconnected();
         discard();
-        leaves_ = deaf_;
+        leaves_ = left_;
         byes_ = end_;
         end_here_ = false;
     }
@@ -54,7 +56,8 @@ public:
     /// Nothing more is taken; the peer is told.
     void leave() noexcept {
         discard();
-        leaves_ = deaf_ = true;
+        leaves_ = left_ = true;
+        turn_deaf();
     }
     /// The peer has no more to send; `failed()`: because a sender was lost.
     bool ended() const noexcept { return end_; }
@@ -71,7 +74,7 @@ private:
     uint64_t told_next_ = 0, told_let_go_ = 0;  // in the last ACK
     uint64_t bytes_ = 0;                       // of payload, since the last ACK
     bool acks_ = false, byes_ = false, leaves_ = false;  // to be told
-    bool end_ = false, failed_ = false;
+    bool end_ = false, failed_ = false, left_ = false;
     bool end_here_ = false;  // END came in this connection
 
     // The frame whose payload is coming.

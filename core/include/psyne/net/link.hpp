@@ -75,7 +75,7 @@ public:
         if (reason_.size() > kMostReason) reason_.resize(kMostReason);
         refuses_ = true;
     }
-    /// What the peer said in its last words; "": nothing.
+    /// What the peer said in its last words, until there is another connection; "": nothing. No byte behind them is taken.
     const std::string& refused() const noexcept { return refused_; }
 
     /// The connection is gone: frames that are not whole are forgotten.
@@ -90,7 +90,6 @@ protected:
     Outbox outbox_;
     uint64_t flown_ = 0;  // sequences before it are written
     bool stuck_ = false;
-    bool deaf_ = false;  // what comes is of no interest any more
 
     /// Where payload that is still to come belongs; empty: into the scratch.
     virtual std::span<std::byte> landing() { return {}; }
@@ -126,6 +125,17 @@ protected:
         outbox_.add(reinterpret_cast<const std::byte*>(reason_.data()), reason_.size());
         refuses_ = false, closing_ = true;
     }
+    /// Another connection.
+    void begin_connection() noexcept {
+        refused_.clear();
+        deaf_ = false;
+    }
+    /// What comes in this connection is of no interest any more.
+    void turn_deaf() noexcept {
+        begin_ = end_ = 0;
+        stuck_ = false;
+        deaf_ = true;
+    }
     bool pongs() const noexcept { return pongs_; }
     bool closing() const noexcept { return closing_; }
 
@@ -134,13 +144,14 @@ private:
     size_t begin_ = 0, end_ = 0;  // what is there and not used yet
     std::span<std::byte> given_;  // by buffer()
     bool in_place_ = false;       // given_ is a slot
+    bool deaf_ = false;           // nothing is taken any more
     bool closing_ = false;        // nothing comes behind REFUSE
     bool pings_ = false, pongs_ = false, refuses_ = false;
     uint64_t ping_ = 0, pong_ = 0, ponged_ = 0;
     std::string reason_, refused_;
 
     void parse() {
-        while (refused_.empty() && step()) {
+        while (step()) {
         }
     }
     /// One frame, or what there is of its payload; false when there must come more first.
@@ -168,7 +179,8 @@ private:
             case Frame::refuse:
                 refused_.assign(reinterpret_cast<const char*>(body), h.length);
                 if (refused_.empty()) refused_ = "{}";
-                break;
+                turn_deaf();
+                return false;
             default: take(h, body);
         }
         return true;

@@ -24,6 +24,7 @@ public:
         if (next < received_ || next > sent_most())
             violation("the peer goes on with message " + std::to_string(next) + ", but it had " + std::to_string(received_) + " of " +
                       std::to_string(sent_most()));
+        begin_connection();
         capacity_ = capacity;
         sent_ = flown_ = received_ = next;
     }
