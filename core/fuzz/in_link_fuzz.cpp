@@ -300,7 +300,7 @@ private:
         const size_t had = taken_;
         take();
         require_equal(taken_, had, "a lost connection published messages");
-        if (link_->ended() || left_ || !link_->refused().empty()) begin_lane();
+        if (link_->ended() || left_) begin_lane();
         link_->connected();
         const MessageShape& shape = c_.shapes[0];
         for (uint64_t left = c_.capacity - link_->next() % c_.capacity; left != 0;) {

@@ -157,7 +157,7 @@ private:
             if (there < h.length) break;
             at += kHeader + h.length;
         }
-        if (link_->received() > next) wrong("what was not written whole was received: " + std::to_string(link_->received()) + " of " + std::to_string(next) + " sent " + std::to_string(link_->sent()) + " begins " + std::to_string(begins_)+ " written " + std::to_string(written_.size()));
+        require(link_->let_go() <= next, "what was not written whole was let go");
     }
     NOT_COUNTED void check_data(const Header& h, const std::byte* body) const {
         const DataHead d = DataHead::decode(body);
