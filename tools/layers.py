@@ -45,6 +45,7 @@ PYTHON: Rows = [
     ["handover", "listener", "matching"],
     ["ends", "testing"],
     ["taps"],
+    ["network"],
     ["openers", "anonymous", "interop", "items"],
     ["queues", "ring", "waiting"],
     ["align"],

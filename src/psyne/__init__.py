@@ -11,6 +11,7 @@ from .anonymous import channel
 from .batch import Batch
 from .ends import Receiver, Sender
 from .errors import (
+    AuthenticationFailed,
     CannotShare,
     ChannelBusy,
     ChannelClosed,
@@ -21,6 +22,7 @@ from .errors import (
     ForkedError,
     Full,
     IncompatibleChannel,
+    InsecureBind,
     InvalidArgument,
     LayoutMismatch,
     LeaseLimit,
@@ -29,9 +31,11 @@ from .errors import (
     NotALoan,
     PeerCorrupted,
     PipelineError,
+    ProtocolError,
     PsyneError,
     ReadOnly,
     SenderLost,
+    SessionReset,
     SystemFailure,
     TakenOut,
     ViewsAlive,
@@ -81,15 +85,18 @@ from .waiting import select
 if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
+    from .network.security import Tls as Tls
     from .pipeline import Pipeline as Pipeline
 else:
 
     def __getattr__(name: str) -> object:
-        """psyne.aio and psyne.pipeline are imported when they are first used."""
+        """psyne.aio, psyne.pipeline and psyne.network are imported when they are first used."""
         if name in ("aio", "pipeline"):
             return _importlib.import_module(f".{name}", __name__)
         if name == "Pipeline":
             return _importlib.import_module(".pipeline", __name__).Pipeline
+        if name == "Tls":
+            return _importlib.import_module(".network.security", __name__).Tls
         raise AttributeError(f"module 'psyne' has no attribute {name!r}")
 
 
@@ -100,6 +107,7 @@ __all__ = [
     "AlignedStatistics",
     "Array",
     "ArrowBatch",
+    "AuthenticationFailed",
     "Batch",
     "Bytes",
     "CannotShare",
@@ -115,6 +123,7 @@ __all__ = [
     "Full",
     "IncompatibleChannel",
     "Info",
+    "InsecureBind",
     "InvalidArgument",
     "LayoutMismatch",
     "LeaseLimit",
@@ -126,6 +135,7 @@ __all__ = [
     "NotALoan",
     "PeerCorrupted",
     "PipelineError",
+    "ProtocolError",
     "PsyneError",
     "Queue",
     "ReadOnly",
@@ -133,6 +143,7 @@ __all__ = [
     "RingBuffer",
     "Sender",
     "SenderLost",
+    "SessionReset",
     "Slab",
     "SlabAllocator",
     "Stage",

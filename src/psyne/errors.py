@@ -6,6 +6,7 @@ PsyneError
 ├── EndOfChannel (EOFError)                    the last sender closed; all was received
 ├── TakenOut (RuntimeError)                    a stage took out the message of a call()
 ├── SenderLost (ConnectionError)               a sender died or failed; all that it sent was received
+│   └── SessionReset (SenderLost)              the far end was started again, and has forgotten this end
 ├── ChannelClosed (ValueError)                 this end was closed
 ├── MessageReleased (ValueError)               the message was sent or released
 ├── ViewsAlive (BufferError)                   release() while arrays use the message
@@ -21,6 +22,9 @@ PsyneError
 ├── NoSpace (MemoryError)                      shared memory is full
 ├── IncompatibleChannel (OSError)              a foreign or damaged file, or another layout version
 ├── PeerCorrupted (OSError)                    a message contradicts its own header
+├── ProtocolError (ConnectionError)            bytes from the network that are none of this protocol
+├── AuthenticationFailed (PermissionError)     another token, or a certificate that is not trusted
+├── InsecureBind (PermissionError)             an address that others reach, without TLS and without a token
 ├── InvalidArgument (ValueError)               an argument that can never work
 ├── PipelineError (RuntimeError)               a worker of a pipeline was lost for good
 └── SystemFailure (OSError)                    a system call failed
@@ -29,6 +33,7 @@ PsyneError
 import queue
 
 __all__ = [
+    "AuthenticationFailed",
     "CannotShare",
     "ChannelBusy",
     "ChannelClosed",
@@ -39,6 +44,7 @@ __all__ = [
     "ForkedError",
     "Full",
     "IncompatibleChannel",
+    "InsecureBind",
     "InvalidArgument",
     "LayoutMismatch",
     "LeaseLimit",
@@ -47,9 +53,11 @@ __all__ = [
     "NotALoan",
     "PeerCorrupted",
     "PipelineError",
+    "ProtocolError",
     "PsyneError",
     "ReadOnly",
     "SenderLost",
+    "SessionReset",
     "SystemFailure",
     "TakenOut",
     "ViewsAlive",
@@ -78,6 +86,10 @@ class TakenOut(PsyneError, RuntimeError):
 
 class SenderLost(PsyneError, ConnectionError):
     """A sender died, or left its ``with`` by an exception; all that it sent was received."""
+
+
+class SessionReset(SenderLost):
+    """The far end of a connection was started again, so what this end was in the middle of is over."""
 
 
 class ChannelClosed(PsyneError, ValueError):
@@ -138,6 +150,18 @@ class IncompatibleChannel(PsyneError, OSError):
 
 class PeerCorrupted(PsyneError, OSError):
     """What another process wrote contradicts itself; nothing outside the slot was touched."""
+
+
+class ProtocolError(PsyneError, ConnectionError):
+    """What came over the network is not this protocol. That one connection was closed; nothing of it was delivered."""
+
+
+class AuthenticationFailed(PsyneError, PermissionError):
+    """The other side knows another token or none, or has a certificate that is not trusted."""
+
+
+class InsecureBind(PsyneError, PermissionError):
+    """An address that other hosts reach needs TLS or a token."""
 
 
 class InvalidArgument(PsyneError, ValueError):

@@ -1,0 +1,1 @@
+"""Channels over TCP. The frames are described in docs/network.md."""
