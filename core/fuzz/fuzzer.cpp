@@ -85,7 +85,7 @@ uint8_t bucket(uint8_t n) noexcept {
 
 // ---- the input that is running --------------------------------------------------------------------------------------
 
-constexpr unsigned kPatience = 20;  // seconds for a few thousand runs
+constexpr unsigned kPatience = 20;  // seconds for 256 runs
 Input running;
 const char* running_target = "";
 
@@ -161,7 +161,7 @@ public:
         };
         Bytes input;
         for (uint64_t n = 0; n < executions; ++n) {
-            if (n % 4096 == 0) ::alarm(kPatience);
+            if (n % 256 == 0) ::alarm(kPatience);
             if (n != 0 && n % 1'000'000 == 0) report(n);
             input = choose();
             mutator_.mutate(input, choose());
