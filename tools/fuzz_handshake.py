@@ -13,11 +13,6 @@ from pathlib import Path
 import atheris
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-with atheris.instrument_imports(include=["psyne.network"]):
-    import psyne.network.bodies
-    import psyne.network.frames
-    import psyne.network.handshake  # noqa: F401
-
 from tests.helpers.handshake_fuzz import MOST, SEEDS, mutated, try_input
 
 
@@ -41,5 +36,6 @@ if __name__ == "__main__":
         folders[0].mkdir(parents=True, exist_ok=True)
         for number, seed in enumerate(SEEDS):
             (folders[0] / f"seed-{number}").write_bytes(seed)
+    atheris.instrument_all()  # json, too
     atheris.Setup([sys.argv[0], f"-max_len={MOST}", *sys.argv[1:]], run, custom_mutator=change)
     atheris.Fuzz()

@@ -192,10 +192,9 @@ public:
             std::set<uint32_t> fresh;
             for (const uint32_t v : all[best].second)
                 if (!covered.contains(v)) fresh.insert(v);
-            Bytes shorter = trim(all[best].first, fresh);
-            const auto has = traits(shorter);
-            covered.insert(has.begin(), has.end());
-            kept.push_back(std::move(shorter));
+            kept.push_back(trim(all[best].first, fresh));
+            covered.insert(all[best].second.begin(), all[best].second.end());
+            all.erase(all.begin() + static_cast<std::ptrdiff_t>(best));
         }
         std::filesystem::remove_all(folder);
         std::filesystem::create_directories(folder);
@@ -254,7 +253,7 @@ private:
     }
     /// Without the pieces that its edges do not need.
     Bytes trim(Bytes input, const std::set<uint32_t>& needed) {
-        for (size_t piece = std::bit_floor(std::max<size_t>(input.size() / 2, 1)); piece != 0; piece /= 2)
+        for (size_t piece = std::bit_floor(std::max<size_t>(input.size() / 2, 1)); piece >= 4; piece /= 2)
             for (size_t at = kPrefix; at + piece <= input.size();) {
                 Bytes shorter(input.begin(), input.begin() + static_cast<std::ptrdiff_t>(at));
                 shorter.insert(shorter.end(), input.begin() + static_cast<std::ptrdiff_t>(at + piece), input.end());

@@ -96,13 +96,13 @@ def mended(stream: bytes) -> bytes:
 def _seeds() -> list[bytes]:
     hello, asks = written(Type.HELLO, HELLO), written(Type.OPEN, OPEN)
     added = written(Type.OPEN, OPEN | {"role": "receiver", "added": [["main"], True, False], "capacity": 4})
-    resumed = written(Type.OPEN, OPEN | {"role": "tap", "session": "0f" * 16, "next": 7, "capacity": 4, "channel": "none"})
+    resumed = written(
+        Type.OPEN, OPEN | {"role": "tap", "session": "0f" * 16, "next": 7, "capacity": 4, "channel": "none"}
+    )
     theirs = bytes.fromhex(NONCE)
     blank, proved = frame(Type.PROOF, bytes(32)), frame(Type.PROOF, proof(TOKEN, "client", theirs, OURS))
     refused = written(Type.REFUSE, {"error": "NoSpace", "message": "full"})
-    welcome = [
-        written(Type.WELCOME, WELCOME | {"proof": p}) for p in ("", proof(TOKEN, "server", OURS, theirs).hex())
-    ]
+    welcome = [written(Type.WELCOME, WELCOME | {"proof": p}) for p in ("", proof(TOKEN, "server", OURS, theirs).hex())]
     challenge = [Challenge(sys.byteorder, 8, NONCE, token).encode() for token in (False, True)]
     sessions = [
         (0, hello + blank + asks + b"rest"),
@@ -121,8 +121,9 @@ def _seeds() -> list[bytes]:
 
 SEEDS = _seeds()
 PIECES = [
-    b"null", b"true", b"false", b"-1", b"0", b"9" * 25, b"1e400", b"[", b"[[[[[[[[", b"{}", b'""', b'"\\ud800"', b'"\\u0000"',
-    b'"\\n"', b"\xff", b'"role":', b'"added":[null,true,true]', b'"next":', b"NaN", MAGIC, b"\x16\x03\x01", b"[" * 2000,
+    b"null", b"true", b"false", b"-1", b"0", b"9" * 25, b"1e400", b"[", b"[[[[[[[[", b"{}", b'""', b'"\\ud800"',
+    b'"\\u0000"', b'"\\n"', b"\xff", b'"role":', b'"added":[null,true,true]', b'"next":', b"NaN", MAGIC,
+    b"\x16\x03\x01", b"[" * 2000,
 ]  # fmt: skip
 
 
