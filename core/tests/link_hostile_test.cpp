@@ -324,5 +324,5 @@ TESTS(link_hostile_test) {
              auto grows = open_sender(home.directory, "other", spec(), {64, 8, {}, Spinner::Mode::block, {1 << 20}}, "test");
              CHECK_THROWS(invalid, "does not grow", InLink(*grows, {rows(64)}));
          }},
-    });
+    }, long_run() ? 3000 : 50);
 }

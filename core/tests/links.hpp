@@ -187,4 +187,35 @@ public:
     void clear() { bytes.clear(), at = 0; }
 };
 
+// ---- both sides -----------------------------------------------------------------------------------------------------
+
+/// A sender's channel, and the outgoing link that is the member of its stage.
+struct Near {
+    std::unique_ptr<Sender> tx;
+    std::unique_ptr<Receiver> rx;
+    OutLink out;
+    Near(const Home& home, const Kind& k)
+        : tx(k.sender(home, "near", k.capacity, false)), rx(open_receiver(home.directory, "near", "", Spinner::Mode::block, "test")),
+          out(*rx, k.shapes, k.checksum) {}
+};
+
+struct Joined {
+    Home home;
+    Kind kind;
+    Near near;
+    Far far;
+    explicit Joined(Kind k = {}) : kind(std::move(k)), near(home, kind), far(home, kind) { connect(); }
+    void connect() {
+        far.in.connected();
+        near.out.connected(far.in.next(), far.in.capacity());
+    }
+    void disconnect() {
+        near.out.disconnected();
+        far.in.disconnected();
+    }
+    void talk() { test::talk(near.out, far.in); }
+    void put(uint64_t number, uint64_t count = 1) { CHECK(send(kind, *near.tx, number, count)); }
+    void check_got(uint64_t number) { check_next(kind, *far.rx, number); }
+};
+
 }  // namespace psyne::test

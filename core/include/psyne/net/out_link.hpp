@@ -67,24 +67,22 @@ private:
     }
 
     bool over(bool& lost) override {
-        if (!receiver_.ended_now() || (receiver_.follow && !receiver_.closed())) return false;
+        if (sent_ != next_ || !receiver_.ended_now() || (receiver_.follow && !receiver_.closed())) return false;
         lost = receiver_.sender_lost();
         return true;
     }
 
-    bool fill(uint64_t bytes) override {
+    void fill(uint64_t bytes) override {
         while (outbox_.bytes() < bytes) {
-            while (at_ == runs_.last) {
+            for (int tries = 0; at_ == runs_.last; ++tries) {  // some may be good for nothing
                 const uint64_t most = std::min<uint64_t>(credit(next_), kMostMessages);
-                if (most == 0) return receiver_.there(1) == 0;
                 Taken t;
-                if (!receiver_.try_take(most, t)) return true;
+                if (most == 0 || tries == 16 || !receiver_.try_take(most, t)) return;
                 keep(t);
             }
-            if (!frame(runs_[at_])) return false;
+            if (!frame(runs_[at_])) return;
             if (sent_ == runs_[at_].end()) ++at_;
         }
-        return false;
     }
 
     /// What was taken gets its sequence. Who wrote what contradicts itself is damaged or hostile: that is passed over.

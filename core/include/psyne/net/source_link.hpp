@@ -60,9 +60,9 @@ protected:
     virtual uint64_t sent_most() const noexcept { return sent_; }
     /// The far end has let go all messages before `until`.
     virtual void ended(uint64_t until) = 0;
-    /// Adds DATA frames while the outbox has fewer bytes. True: no message is there now.
-    virtual bool fill(uint64_t bytes) = 0;
-    /// Nothing more will come; `lost`: because of a sender that died or failed.
+    /// Adds DATA frames while the outbox has fewer bytes.
+    virtual void fill(uint64_t bytes) = 0;
+    /// All is in frames, and nothing more will come; `lost`: because of a sender that died or failed.
     virtual bool over(bool& lost) = 0;
 
     uint64_t credit(uint64_t next) const noexcept { return capacity_ - std::min(capacity_, next - let_go_); }
@@ -103,8 +103,9 @@ private:
         settle();
         plan_common();
         if (closing() || capacity_ == 0 || end_sent_ || left_ || understood_) return;
+        fill(bytes);
         bool lost = false;
-        if (fill(bytes) && over(lost)) end_sent_ = add(Frame::end, sent_, 1, lost);
+        if (over(lost)) end_sent_ = add(Frame::end, sent_, 1, lost);
     }
     bool begin(const Header& h, std::span<const std::byte>, size_t&) final { violation(h.text() + " came from a receiving side"); }
     void take(const Header& h, const std::byte* body) final {

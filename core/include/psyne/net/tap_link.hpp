@@ -45,16 +45,12 @@ private:
     }
 
     /// One frame at a time: the copy is free again when all is written.
-    bool fill(uint64_t) override {
-        if (!outbox_.empty()) return false;
+    void fill(uint64_t) override {
+        if (!outbox_.empty()) return;
         const uint64_t most = std::min<uint64_t>(credit(sent_), kMostMessages);
-        if (most == 0) return tap_.there(1) == 0;
         Sight s;
-        for (int tries = 0; tries < 16; ++tries) {
-            if (!tap_.find(most, s)) return true;
-            if (look(s)) break;
-        }
-        return false;
+        for (int tries = 0; most != 0 && tries < 16; ++tries)
+            if (!tap_.find(most, s) || look(s)) return;
     }
 
     /// Copies what was found into a frame; false when there is none: it was overwritten, or contradicts itself.
