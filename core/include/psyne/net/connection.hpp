@@ -17,7 +17,8 @@ class Connection {
 public:
     std::mutex lock;  // whoever is inside: `drive` and all below it
 
-    /// `sleepers`: counts connections that sleep until whoever sends to the channel kicks them. Null: a bell wakes it.
+    /// `sleepers`: counts connections that sleep until whoever sends to the channel kicks them. Null, or without a socket: a
+    /// bell wakes it.
     Connection(std::unique_ptr<Side> side, std::shared_ptr<Sleepers> sleepers)
         : side_(std::move(side)), sleepers_(std::move(sleepers)) {}
     ~Connection() { lie_up(); }
@@ -167,7 +168,7 @@ private:
     }
     /// Nothing is there for the link: the channel wakes it. False: something has come.
     bool lie_down() {
-        if (sleepers_) {
+        if (sleepers_ && socket_) {
             asleep_ = true;
             sleepers_->fetch_add(1, seq_cst);  // KICK
             full_fence();
