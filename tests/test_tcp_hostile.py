@@ -18,7 +18,7 @@ import pytest
 
 import psyne
 from psyne import Array
-from psyne.network import bound, greeting, running
+from psyne.network import bound, greeting
 from psyne.network.frames import Header, Type, frame
 from psyne.network.serve import Serving
 from psyne.types.schema import schema_of
@@ -42,9 +42,6 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, name, seconds in (
         (greeting, "HANDSHAKE", 1.0),
         (greeting, "FAREWELL", 0.3),
-        (running, "PING", 0.2),
-        (running, "SILENT", 2.0),
-        (running, "STANDS", 0.6),
     ):
         monkeypatch.setattr(module, name, seconds)
 
@@ -54,7 +51,7 @@ class Place:
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self.serving: Serving = stack.enter_context(
-            psyne.serve("tcp://127.0.0.1:0", session_timeout=0.2, linger=0.5, **options)
+            psyne.serve("tcp://127.0.0.1:0", session_timeout=0.2, linger=0.5, heartbeat=0.2, **options)
         )
         self.address = self.serving.address
         self.tx = stack.enter_context(psyne.sender("ipc://numbers", NUMBER, pattern="mpmc", capacity=64))
@@ -70,7 +67,8 @@ class Place:
         """One that is there from the beginning, and one that comes now."""
         for name in ("tx", "other"):
             self.child.run(
-                "if name not in globals(): globals()[name] = psyne.sender(address, psyne.Array('u8', (4,)), **options)\n"
+                "if name not in globals():\n"
+                "    globals()[name] = psyne.sender(address, psyne.Array('u8', (4,)), **options)\n"
                 "for n in range(first, first + 100): globals()[name].send(np.full(4, n, 'u8'))",
                 name=name, first=self._sent, address=f"{self.address}/numbers", options=self.options,
             )  # fmt: skip
@@ -207,7 +205,9 @@ def test_whoever_goes_in_any_phase_leaves_nothing(place: Place, phase: str, way:
 
 
 @pytest.mark.parametrize("phase", [name for name in PHASES if not name.startswith("welcomed")])
-def test_whoever_stands_still_before_the_end_of_the_handshake_or_in_a_frame_is_dropped(place: Place, phase: str) -> None:
+def test_whoever_stands_still_before_the_end_of_the_handshake_or_in_a_frame_is_dropped(
+    place: Place, phase: str
+) -> None:
     def attack(peer: RawPeer) -> None:
         PHASES[phase](peer)
         peer.closed()

@@ -348,7 +348,7 @@ class Gateway:
     def remove(self, connection: Connection) -> None: ...
 
     def wake(self) -> None:
-        """Whoever waits for messages looks again."""
+        """Something became of the channel: whoever waits for it looks again."""
 
 class Connection:
     """One connection: a link between a socket and an end of a local channel."""
@@ -384,7 +384,9 @@ class Connection:
 
     @property
     def next(self) -> int:
-        """The first sequence that has not come."""
+        """
+        The first sequence that the receiving side has not got, as far as this side knows.
+        """
 
     @property
     def outstanding(self) -> int:
@@ -395,6 +397,10 @@ class Connection:
         """
         What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).
         """
+
+    @property
+    def parted(self) -> bool:
+        """The peer never comes back for this link."""
 
     @property
     def finished(self) -> bool:

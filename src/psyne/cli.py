@@ -93,8 +93,13 @@ def _serve(options: argparse.Namespace) -> int:
     names = ("max_connections", "session_timeout", "linger")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: (signal.signal(number, signal.SIG_DFL), stop.set()))
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # again: at once
+        stop.set()
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
     try:
         if options.token_file is not None:
             with open(options.token_file, "rb") as file:

@@ -52,6 +52,7 @@ class RawPeer:
             self.send(client.take())
             client.feed(self.sock.recv(1 << 16))
         self._held = client.rest
+        self.send(frame(Type.PING, bytes(8)))  # it knows that it is welcome: only now it is somebody
         assert client.opened is not None
         return client.opened
 

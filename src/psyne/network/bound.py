@@ -16,9 +16,9 @@ from ..errors import AuthenticationFailed, ChannelClosed, InvalidArgument, Psyne
 from ..log import logger, warn
 from .bodies import Reply, Request, printable, refusal
 from .driver import Driver
-from .greeting import Greeting
+from .greeting import Farewell, Greeting
 from .handshake import Server
-from .hosted import Hosted, Lane, usual_capacity
+from .hosted import Hosted, usual_capacity
 from .options import NetworkOptions
 from .peer import Peer
 from .security import bind_places
@@ -123,7 +123,7 @@ class Bound:
         """Senders hear that nothing more is taken. By the driver."""
         for peer in list(self.peers):
             if peer.incoming:
-                peer.link.leave()
+                peer.leave()
 
     def finish(self) -> None:
         """All hear that this is the end; `quiet` is set when they have taken it in. By the driver."""
@@ -182,7 +182,7 @@ class Bound:
             self.driver, accepted, machine, name,
             lambda g, s: self._greeted(g, s, stranger),
             lambda g, error: self._failed(error, stranger),
-            lambda g: self._strangers.pop(g, None),
+            gone=lambda g: self._strangers.pop(g, None),
         )  # fmt: skip
         self._strangers[greeting] = stranger
 
@@ -239,8 +239,8 @@ class Bound:
             schema=schema,
             session=peer.session.id,
             resumed=resumed,
-            next=peer.link.next if peer.incoming else 0,
-            capacity=peer.end.capacity if isinstance(peer.end, Lane) else request.capacity or usual_capacity(schema),
+            next=peer.link.next if peer.incoming and peer.link is not None else 0,
+            capacity=hosted.slots(request) if peer.incoming else request.capacity or usual_capacity(schema),
             checksum=request.checksum or self.options.checksum,
         )
 
@@ -268,6 +268,8 @@ class Bound:
         except PsyneError as error:
             self.refused += 1
             warn(f"port {self.port}: {greeting.peer} was refused: {error}")
+            if sock.fileno() >= 0:
+                Farewell(self.driver, sock, refusal(error))
             peer.close()
 
     def _failed(self, error: PsyneError, stranger: Stranger) -> None:

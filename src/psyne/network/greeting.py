@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ..errors import PsyneError, SystemFailure
 from .bodies import refusal
 from .driver import Driver
-from .handshake import Handshake
+from .handshake import Handshake, Server
 from .security import speaks_no_tls, tls_failure
 
 __all__ = ["FAREWELL", "HANDSHAKE", "Farewell", "Greeting"]
@@ -71,18 +71,21 @@ class Greeting:
     """Drives one handshake.
 
     ``done`` gets the socket when it is over; ``failed`` hears why it never will be, and then ``gone``, when the last
-    words are said and the socket is closed.
+    words are said and the socket is closed. ``secure`` puts TLS around a socket once it is connected. The server is
+    done when it has got something behind the handshake, too: until then the client may not know that it is welcome.
     """
 
     def __init__(
         self, driver: Driver, sock: socket.socket, machine: Handshake, peer: str,
         done: Callable[[Greeting, socket.socket], object], failed: Callable[[Greeting, PsyneError], object],
+        secure: Callable[[socket.socket], socket.socket] | None = None,
         gone: Callable[[Greeting], object] = lambda greeting: None,
     ) -> None:  # fmt: skip
         self.machine, self.peer = machine, peer
         self._driver, self._sock, self._done, self._failed, self._gone = driver, sock, done, failed, gone
         self._out = memoryview(b"")
-        self._greets = not isinstance(sock, ssl.SSLSocket)  # TLS first
+        self._secure = secure
+        self._greets = secure is None and not isinstance(sock, ssl.SSLSocket)  # TLS first
         self._farewell: Farewell | None = None
         self._cancel = driver.later(HANDSHAKE, self._too_late)
         driver.watch(sock.fileno(), True, True, self._step)
@@ -104,6 +107,10 @@ class Greeting:
         try:
             if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise SystemFailure(error, f"{self.peer} cannot be reached: {os.strerror(error)}")
+            if self._sock.getsockname() == self._sock.getpeername():  # it had the very port that it was looking for
+                raise SystemFailure(errno.ECONNREFUSED, f"{self.peer} cannot be reached: nobody listens")
+            if self._secure is not None:
+                self._sock, self._secure = self._secure(self._sock), None
             if not self._greets:
                 assert isinstance(self._sock, ssl.SSLSocket)
                 self._sock.do_handshake()
@@ -141,6 +148,10 @@ class Greeting:
         while not self.machine.done:
             self.machine.feed(self._sock.recv(1 << 16))
             self._write()
+        if isinstance(self.machine, Server) and not self.machine.rest:
+            self.machine.rest = self._sock.recv(1 << 12)
+            if not self.machine.rest:
+                raise SystemFailure(errno.ECONNRESET, f"{self.peer} closed the connection at once")
 
     def _plain(self) -> None:
         """The socket without TLS."""

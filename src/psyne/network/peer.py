@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from ..ends import Receiver
+from ..errors import ProtocolError, PsyneError
 from ..log import warn
 from ..taps import Tap
 from .bodies import Request
@@ -25,100 +26,106 @@ VIOLATIONS = 8  # of the protocol, in one session: more are no accident
 
 
 class Peer:
-    """One far end: an end of the local channel that it has joined, and the connection that carries it now, if any.
+    """One far end: what it has joined, and the connection that carries it now, if there is one.
 
+    It takes and brings no messages before it has said something behind the handshake: then it knows its session.
     ``host`` is where it came from, ``identity`` its certificate, where TLS wants one. All is the driver's.
     """
 
     def __init__(self, bound: Bound, hosted: Hosted, request: Request, host: str, identity: bytes | None) -> None:
         self.request, self.host, self.identity = request, host, identity
         self.incoming = request.role == "sender"
+        self.end: Lane | Receiver[Any] | Tap[Any] | None = None
+        self.link: _native.Connection | None = None
         self.running: Running | None = None
         self._bound, self._hosted = bound, hosted
-        self._ending = False
+        self._leaving = self._ended = False
         self._violations = 0
-        self.session: Session = bound.sessions.open(self._session_over)
+        if self.incoming:
+            hosted.admit(request)
+        else:
+            self.end = hosted.reader(request)
         try:
-            self.end: Lane | Receiver[Any] | Tap[Any] = (
-                hosted.sender(request) if self.incoming else hosted.reader(request)
-            )
-            try:
-                self.link = _native.Connection(
-                    self.end,
-                    request.checksum or bound.options.checksum,
-                    None if self.incoming else bound.kicks,
-                    bound.options.max_frame,
-                )
-            except BaseException:
+            self.session: Session = bound.sessions.open(self._session_over)
+        except PsyneError:
+            if self.end is not None:
                 self.end.close()
-                raise
-        except BaseException:
-            self.session.end()
             raise
-        bound.gateway.add(self.link)
-        bound.gateway.wake()
 
     def same(self, request: Request) -> bool:
         """Is it what this far end asked for before?"""
         return replace(request, session="", next=0) == replace(self.request, session="", next=0)
 
+    def suspend(self) -> None:
+        """A connection before is stale: what it brought to its end counts, and no more comes."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.close()
+            self.session.lost(running)
+
     def run(self, sock: socket.socket, opened: Opened, rest: bytes) -> None:
-        """Go on over another connection. Raises ProtocolError for one that goes on with what cannot be."""
+        """Goes on over a connection, whose far end has spoken. Raises as joining the channel does."""
         self.suspend()
-        try:
-            self.running = Running(self._bound.driver, self.link, sock, opened, rest, self)
-        except BaseException:
-            sock.close()
-            raise
+        bound = self._bound
+        if self.end is None:
+            self.end = self._hosted.sender(self.request)
+        if self.link is None:
+            kicks = None if self.incoming else bound.kicks
+            checksum = self.request.checksum or bound.options.checksum
+            self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
+            bound.gateway.add(self.link)
+        self.running = Running(
+            bound.driver, bound.gateway, self.link, sock, opened, rest, self, bound.options.heartbeat
+        )
         self.session.connected(self.running)
         self.running.start()
-        self._bound.gateway.wake()
 
-    def suspend(self) -> None:
-        """A connection before is stale: what it brought counts, and no more comes."""
+    def leave(self, *, keeps: bool = False) -> None:
+        """A sender hears that nothing more is taken, and closes its connection. ``keeps``: what came stays here."""
+        self._leaving = True
         if self.running is not None:
-            self.running.close()
-            self.session.lost(self.running)
-            self.running = None
+            self.running.leave(keeps=keeps)
+        else:
+            self.close()
+
+    def finish(self) -> None:
+        """The bound side stops: who sends hears that nothing more is taken, who receives that this was all."""
+        if self.incoming:
+            self.leave(keeps=True)
+        elif self.running is not None:
+            self.running.finish()
+        else:
+            self.close()
 
     def over(self, running: Running, why: str) -> None:
+        self._ended = True
         if why in ("closed", "failed"):
             self._close_lane(why == "failed")
-            self.session.end()
         elif why == "left":
             running.close()
-            self.close()
-        # "understood": it has all that there is, and goes on with its session until it has let go of that
+            self.session.end()
+            self._finish(give_back=True)
 
-    def lost(self, running: Running, why: str) -> None:
+    def lost(self, running: Running, why: PsyneError | None) -> None:
         if self.running is running:
             self.running = None
-        if running.violated:
+        if isinstance(why, ProtocolError):
             self._violations += 1
             self._bound.refused += 1
-        if not why or self._ending or self.session.state == "over":
+        if why is None or self._leaving or self.link is None or self.link.parted:
             self.session.end()
-            self._finish(give_back=bool(why))
+            self._finish(give_back=False)
         elif self._violations > VIOLATIONS:
             warn(f"a peer of {self._hosted.address} broke the protocol {self._violations} times, at last: {why}")
             self._close_lane(True)
             self.close()
         else:
-            timeout = self._bound.options.session_timeout
-            warn(f"a connection of {self._hosted.address} is lost ({why}); it may come back for {timeout} s")
+            if not self._ended:
+                warn(
+                    f"a connection of {self._hosted.address} is lost ({why}); it may come back for "
+                    f"{self._bound.options.session_timeout} s"
+                )
             self.session.lost(running)
-
-    def finish(self) -> None:
-        """The bound side stops: who sends hears that nothing more is taken, who receives that this was all."""
-        self._ending = True
-        if self.running is None:
-            self.close()
-            return
-        if self.incoming:
-            self.link.leave(True)
-        else:
-            self.link.finish()
-        self.running.start()
 
     def close(self) -> None:
         """No more of it."""
@@ -131,7 +138,8 @@ class Peer:
     def _session_over(self, on_purpose: bool) -> None:
         if on_purpose:
             return
-        warn(f"a peer of {self._hosted.address} did not come back")
+        if self.link is not None and not self._ended:
+            warn(f"a peer of {self._hosted.address} did not come back")
         self._close_lane(True)
         self._finish(give_back=True)
 
@@ -141,9 +149,11 @@ class Peer:
             self._bound.gateway.wake()
 
     def _finish(self, *, give_back: bool) -> None:
-        if give_back:
+        if self.link is not None and give_back:
             self.link.give_back()
         self._bound.forget(self)
-        self.end.close()
-        self._bound.gateway.remove(self.link)
+        if self.end is not None:
+            self.end.close()
+        if self.link is not None:
+            self._bound.gateway.remove(self.link)
         self._bound.gateway.wake()

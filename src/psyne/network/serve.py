@@ -25,7 +25,7 @@ from ..tls import Tls
 from .bound import Bound
 from .driver import LoopDriver
 from .hosted import Hosted
-from .options import LINGER, MAX_CONNECTIONS, MAX_FRAME, NetworkOptions
+from .options import HEARTBEAT, LINGER, MAX_CONNECTIONS, MAX_FRAME, NetworkOptions
 from .sessions import SESSION_TIMEOUT
 
 __all__ = ["Served", "Serving", "serve"]
@@ -60,6 +60,7 @@ def serve(
     session_timeout: float = SESSION_TIMEOUT,
     linger: float = LINGER,
     max_frame: int = MAX_FRAME,
+    heartbeat: float = HEARTBEAT,
     max_connections: int = MAX_CONNECTIONS,
 ) -> Serving:
     """Offer the ``ipc://`` channels of this host at ``tcp://host:port``, until `Serving.close`.
@@ -68,7 +69,7 @@ def serve(
     ends. ``channels``: patterns of the names that are offered, as ``["camera", "imu.*"]``; default all. A remote sender
     makes a channel that is not there, unless ``create=False``: then it waits until a local one has made it.
 
-    ``token``, ``tls``, ``checksum``, ``session_timeout``, ``max_frame`` and ``max_connections`` are as for bound ends.
+    The other options are as for bound ends; of ``max_connections`` (default 256) at most a quarter are of one address.
     ``close()`` tells all peers and waits ``linger`` seconds for them. It runs on a thread of its own, with an event
     loop of uvloop where that is installed.
 
@@ -76,7 +77,7 @@ def serve(
     """
     options = NetworkOptions.of(
         "server", token=token, tls=tls, checksum=checksum, session_timeout=session_timeout, linger=linger,
-        max_frame=max_frame, max_connections=max_connections,
+        max_frame=max_frame, heartbeat=heartbeat, max_connections=max_connections,
     )  # fmt: skip
     names = None if channels is None else [channels] if isinstance(channels, str) else list(channels)
     if names is not None and not all(isinstance(name, str) for name in names):
