@@ -88,13 +88,18 @@ private:
     /// While a thread waits for messages.
     struct Owning {
         Gateway& gateway;
-        explicit Owning(Gateway& g) : gateway(g) {
-            for (const auto& c : gateway.mine_) c->own();
-        }
+        explicit Owning(Gateway& g) : gateway(g) { gateway.own(); }
         ~Owning() {
             if (gateway.disown()) gateway.pump_->wake();
         }
     };
+    /// Then looks for messages: what the pump was about to bring is there.
+    void own() {
+        for (const auto& c : mine_) {
+            std::lock_guard guard(c->lock);
+            c->own();
+        }
+    }
     bool disown() noexcept {
         bool pump_sleeps = false;
         for (const auto& c : mine_) pump_sleeps = c->disown() || pump_sleeps;
@@ -128,8 +133,10 @@ private:
             }
             now = sys::now_ns();
             if (looked && now >= deadline) return Wait::timeout;
-            if (look_for_connections() && deadline != 0)
-                for (const auto& c : mine_) c->own();
+            if (look_for_connections() && deadline != 0) {
+                own();
+                continue;
+            }
             if (budget != 0 && now - start >= budget) budget = 0, r.spinner().missed(now);
             if (budget != 0 && looked) r.spinner().goes_on();
             if (budget != 0 && mine_.size() == 1) look();

@@ -83,7 +83,7 @@ public:
     void connected(uint64_t next, uint64_t capacity) override { this->link_.connected(next, capacity); }
     void restart() override { this->link_.restart(); }
     const char* over() const noexcept override {
-        return this->link_.left() ? "left" : this->link_.understood() ? "understood" : nullptr;
+        return this->link_.understood() ? "understood" : this->link_.left() ? "left" : nullptr;
     }
     bool finished() const noexcept override { return this->link_.left() || this->link_.finished(); }
     bool waits() noexcept override { return this->link_.unwritten() == 0 && this->link_.wants_messages(); }
