@@ -84,6 +84,14 @@ private:
     std::vector<pollfd> polled_;
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
+    uint64_t usual_ = kWorth;  // ns that a wait takes, smoothed
+
+    static constexpr uint64_t kWorth = 100'000;  // ns: two sleeping sides of a round trip take less
+    /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides save to be woken.
+    uint64_t patience(Spinner& spinner, uint64_t now) noexcept {
+        const uint64_t budget = spinner.budget(now);
+        return budget == 0 || budget == kForever ? budget : usual_ < kWorth ? kWorth : 0;
+    }
 
     /// While a thread waits for messages.
     struct Owning {
@@ -120,10 +128,11 @@ private:
     template <class Tick>
     Wait drive_until(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         const uint64_t start = sys::now_ns();
-        uint64_t budget = deadline == 0 ? 0 : r.spinner().budget(start), now = start;
+        uint64_t budget = deadline == 0 ? 0 : patience(r.spinner(), start), now = start;
         for (bool looked = false;; looked = true) {
             if (r.try_take(limit, out)) {
                 if (budget != 0 && looked) r.spinner().hit(now);
+                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kWorth)) / 8;
                 return Wait::ready;
             }
             if (r.over()) return Wait::stopped;
