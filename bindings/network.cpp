@@ -173,9 +173,9 @@ void bind_network(nb::module_& m) {
         .def_prop_ro("next", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
                      auto* in = dynamic_cast<net::InLink*>(&c.link());
-                     return in ? in->next() : 0;
+                     return in ? in->next() : dynamic_cast<net::SourceLink&>(c.link()).received();
                  });
-             }, "The first sequence that has not come.")
+             }, "The first sequence that the receiving side has not got, as far as this side knows.")
         .def_prop_ro("outstanding", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
                      auto* out = dynamic_cast<net::SourceLink*>(&c.link());
@@ -186,6 +186,8 @@ void bind_network(nb::module_& m) {
                  const char* why = inside(w, [](net::Connection& c) { return c.over(); });
                  return why ? nb::object(nb::str(why)) : nb::none();
              }, nb::sig("def over(self) -> str | None"), "What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).")
+        .def_prop_ro("parted", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.side().parted(); }); },
+                     "The peer never comes back for this link.")
         .def_prop_ro("finished", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.finished(); }); },
                      "It is over, and nothing has to be said any more.")
         .def_prop_ro("failure", [](Wire& w) -> nb::object {

@@ -379,7 +379,9 @@ class Connection:
 
     @property
     def next(self) -> int:
-        """The first sequence that has not come."""
+        """
+        The first sequence that the receiving side has not got, as far as this side knows.
+        """
 
     @property
     def outstanding(self) -> int:
@@ -390,6 +392,10 @@ class Connection:
         """
         What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).
         """
+
+    @property
+    def parted(self) -> bool:
+        """The peer never comes back for this link."""
 
     @property
     def finished(self) -> bool:

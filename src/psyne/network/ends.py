@@ -27,6 +27,8 @@ from .remote import Remote
 
 __all__ = ["receiver", "sender", "tap"]
 
+LEAVING = 1.0  # seconds that a receiver waits for senders to know that it takes no more
+
 _number = itertools.count(1)
 _open: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -58,7 +60,7 @@ class Carrier:
         else:
             self._driver.soon(far.stop)
             done = far.finished
-        if sends and not done.wait(self._linger):
+        if not done.wait(self._linger if sends else min(self._linger, LEAVING)) and sends:
             warn(
                 f"{self._name} closed, and not all that it sent has arrived after {self._linger} s; linger= gives it longer"
             )

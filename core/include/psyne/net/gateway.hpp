@@ -84,13 +84,13 @@ private:
     std::vector<pollfd> polled_;
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
-    uint64_t usual_ = kWorth;  // ns that a wait takes, smoothed
+    uint64_t usual_ = kShort;  // ns that a wait takes, smoothed
 
-    static constexpr uint64_t kWorth = 100'000;  // ns: two sleeping sides of a round trip take less
+    static constexpr uint64_t kShort = 200'000, kPatience = 100'000;  // ns: of a round trip between two that sleep; of spinning
     /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides save to be woken.
     uint64_t patience(Spinner& spinner, uint64_t now) noexcept {
         const uint64_t budget = spinner.budget(now);
-        return budget == 0 || budget == kForever ? budget : usual_ < kWorth ? kWorth : 0;
+        return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
     }
 
     /// While a thread waits for messages.
@@ -132,7 +132,7 @@ private:
         for (bool looked = false;; looked = true) {
             if (r.try_take(limit, out)) {
                 if (budget != 0 && looked) r.spinner().hit(now);
-                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kWorth)) / 8;
+                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kShort)) / 8;
                 return Wait::ready;
             }
             if (r.over()) return Wait::stopped;

@@ -20,6 +20,8 @@ public:
     /// What became of the link: "closed" or "failed" (the far senders), "understood" (the far end knows that ours closed),
     /// "left" (the far receiver); null: it goes on.
     virtual const char* over() const noexcept = 0;
+    /// The peer never comes back for this link: no connection is needed any more, though one may still be of use.
+    virtual bool parted() const noexcept = 0;
     /// And nothing has to be said any more.
     virtual bool finished() const noexcept = 0;
 
@@ -83,8 +85,10 @@ public:
     void connected(uint64_t next, uint64_t capacity) override { this->link_.connected(next, capacity); }
     void restart() override { this->link_.restart(); }
     const char* over() const noexcept override {
-        return this->link_.understood() ? "understood" : this->link_.left() ? "left" : nullptr;
+        if (this->link_.understood()) return this->link_.owes_bye() ? nullptr : "understood";
+        return this->link_.left() ? "left" : nullptr;
     }
+    bool parted() const noexcept override { return over() != nullptr; }
     bool finished() const noexcept override { return this->link_.left() || this->link_.finished(); }
     bool waits() noexcept override { return this->link_.unwritten() == 0 && this->link_.wants_messages(); }
     bool ready() override {
@@ -106,6 +110,7 @@ public:
     const char* over() const noexcept override {
         return !link_.ended() || link_.owes_bye() ? nullptr : link_.failed() ? "failed" : "closed";
     }
+    bool parted() const noexcept override { return link_.parted(); }
     bool finished() const noexcept override { return link_.finished(); }
     bool waits() noexcept override { return link_.stuck(); }
     bool owes() noexcept override { return !link_.settled(); }
