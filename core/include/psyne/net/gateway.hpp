@@ -84,17 +84,30 @@ private:
     std::vector<pollfd> polled_;
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
+    uint64_t usual_ = kShort;  // ns that a wait takes, smoothed
+
+    static constexpr uint64_t kShort = 200'000, kPatience = 100'000;  // ns: of a round trip between two that sleep; of spinning
+    /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides save to be woken.
+    uint64_t patience(Spinner& spinner, uint64_t now) noexcept {
+        const uint64_t budget = spinner.budget(now);
+        return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
+    }
 
     /// While a thread waits for messages.
     struct Owning {
         Gateway& gateway;
-        explicit Owning(Gateway& g) : gateway(g) {
-            for (const auto& c : gateway.mine_) c->own();
-        }
+        explicit Owning(Gateway& g) : gateway(g) { gateway.own(); }
         ~Owning() {
             if (gateway.disown()) gateway.pump_->wake();
         }
     };
+    /// Then looks for messages: what the pump was about to bring is there.
+    void own() {
+        for (const auto& c : mine_) {
+            std::lock_guard guard(c->lock);
+            c->own();
+        }
+    }
     bool disown() noexcept {
         bool pump_sleeps = false;
         for (const auto& c : mine_) pump_sleeps = c->disown() || pump_sleeps;
@@ -115,10 +128,11 @@ private:
     template <class Tick>
     Wait drive_until(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         const uint64_t start = sys::now_ns();
-        uint64_t budget = deadline == 0 ? 0 : r.spinner().budget(start), now = start;
+        uint64_t budget = deadline == 0 ? 0 : patience(r.spinner(), start), now = start;
         for (bool looked = false;; looked = true) {
             if (r.try_take(limit, out)) {
                 if (budget != 0 && looked) r.spinner().hit(now);
+                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kShort)) / 8;
                 return Wait::ready;
             }
             if (r.over()) return Wait::stopped;
@@ -128,8 +142,10 @@ private:
             }
             now = sys::now_ns();
             if (looked && now >= deadline) return Wait::timeout;
-            if (look_for_connections() && deadline != 0)
-                for (const auto& c : mine_) c->own();
+            if (look_for_connections() && deadline != 0) {
+                own();
+                continue;
+            }
             if (budget != 0 && now - start >= budget) budget = 0, r.spinner().missed(now);
             if (budget != 0 && looked) r.spinner().goes_on();
             if (budget != 0 && mine_.size() == 1) look();

@@ -121,12 +121,12 @@ private:
         bool tell = false;
         for (const Watched& w : all_) {
             Connection& c = *w.connection;
-            if (w.looks && !c.owned()) {
+            if (w.looks) {
                 bool rung = false, wrote = false;
                 for (size_t i = w.first; i < w.first + w.count; ++i) rung = rung || polled_[i].revents != 0;
                 {
                     std::lock_guard guard(c.lock);
-                    if (rung || c.due() <= now) wrote = c.drive(c.kicked() ? linger : 0), ++worked;
+                    if (!c.owned() && (rung || c.due() <= now)) wrote = c.drive(c.kicked() ? linger : 0), ++worked;
                 }
                 if (wrote) kick_others(c);
             }

@@ -85,7 +85,8 @@ public:
     void connected(uint64_t next, uint64_t capacity) override { this->link_.connected(next, capacity); }
     void restart() override { this->link_.restart(); }
     const char* over() const noexcept override {
-        return this->link_.left() ? "left" : this->link_.understood() && !this->link_.owes_bye() ? "understood" : nullptr;
+        if (this->link_.understood()) return this->link_.owes_bye() ? nullptr : "understood";
+        return this->link_.left() ? "left" : nullptr;
     }
     bool parted() const noexcept override { return over() != nullptr; }
     bool finished() const noexcept override { return this->link_.left() || this->link_.finished(); }
