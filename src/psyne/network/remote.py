@@ -79,8 +79,13 @@ class Remote:
         self._lane: Lane | None = None
         self._link: _native.Connection | None = None
         if member is not None:
-            self._link = _native.Connection(member, options.checksum, gateway, options.max_frame)
-            gateway.add(self._link)
+            self._link = self._outgoing(member, options.checksum)
+
+    def _outgoing(self, member: Receiver[Any], checksum: bool) -> _native.Connection:
+        link = _native.Connection(member, checksum, self._gateway, self._options.max_frame)
+        self._gateway.add(link)
+        self._sums = checksum
+        return link
 
     @property
     def connected(self) -> bool:
@@ -255,6 +260,10 @@ class Remote:
                     f"{self._address} was restarted, or waited for longer than its session_timeout: {again} messages "
                     "that it had not let go are sent again"
                 )
+            if opened.reply.checksum != self._sums:  # the far end wants them, too, or not any more
+                self._link.give_back()
+                self._gateway.remove(self._link)
+                self._link = self._outgoing(self._member, opened.reply.checksum)
             self._link.restart()
             return
         schema, capacity = opened.reply.schema, opened.capacity
@@ -268,7 +277,7 @@ class Remote:
         if self._link is not None:
             self._gateway.remove(self._link)
         self._lane = lane
-        self._link = _native.Connection(lane, self._options.checksum, None, self._options.max_frame)
+        self._link = _native.Connection(lane, opened.reply.checksum, None, self._options.max_frame)
         self._gateway.add(self._link)
 
     def _reset(self, text: str) -> None:
