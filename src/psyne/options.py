@@ -34,6 +34,7 @@ class NetworkOptions(TypedDict, total=False):
     session_timeout: float
     linger: float
     max_frame: int
+    heartbeat: float
 
 
 class SenderOptions(NetworkOptions, total=False):

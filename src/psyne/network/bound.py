@@ -43,11 +43,9 @@ class Peer:
         self.incoming = request.role == "sender"
         self.end: Lane | Receiver[Any] | Tap[Any] | None = None
         self.link: _native.Connection | None = None
-        if self.incoming:
-            hosted.admit(request)
-        else:
-            self.end = hosted.reader(request)
         self._leaving = self._ended = False
+        self.greeting: object = None  # the last one that wanted this session
+        self.admit()
         self.running: Running | None = None
         self.session: Session = bound.sessions.open(self._session_over)
 
@@ -68,17 +66,31 @@ class Peer:
             running.close()
             self.session.lost(running)
 
+    def admit(self) -> None:
+        """Raises where the far end cannot join. A reader has its place from now on."""
+        if self.incoming:
+            self._hosted.admit(self.request)
+        elif self.end is None:
+            self.end = self._hosted.reader(self.request)
+
+    def unheard(self) -> None:
+        """A connection was lost before its far end spoke: others may have the place meanwhile."""
+        if self.link is None and self.end is not None:
+            self.end.close()
+            self.end = None
+
     def run(self, sock: socket.socket, opened: Opened, rest: bytes) -> None:
         """Goes on over a connection, whose far end has spoken. Raises as joining the channel does."""
         self.suspend()
         bound = self._bound
-        if self.end is None:
-            self.end = self._hosted.sender(self.request)
         if self.link is None:
+            self.admit()
+            self.end = self.end or self._hosted.sender(self.request)
             kicks = None if self.incoming else bound.kicks
             checksum = self.request.checksum or bound.options.checksum
             self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
             bound.gateway.add(self.link)
+            bound.settle()
         self.running = Running(
             bound.driver, bound.gateway, self.link, sock, opened, rest, self, bound.options.heartbeat
         )
@@ -162,7 +174,7 @@ class Bound:
         self.options, self.gateway, self.kicks = options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout)
         self.peers: set[Peer] = set()
-        self.quiet = threading.Event()  # no peer is there
+        self.quiet = threading.Event()  # no peer is there that has spoken
         self.quiet.set()
         self.driver, self._hosted = driver, hosted
         self._greetings: dict[Greeting, str] = {}
@@ -183,12 +195,23 @@ class Bound:
 
     def forget(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        if not self.peers:
-            self.quiet.set()
+        self.settle()
+
+    def settle(self) -> None:
+        """Is there a peer that has spoken?"""
+        if any(peer.link is not None for peer in self.peers):
+            self.quiet.clear()
+            return
+        self.quiet.set()
+        if self._closed:
+            self._shut()
 
     def stop_listening(self) -> None:
-        """Nobody comes any more. By the driver."""
+        """Nobody new comes any more; who has a session may come back to it. By the driver."""
         self._closed = True
+        self.settle()
+
+    def _shut(self) -> None:
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 self.driver.unwatch(sock.fileno())
@@ -205,7 +228,8 @@ class Bound:
 
     def close(self) -> None:
         """All connections end. By the driver."""
-        self.stop_listening()
+        self._closed = True
+        self._shut()
         for peer in list(self.peers):
             peer.close()
 
@@ -250,10 +274,11 @@ class Bound:
                 raise ChannelBusy(f"{hosted.address} is closing")
             peer = Peer(self, hosted, request)
             self.peers.add(peer)
-            self.quiet.clear()
         else:
             peer.suspend()
+            peer.admit()
         opened.append(peer)
+        peer.greeting = opened
         there = hosted.there
         return Reply(
             schema=(schema := there["schema"] if there else request.schema or ""),
@@ -285,6 +310,8 @@ class Bound:
         for peer in opened:
             if peer.running is None and not isinstance(error, SystemFailure) and peer in self.peers:
                 peer.close()
+            if peer.greeting is opened:  # no other one has come since
+                peer.unheard()
         warn(f"port {self.port}: {error}")
 
 
