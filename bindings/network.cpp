@@ -19,10 +19,15 @@ struct Network {
     }
 };
 
+Network* the_network = nullptr;  // the thread may outlive all static objects
+
 Network& network() {
-    static Network* n = nullptr;  // the thread may outlive all static objects
-    if (!n || n->generation != fork_generation.load(std::memory_order_relaxed)) n = new Network();
-    return *n;
+    static const int installed = ::pthread_atfork([] { if (the_network) the_network->pump->before_fork(); },
+                                                  [] { if (the_network) the_network->pump->after_fork_in_parent(); },
+                                                  [] { if (the_network) the_network->pump->after_fork_in_child(); });
+    (void)installed;
+    if (!the_network || the_network->generation != fork_generation.load(std::memory_order_relaxed)) the_network = new Network();
+    return *the_network;
 }
 
 std::vector<net::MessageShape> shapes_of(const End& e) {
@@ -48,8 +53,14 @@ std::vector<net::MessageShape> shapes_of(const End& e) {
 struct Wire {
     nb::object end;
     std::shared_ptr<net::Connection> connection;
+    std::weak_ptr<net::Gateway> gateway;  // that it was added to
+    uint64_t generation = fork_generation.load(std::memory_order_relaxed);
+
     ~Wire() {
-        if (!connection) return;
+        if (generation != fork_generation.load(std::memory_order_relaxed)) {  // it is the parent's, and so is who has its lock
+            new std::shared_ptr(std::move(connection));
+            return;
+        }
         const WithoutGil nogil;
         const std::lock_guard guard(connection->lock);
         connection->disconnect();
@@ -70,7 +81,7 @@ std::unique_ptr<net::Side> side_of(nb::handle o, bool checksum, uint64_t max_fra
 }
 
 void open_wire(Wire* w, nb::object end, bool checksum, std::shared_ptr<net::Gateway>* kicks, uint64_t max_frame) {
-    new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr)};
+    new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr), {}};
 }
 
 /// Calls `f` with the connection, under its lock.
@@ -113,6 +124,7 @@ void bind_network(nb::module_& m) {
     nb::class_<std::shared_ptr<net::Gateway>>(m, "Gateway", "What carries one channel over a network.")
         .def("__init__", [](std::shared_ptr<net::Gateway>* g) { new (g) std::shared_ptr(std::make_shared<net::Gateway>(network().pump)); })
         .def("add", [](std::shared_ptr<net::Gateway>& g, Wire& w) {
+                 w.gateway = g;
                  const WithoutGil nogil;
                  g->add(w.connection);
              }, nb::arg("connection"))
@@ -120,7 +132,10 @@ void bind_network(nb::module_& m) {
                  const WithoutGil nogil;
                  g->remove(*w.connection);
              }, nb::arg("connection"))
-        .def("wake", [](std::shared_ptr<net::Gateway>& g) { g->wake(); }, "Whoever waits for messages looks again.");
+        .def("wake", [](std::shared_ptr<net::Gateway>& g) {
+                 const WithoutGil nogil;
+                 g->wake();
+             }, "Something became of the channel: whoever waits for it looks again.");
     nb::class_<Wire>(m, "Connection", "One connection: a link between a socket and an end of a local channel.")
         .def("__init__", open_wire, nb::arg("end"), nb::arg("checksum"), nb::arg("kicks").none(), nb::arg("max_frame"),
              nb::sig("def __init__(self, end: object, checksum: bool, kicks: Gateway | None, max_frame: int) -> None"))
@@ -134,6 +149,7 @@ void bind_network(nb::module_& m) {
                      if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave();
                      c.drive();
                  });
+                 network().pump->wake();
              }, "Tell the sending side that nothing more is taken.")
         .def("give_back", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
@@ -145,12 +161,14 @@ void bind_network(nb::module_& m) {
                      c.link().ping(word);
                      c.drive();
                  });
+                 network().pump->wake();
              }, nb::arg("word"))
         .def("refuse", [](Wire& w, const std::string& reason) {
                  inside(w, [&](net::Connection& c) {
                      c.link().refuse(reason);
                      c.drive();
                  });
+                 network().pump->wake();
              }, nb::arg("reason"))
         .def_prop_ro("next", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
@@ -193,7 +211,13 @@ void bind_network(nb::module_& m) {
         .def("gather", gather, nb::arg("bytes"), nb::sig("def gather(self, bytes: int) -> list[memoryview]"), "What is to be written now.")
         .def("written", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.link().written(n); }); }, nb::arg("n"))
         .def("buffer", buffer, nb::sig("def buffer(self) -> memoryview"), "Where the next bytes that come belong; empty: there is no room now.")
-        .def("arrived", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.arrived(n); }); }, nb::arg("n"));
+        .def("arrived", [](Wire& w, uint64_t n) {
+                 inside(w, [&](net::Connection& c) { c.arrived(n); });
+                 const auto g = w.gateway.lock();
+                 if (!g || !g->asleep()) return;
+                 const WithoutGil nogil;
+                 g->kick();
+             }, nb::arg("n"));
     m.def("network_news", [] { return network().news.get(); }, "A descriptor that is readable when a connection has failed or is over.");
     m.def("attach", [](nb::object end, std::shared_ptr<net::Gateway>& g) {
               if (nb::isinstance<SenderEnd>(end)) sender_end(end.ptr()).gateway = g;
