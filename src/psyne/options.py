@@ -35,6 +35,7 @@ class NetworkOptions(TypedDict, total=False):
     linger: float
     max_frame: int
     heartbeat: float
+    max_connections: int
 
 
 class SenderOptions(NetworkOptions, total=False):
