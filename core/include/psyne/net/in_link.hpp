@@ -56,7 +56,7 @@ public:
     /// Nothing more is taken; the peer is told.
     void leave() noexcept {
         discard();
-        leaves_ = left_ = true;
+        leaves_ = left_ = acks_ = true;  // what was let go was not in vain
         turn_deaf();
     }
     /// The peer knows that all was let go.
