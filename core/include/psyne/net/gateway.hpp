@@ -84,7 +84,6 @@ private:
     std::vector<pollfd> polled_;
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
-    const bool alone_ = sys::usable_cpus() < 2;
     uint64_t usual_ = kShort;  // ns that a wait takes, smoothed
     uint32_t in_vain_ = 0;     // spins in a row
 
@@ -92,7 +91,7 @@ private:
     /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides need not be woken.
     uint64_t patience(Spinner::Mode mode) const noexcept {
         if (mode == Spinner::Mode::spin) return kForever;
-        return mode == Spinner::Mode::block || alone_ || usual_ >= kShort ? 0 : kPatience;
+        return mode == Spinner::Mode::block || usual_ >= kShort ? 0 : kPatience;
     }
     void spun_in_vain() noexcept {
         if (++in_vain_ < 3) return;
@@ -139,7 +138,7 @@ private:
     template <class Tick>
     Wait drive_until(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         const uint64_t start = sys::now_ns();
-        uint64_t budget = deadline == 0 ? 0 : patience(r.spinner().mode()), now = start;
+        uint64_t budget = deadline == 0 ? 0 : patience(r.wait_mode()), now = start;
         for (bool looked = false;; looked = true) {
             if (r.try_take(limit, out)) {
                 if (deadline != 0) waited(now - start, budget != 0);
