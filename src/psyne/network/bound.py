@@ -66,7 +66,7 @@ class Bound:
         self.driver, self.options, self.gateway, self.kicks = driver, options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout, options.max_connections)
         self.peers: set[Peer] = set()
-        self.quiet = threading.Event()  # no peer is there
+        self.quiet = threading.Event()  # no peer is there that has spoken
         self.quiet.set()
         self.accepted = 0
         """Handshakes that came to a good end."""
@@ -106,12 +106,23 @@ class Bound:
 
     def forget(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        if not self.peers:
-            self.quiet.set()
+        self.settle()
+
+    def settle(self) -> None:
+        """Is there a peer that has spoken?"""
+        if any(peer.link is not None for peer in self.peers):
+            self.quiet.clear()
+            return
+        self.quiet.set()
+        if self._closed:
+            self._shut()
 
     def stop_listening(self) -> None:
-        """Nobody comes any more. By the driver."""
+        """Nobody new comes any more; who has a session may come back to it. By the driver."""
         self._closed = True
+        self.settle()
+
+    def _shut(self) -> None:
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 self.driver.unwatch(sock.fileno())
@@ -133,7 +144,8 @@ class Bound:
 
     def close(self) -> None:
         """All connections end. By the driver."""
-        self.stop_listening()
+        self._closed = True
+        self._shut()
         for peer in list(self.peers):
             peer.close()
 
@@ -181,7 +193,7 @@ class Bound:
         greeting = Greeting(
             self.driver, accepted, machine, name,
             lambda g, s: self._greeted(g, s, stranger),
-            lambda g, error: self._failed(error, stranger),
+            lambda g, error: self._failed(g, error, stranger),
             gone=lambda g: self._strangers.pop(g, None),
         )  # fmt: skip
         self._strangers[greeting] = stranger
@@ -225,14 +237,15 @@ class Bound:
         peer = self._known(request, stranger) if request.session else None
         if resumed := peer is not None:
             peer.suspend()
+            peer.admit()
         else:
             if self._closed:
                 raise ChannelClosed(f"{hosted.address} is closing")
             peer = Peer(self, hosted, request, stranger.host, stranger.identity)
             self.peers.add(peer)
-            self.quiet.clear()
             stranger.made = True
         stranger.peer = peer
+        peer.greeting = stranger
         there = hosted.there
         schema = there["schema"] if there else request.schema or ""
         return Reply(
@@ -272,8 +285,11 @@ class Bound:
                 Farewell(self.driver, sock, refusal(error))
             peer.close()
 
-    def _failed(self, error: PsyneError, stranger: Stranger) -> None:
-        self._undo(stranger)
+    def _failed(self, greeting: Greeting, error: PsyneError, stranger: Stranger) -> None:
+        if greeting.machine.done and stranger.peer is not None:  # it may know its session, and come back
+            stranger.peer.unheard(stranger)
+        else:
+            self._undo(stranger)
         self.refused += 1
         warn(f"port {self.port}: {printable(str(error))}")
 

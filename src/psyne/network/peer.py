@@ -41,10 +41,8 @@ class Peer:
         self._bound, self._hosted = bound, hosted
         self._leaving = self._ended = False
         self._violations = 0
-        if self.incoming:
-            hosted.admit(request)
-        else:
-            self.end = hosted.reader(request)
+        self.greeting: object = None  # the last one that wanted this session
+        self.admit()
         try:
             self.session: Session = bound.sessions.open(self._session_over)
         except PsyneError:
@@ -63,17 +61,31 @@ class Peer:
             running.close()
             self.session.lost(running)
 
+    def admit(self) -> None:
+        """Raises where the far end cannot join. A reader has its place from now on."""
+        if self.incoming:
+            self._hosted.admit(self.request)
+        elif self.end is None:
+            self.end = self._hosted.reader(self.request)
+
+    def unheard(self, greeting: object) -> None:
+        """A connection was lost before its far end spoke: others may have the place meanwhile."""
+        if self.greeting is greeting and self.link is None and self.end is not None:
+            self.end.close()
+            self.end = None
+
     def run(self, sock: socket.socket, opened: Opened, rest: bytes) -> None:
         """Goes on over a connection, whose far end has spoken. Raises as joining the channel does."""
         self.suspend()
         bound = self._bound
-        if self.end is None:
-            self.end = self._hosted.sender(self.request)
         if self.link is None:
+            self.admit()
+            self.end = self.end or self._hosted.sender(self.request)
             kicks = None if self.incoming else bound.kicks
             checksum = self.request.checksum or bound.options.checksum
             self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
             bound.gateway.add(self.link)
+            bound.settle()
         self.running = Running(
             bound.driver, bound.gateway, self.link, sock, opened, rest, self, bound.options.heartbeat
         )
