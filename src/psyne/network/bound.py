@@ -152,7 +152,7 @@ class Bound:
     # ---- who comes --------------------------------------------------------------------------------------------------
 
     def _watch(self, sock: socket.socket) -> None:
-        if not self._closed:
+        if sock.fileno() >= 0:
             self.driver.watch(sock.fileno(), True, False, lambda: self._accept(sock))
 
     def _accept(self, sock: socket.socket) -> None:
