@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ from .bodies import Reply, Request
 from .driver import Driver
 from .greeting import Greeting
 from .handshake import Server
+from .happening import Happening
 from .hosted import Hosted, Lane, usual_capacity
 from .options import NetworkOptions
 from .running import Running
@@ -44,7 +44,6 @@ class Peer:
             self.end, request.checksum or bound.options.checksum, kicks, bound.options.max_frame
         )
         gateway.add(self.link)
-        gateway.wake()
         self.running: Running | None = None
         self.session: Session = bound.sessions.open(self._session_over)
 
@@ -77,6 +76,8 @@ class Peer:
             self.running = None
         if self.session.state == "over":
             self._finish(give_back=False)
+        elif self._bound.leaving and self.incoming:  # it has heard that we leave
+            self.close()
         else:
             if why:
                 warn(
@@ -127,12 +128,12 @@ class Bound:
         self.options, self.gateway, self.kicks = options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout)
         self.peers: set[Peer] = set()
-        self.quiet = threading.Event()  # no peer is there
+        self.quiet = Happening()  # no peer is there
         self.quiet.set()
         self._driver, self._hosted = driver, hosted
         self._greetings: dict[Greeting, str] = {}
         self._addresses: Counter[str] = Counter()
-        self._closed = False
+        self._closed = self.leaving = False
         self._sockets: list[socket.socket] = []
         for family, place in bind_places(host, port, tls=options.context is not None, token=options.token is not None):
             if self._sockets and port == 0:
@@ -145,6 +146,11 @@ class Bound:
     def port(self) -> int:
         """Where it listens."""
         return int(self._sockets[0].getsockname()[1])
+
+    @property
+    def connections(self) -> list[Running]:
+        """Those in use."""
+        return [peer.running for peer in self.peers if peer.running is not None]
 
     def forget(self, peer: Peer) -> None:
         self.peers.discard(peer)
@@ -163,10 +169,14 @@ class Bound:
         self._greetings.clear()
 
     def leave(self) -> None:
-        """Senders hear that nothing more is taken. By the driver."""
+        """Senders hear that nothing more is taken; the others wait for nothing. By the driver."""
+        self.leaving = True
         for peer in list(self.peers):
-            if peer.incoming:
+            if not peer.incoming or peer.running is None:
+                peer.close()
+            else:
                 peer.link.leave()
+                peer.running.move()
 
     def close(self) -> None:
         """All connections end. By the driver."""

@@ -24,7 +24,10 @@ CAPACITY = 4096  # messages of it at most
 
 
 class Lane(Sender[Any]):
-    """The sender of a local channel that a connection writes into. Its ring keeps the clock of the far sender, too."""
+    """The sender of a local channel that a connection writes into.
+
+    Its ring keeps the clock of the far sender, and how many messages were lost before each.
+    """
 
     def __init__(
         self, local: str, schema: str, *, pattern: Pattern, stages: list[Any], capacity: int | None, program: str
@@ -36,7 +39,7 @@ class Lane(Sender[Any]):
         slots = capacity or usual_capacity(schema)
         growth: Growth | None = None
         _native.open_sender(
-            self, place, name, schema, PATTERNS.index(pattern), stages, slots, 0, False, growth, None, "adaptive",
+            self, place, name, schema, PATTERNS.index(pattern), stages, slots, 0, True, growth, None, "adaptive",
             program, kinds_of(kinds), Batch, True,
         )  # fmt: skip
 
@@ -50,15 +53,17 @@ class Hosted:
     """One local channel, as remote ends see it.
 
     ``accept`` is called with the schema of a remote sender before it joins, and raises if it is not wanted.
+    ``sums_missed``: its lanes are looked at by taps alone.
     """
 
     def __init__(
         self, local: str, address: str, *, pattern: Pattern = "mpsc", stages: Sequence[Stage | str] = ("main",),
-        capacity: int | None = None, accept: Callable[[str], object] | None = None,
+        capacity: int | None = None, accept: Callable[[str], object] | None = None, takes_senders: bool = True,
+        sums_missed: bool = False,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
-        self._accept = accept
+        self._accept, self._takes_senders, self._sums_missed = accept, takes_senders, sums_missed
 
     @property
     def there(self) -> dict[str, Any] | None:
@@ -68,22 +73,28 @@ class Hosted:
     def sender(self, request: Request, capacity: int | None = None) -> Lane:
         """Join as a sender of the types that the request says; the first one makes the channel."""
         schema = request.schema or ""
-        if self._accept is not None:
-            self._accept(schema)
+        if not self._takes_senders:
+            raise InvalidArgument(f"{self.address} is bound by its sender: receivers and taps connect to it")
+        self.check(schema)
         there = self.there
         if there is not None:
             check_schema(there["schema"], schema, self.address)
         pattern = PATTERNS[there["pattern"]] if there else self._pattern
         stages = there["stages"] if there else self._stages
         schema = schema_of(types_in(schema))  # as this side writes it
-        return Lane(
-            self.local,
-            schema,
-            pattern=pattern,
-            stages=stages,
-            capacity=capacity or self._capacity,
-            program=_of(request),
-        )
+        lane = Lane(
+            self.local, schema, pattern=pattern, stages=stages, capacity=capacity or self._capacity,
+            program=request.program or program_name(),
+        )  # fmt: skip
+        _native.rename(lane, self.address)
+        if self._sums_missed:
+            _native.sum_drops(lane)
+        return lane
+
+    def check(self, schema: str) -> None:
+        """Raises for messages that this side does not take."""
+        if self._accept is not None:
+            self._accept(schema)
 
     def reader(self, request: Request) -> Receiver[Any] | Tap[Any]:
         """Join as a member of a stage, or to look on."""
@@ -109,7 +120,3 @@ class Hosted:
             rx.close()
             raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it")
         return rx
-
-
-def _of(request: Request) -> str:
-    return request.program or program_name()

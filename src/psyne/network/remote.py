@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -24,6 +23,7 @@ from .bodies import Request
 from .driver import Driver
 from .greeting import Greeting
 from .handshake import Client
+from .happening import Happening
 from .hosted import Hosted, usual_capacity
 from .options import NetworkOptions
 from .running import Running
@@ -47,7 +47,7 @@ class Remote:
         gateway: _native.Gateway, signal: Callable[[PsyneError, bool], object], *,
         hosted: Hosted, member: Receiver[Any] | None = None, follow: bool = False, accept: Callable[[str], object],
     ) -> None:  # fmt: skip
-        self.finished = threading.Event()  # nothing is on the way any more
+        self.finished = Happening()  # nothing is on the way any more
         self._driver, self._host, self._port, self._address = driver, host, port, address
         self._options, self._request, self._gateway, self._signal = options, request, gateway, signal
         self._hosted, self._member, self._follow, self._accept = hosted, member, follow, accept
@@ -73,6 +73,11 @@ class Remote:
     def connected(self) -> bool:
         return self._running is not None
 
+    @property
+    def connections(self) -> list[Running]:
+        """Those in use."""
+        return [self._running] if self._running is not None else []
+
     def start(self) -> None:
         self._driver.soon(self._connect)
 
@@ -82,7 +87,9 @@ class Remote:
         if not self.outgoing:
             if self._link is not None and self._running is not None:
                 self._link.leave()
-            self.finished.set()
+                self._running.move()
+            else:
+                self.finished.set()
         elif self._link is None or (self._session == "" and self._link.outstanding == 0 and not self._there()):
             self.finished.set()
 
@@ -237,6 +244,9 @@ class Remote:
     def lost(self, running: Running, why: str) -> None:
         self._running = None
         if self._closed or (not why and self.outgoing):
+            return
+        if self._closing and not self.outgoing:  # the peer has heard that we leave
+            self.finished.set()
             return
         if not why:  # it ended
             if self._follow:

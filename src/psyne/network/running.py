@@ -6,13 +6,13 @@ import itertools
 import os
 import socket
 import ssl
+import time
 import weakref
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from .. import _native
-from .driver import Driver
+from .driver import Callback, Driver
 from .handshake import Opened
 
 __all__ = ["Owner", "Running"]
@@ -40,7 +40,7 @@ class Owner(Protocol):
 class Running:
     """One connection in use.
 
-    Without TLS the thread of the native pump moves the bytes, or whoever waits for them; with TLS the driver does.
+    The thread of the native pump moves the bytes, or whoever waits for them; with TLS, or in an event loop, the driver.
     """
 
     def __init__(
@@ -50,11 +50,19 @@ class Running:
         self._driver, self._owner = driver, owner
         self._gone = self._over = False
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._fd = -1  # that the driver watches
+        if self._tls is not None:
+            self._fd = self._tls.fileno()
+        elif not driver.pumps:
+            self._fd = os.dup(sock.fileno())  # our own: the link closes its one when it likes
+        self._watched = (False, False)
         self._bell = -1
-        self._cancel: list[Callable[[], None]] = []
-        self._cancel_look: Callable[[], None] | None = None
+        self._cancel: Callback | None = None
+        self._cancel_look: Callback | None = None
+        self._look_at = 0.0  # time.monotonic()
         _all.add(self)
-        _listen(driver)
+        if driver.pumps:
+            _listen(driver)
         link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
         self._later()
 
@@ -69,15 +77,18 @@ class Running:
             return
         self._gone = True
         _all.discard(self)
-        for cancel in self._cancel:
-            cancel()
-        if self._cancel_look is not None:
-            self._cancel_look()
+        for cancel in (self._cancel, self._cancel_look):
+            if cancel is not None:
+                cancel()
         if self._bell >= 0:
             self._driver.unwatch(self._bell)
-        if self._tls is not None:
-            self._driver.unwatch(self._tls.fileno())
-            self._tls.close()
+            os.close(self._bell)
+        if self._fd >= 0:
+            self._driver.unwatch(self._fd)
+            if self._tls is not None:
+                self._tls.close()
+            else:
+                os.close(self._fd)
         self.link.disconnect()
 
     def look(self) -> None:
@@ -101,7 +112,7 @@ class Running:
         self._owner.lost(self, why)
 
     def _later(self) -> None:
-        self._cancel = [self._driver.later(PING, self._sign_of_life)]
+        self._cancel = self._driver.later(PING, self._sign_of_life)
 
     def _sign_of_life(self) -> None:
         if self._gone:
@@ -111,23 +122,27 @@ class Running:
             return
         self._later()
         self.link.ping(next(_words))
-        if self._tls is not None:
-            self.move()
+        self.move()
 
-    # ---- TLS: the driver moves the bytes ----------------------------------------------------------------------------
+    # ---- the driver moves the bytes ---------------------------------------------------------------------------------
 
     def move(self) -> None:
-        """Read and write what can be."""
-        if self._gone or self._tls is None:
+        """Read and write what can be, unless the native thread does."""
+        if self._gone or self._fd < 0:
             return
         try:
-            writes = self._move(self._tls, self.link)
+            if self._tls is None:
+                reads, writes, bell, seconds = self.link.drive()
+            else:
+                writes = self._move(self._tls, self.link)
+                bell, seconds = self.link.wants
+                reads = len(self.link.buffer()) != 0
         except Exception as error:  # of the link and of TLS alike: this connection is over
             self._lose(str(error))
             return
         self.look()
         if not self._gone:
-            self._watch(self._tls, writes)
+            self._watch(reads, writes, bell, seconds)
 
     def _move(self, tls: ssl.SSLSocket, link: _native.Connection) -> bool:
         """True: there is more to write when the socket takes it."""
@@ -161,19 +176,29 @@ class Running:
         self._driver.soon(self.move)
         return writes
 
-    def _watch(self, tls: ssl.SSLSocket, writes: bool) -> None:
-        bell, seconds = self.link.wants
-        reads = len(self.link.buffer()) != 0
-        self._driver.watch(tls.fileno(), reads, writes, self.move)
-        if bell != self._bell:
-            if self._bell >= 0:
-                self._driver.unwatch(self._bell)
-            self._bell = bell
-            if bell >= 0:
-                self._driver.watch(bell, True, False, self.move)
+    def _watch(self, reads: bool, writes: bool, bell: int, seconds: float) -> None:
+        if (reads, writes) != self._watched:
+            self._watched = (reads, writes)
+            self._driver.watch(self._fd, reads, writes, self.move)
+        if bell >= 0 and self._bell < 0:  # it stays: there is one for the life of the link
+            self._bell = os.dup(bell)
+            self._driver.watch(self._bell, True, False, self.move)
+        if seconds >= 0:
+            self._look_within(seconds)
+
+    def _look_within(self, seconds: float) -> None:
+        """One timer at a time. One that is early does no harm, and costs less than another one for each message."""
+        at = time.monotonic() + seconds
         if self._cancel_look is not None:
+            if self._look_at <= at:
+                return
             self._cancel_look()
-        self._cancel_look = self._driver.later(seconds, self.move) if seconds >= 0 else None
+        self._look_at = at
+        self._cancel_look = self._driver.later(seconds, self._due)
+
+    def _due(self) -> None:
+        self._cancel_look = None
+        self.move()
 
 
 def _listen(driver: Driver) -> None:

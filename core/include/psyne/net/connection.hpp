@@ -84,6 +84,13 @@ public:
         if (bell_ >= 0) polled.push_back({bell_, POLLIN, 0});
         return due();
     }
+    /// The same, for a loop that watches `bell` (-1: none) and the socket.
+    struct Needs {
+        short events;
+        int bell;
+        uint64_t due;
+    };
+    Needs needs() const noexcept { return {socket_ ? events_ : short{}, bell_, socket_ ? due() : kForever}; }
     uint64_t due() const noexcept { return std::min(due_, look_at_); }
     bool kicked() const noexcept { return sleepers_ != nullptr; }
     bool connected() const noexcept { return static_cast<bool>(socket_); }
@@ -126,14 +133,14 @@ public:
     bool owned() const noexcept { return owned_until_.load(relaxed) > sys::now_ns(); }
     /// Nobody has it to himself any more; true if somebody had.
     bool leave() noexcept { return owned_until_.exchange(0, relaxed) > sys::now_ns(); }
-    /// Something was sent while it slept. Sends it in this thread; true: the pump goes on, which must be woken.
+    /// Something was sent while it slept. Sends it in this thread; true: whoever drives it else goes on, and must be woken.
     bool kick() noexcept {
         const std::lock_guard guard(lock);
         if (!asleep_) return false;
         const uint64_t now = sys::now_ns();
         if (now - std::exchange(kicked_at_, now) < kBusy) return lie_up(), due_ = now, true;
         drive();
-        return socket_ && (events_ & POLLOUT) != 0;
+        return news_ || (events_ & POLLOUT) != 0;
     }
 
 private:

@@ -8,11 +8,13 @@ namespace psyne::net {
 
 class Gateway {
 public:
+    /// `pump`: drives the connections; null: whoever watches `fileno` does.
     explicit Gateway(std::shared_ptr<Pump> pump) : pump_(std::move(pump)) {
         std::tie(woken_, waker_) = sys::make_pipe();
     }
     ~Gateway() {
-        for (const auto& c : connections_) pump_->remove(*c);
+        for (const auto& c : connections_)
+            if (pump_) pump_->remove(*c);
     }
 
     void add(std::shared_ptr<Connection> c) {
@@ -21,17 +23,19 @@ public:
             connections_.push_back(c);
             changed_.fetch_add(1, release);
         }
-        pump_->add(std::move(c));
+        if (pump_) pump_->add(std::move(c));
         wake();
     }
     void remove(const Connection& c) {
-        pump_->remove(c);
+        if (pump_) pump_->remove(c);
         std::lock_guard guard(lock_);
         std::erase_if(connections_, [&](const auto& other) { return other.get() == &c; });
         changed_.fetch_add(1, release);
     }
-    /// Ends the wait of a thread that is in `receive`: it looks again.
+    /// Ends the wait of a thread that is in `receive`: it looks again. So does a loop that watches `fileno`.
     void wake() noexcept { sys::write_byte(waker_); }
+    int fileno() const noexcept { return woken_.get(); }
+    void hush() noexcept { sys::drain_fifo(woken_); }
 
     const std::shared_ptr<Sleepers> sleepers = std::make_shared<Sleepers>(0);
 
@@ -46,7 +50,7 @@ public:
             std::lock_guard guard(lock_);
             for (const auto& c : connections_) hand_over = c->kick() || hand_over;
         }
-        if (hand_over) pump_->wake();
+        if (hand_over) pass_on();
     }
 
     /// Waits for messages as Receiver::receive does, and drives the connections that they come from meanwhile.
@@ -66,7 +70,7 @@ public:
             std::lock_guard guard(lock_);
             for (const auto& c : connections_) owned = c->leave() || owned;
         }
-        if (owned) pump_->wake();
+        if (owned) pass_on();
     }
 
 private:
@@ -82,6 +86,11 @@ private:
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
 
+    /// Whoever drives the connections while nobody else does has something to do.
+    void pass_on() noexcept {
+        if (pump_) pump_->wake();
+        else wake();
+    }
     void look_for_connections() {
         if (changed_.load(acquire) == seen_) return;
         std::lock_guard guard(lock_);
@@ -126,7 +135,7 @@ private:
                 if (rung || mine_[i]->due() <= then) mine_[i]->drive();
                 news = news || mine_[i]->has_news();
             }
-            if (news) pump_->wake();  // it tells
+            if (news) pass_on();  // it tells
         }
     }
 };
