@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -37,6 +38,30 @@ End = Sender[Any] | Receiver[Any] | Tap[Any]
 _number = itertools.count(1)
 _open: weakref.WeakSet[Any] = weakref.WeakSet()  # ends
 _parting: set[Carrier] = set()  # whose ends are closed
+
+
+class Reader(Receiver[Any]):
+    """Joins as soon as its channel is there, though nobody reads yet: else a peer that comes and goes leaves nothing."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._joining = threading.RLock()
+        super().__init__(*args, **options)
+
+    def _join(self) -> bool:
+        with self._joining:
+            return self.joined or self.closed or super()._join()
+
+
+class Looker(Tap[Any]):
+    """The same for taps."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._joining = threading.RLock()
+        super().__init__(*args, **options)
+
+    def _join(self) -> bool:
+        with self._joining:
+            return self.joined or self.closed or super()._join()
 
 
 class Carrier:
@@ -188,7 +213,7 @@ def receiver(
             "mutate=True out"
         )
     local = _local()
-    end: Receiver[Any] = Receiver(local, types, **own)
+    end = Reader(local, types, **own)
     hosted = Hosted(
         local, address, stages=[name or "main"] if bind else ["main"], capacity=capacity,
         accept=_accept(types, own.get("subset", False), address),
@@ -209,7 +234,7 @@ def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: 
     latest, history = own.pop("latest", False), own.pop("history", 0)
     check_tap_options(latest, history, own.get("wait", "adaptive"), own.get("follow", False))
     local = _local()
-    end: Tap[Any] = Tap(local, types, latest=latest, **own)
+    end = Looker(local, types, latest=latest, **own)
     hosted = Hosted(local, address, stages=[], accept=_accept(types, False, address), sums_missed=True)
     request = Request("tap", "", latest=latest, history=history)
     return _reader(end, address, False, chosen, hosted, request, own.get("follow", False), driver)
@@ -220,6 +245,7 @@ def _reader(
     driver: Driver | None,
 ) -> Any:  # fmt: skip
     host, port, channel = tcp_place(address)
+    hosted.joins = weakref.ref(end)
     try:
         carrier = _carrier(end, address, options, driver)
         if bind:

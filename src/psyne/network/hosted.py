@@ -9,7 +9,7 @@ from .. import _native
 from ..address import channel_place, program_name
 from ..batch import Batch
 from ..ends import Receiver, Sender
-from ..errors import ChannelNotFound, InvalidArgument
+from ..errors import ChannelBusy, ChannelNotFound, InvalidArgument
 from ..options import Growth
 from ..stage import PATTERNS, Pattern, Stage, stage_graph
 from ..taps import Tap
@@ -62,6 +62,7 @@ class Hosted:
         sums_missed: bool = False,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
+        self.joins: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # joins with the first sender
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
         self._accept, self._takes_senders, self._sums_missed = accept, takes_senders, sums_missed
 
@@ -89,6 +90,8 @@ class Hosted:
         _native.rename(lane, self.address)
         if self._sums_missed:
             _native.sum_drops(lane)
+        if (reader := self.joins()) is not None:
+            reader._join()
         return lane
 
     def check(self, schema: str) -> None:
@@ -115,7 +118,10 @@ class Hosted:
         stage: str | Stage | None = request.stage or None
         if request.added is not None:
             stage = Stage(request.stage, after=request.added[0])
-        rx: Receiver[Any] = Receiver(self.local, (), stage=stage, new_stage=request.added is not None)
+        try:
+            rx: Receiver[Any] = Receiver(self.local, (), stage=stage, new_stage=request.added is not None)
+        except (ChannelBusy, InvalidArgument) as error:
+            raise type(error)(str(error).replace(self.local, self.address)) from error
         if not rx.joined:
             rx.close()
             raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it")

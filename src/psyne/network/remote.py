@@ -11,6 +11,7 @@ from .. import _native
 from ..ends import Receiver
 from ..errors import (
     AuthenticationFailed,
+    ChannelBusy,
     IncompatibleChannel,
     InvalidArgument,
     LayoutMismatch,
@@ -32,7 +33,7 @@ from .sessions import Backoff
 
 __all__ = ["Remote"]
 
-FOR_GOOD = (AuthenticationFailed, IncompatibleChannel, InvalidArgument, LayoutMismatch, ProtocolError)
+FOR_GOOD = (AuthenticationFailed, ChannelBusy, IncompatibleChannel, InvalidArgument, LayoutMismatch, ProtocolError)
 
 
 class Remote:
