@@ -168,7 +168,7 @@ void close_now(SenderEnd& e) {
     forget_end(&e.sender->registry);
     if (e.bell) e.bell->forget_name();
     e.sender->close(e.close_failed);
-    tell_network(e);
+    if (e.gateway) e.gateway->wake();  // that it was the last
     if (const uint64_t unread = leave(e.sender->registry); unread != 0)
         if (!warn(std::to_string(unread) + (unread == 1 ? " message of " : " messages of ") + e.address +
                   (unread == 1 ? " was" : " were") + " never read: its last end closed. drain() waits until all is read"))

@@ -9,7 +9,6 @@ namespace {
 
 /// The thread of this process that drives connections; a forked child has one of its own.
 struct Network {
-    static inline Network* here = nullptr;  // the thread may outlive all static objects
     uint64_t generation = fork_generation.load(std::memory_order_relaxed);
     sys::Fd news, teller;
     std::shared_ptr<net::Pump> pump;
@@ -20,11 +19,20 @@ struct Network {
     }
 };
 
-bool network_runs() { return Network::here && Network::here->generation == fork_generation.load(std::memory_order_relaxed); }
+Network* the_network = nullptr;  // the thread may outlive all static objects
 
 Network& network() {
-    if (!network_runs()) Network::here = new Network();
-    return *Network::here;
+    static const int installed = ::pthread_atfork([] { if (the_network) the_network->pump->before_fork(); },
+                                                  [] { if (the_network) the_network->pump->after_fork_in_parent(); },
+                                                  [] { if (the_network) the_network->pump->after_fork_in_child(); });
+    (void)installed;
+    if (!the_network || the_network->generation != fork_generation.load(std::memory_order_relaxed)) the_network = new Network();
+    return *the_network;
+}
+
+/// A connection waits for something else than before; where a loop drives them all there is no pump.
+void wake_pump() {
+    if (the_network) network().pump->wake();
 }
 
 std::vector<net::MessageShape> shapes_of(const End& e) {
@@ -50,8 +58,14 @@ std::vector<net::MessageShape> shapes_of(const End& e) {
 struct Wire {
     nb::object end;
     std::shared_ptr<net::Connection> connection;
+    std::weak_ptr<net::Gateway> gateway;  // that it was added to
+    uint64_t generation = fork_generation.load(std::memory_order_relaxed);
+
     ~Wire() {
-        if (!connection) return;
+        if (generation != fork_generation.load(std::memory_order_relaxed)) {  // it is the parent's, and so is who has its lock
+            new std::shared_ptr(std::move(connection));
+            return;
+        }
         const WithoutGil nogil;
         const std::lock_guard guard(connection->lock);
         connection->disconnect();
@@ -72,7 +86,7 @@ std::unique_ptr<net::Side> side_of(nb::handle o, bool checksum, uint64_t max_fra
 }
 
 void open_wire(Wire* w, nb::object end, bool checksum, std::shared_ptr<net::Gateway>* kicks, uint64_t max_frame) {
-    new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr)};
+    new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr), {}};
 }
 
 /// Calls `f` with the connection, under its lock.
@@ -86,7 +100,7 @@ auto inside(Wire& w, F&& f) {
 void connect(Wire& w, int fd, uint64_t next, uint64_t capacity, nb::bytes rest) {
     const std::string_view bytes(rest.c_str(), rest.size());
     inside(w, [&](net::Connection& c) { c.connect(sys::Fd(fd), next, capacity, bytes); });
-    if (network_runs()) network().pump->wake();
+    wake_pump();
 }
 
 double seconds_until(uint64_t due) {
@@ -133,6 +147,7 @@ void bind_network(nb::module_& m) {
         .def("fileno", [](std::shared_ptr<net::Gateway>& g) { return g->fileno(); }, "Readable: its connections must be driven.")
         .def("hush", [](std::shared_ptr<net::Gateway>& g) { g->hush(); })
         .def("add", [](std::shared_ptr<net::Gateway>& g, Wire& w) {
+                 w.gateway = g;
                  const WithoutGil nogil;
                  g->add(w.connection);
              }, nb::arg("connection"))
@@ -140,7 +155,10 @@ void bind_network(nb::module_& m) {
                  const WithoutGil nogil;
                  g->remove(*w.connection);
              }, nb::arg("connection"))
-        .def("wake", [](std::shared_ptr<net::Gateway>& g) { g->wake(); }, "Whoever waits for messages looks again.");
+        .def("wake", [](std::shared_ptr<net::Gateway>& g) {
+                 const WithoutGil nogil;
+                 g->wake();
+             }, "Something became of the channel: whoever waits for it looks again.");
     nb::class_<Wire>(m, "Connection", "One connection: a link between a socket and an end of a local channel.")
         .def("__init__", open_wire, nb::arg("end"), nb::arg("checksum"), nb::arg("kicks").none(), nb::arg("max_frame"),
              nb::sig("def __init__(self, end: object, checksum: bool, kicks: Gateway | None, max_frame: int) -> None"))
@@ -154,6 +172,7 @@ void bind_network(nb::module_& m) {
                      if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave();
                      c.drive();
                  });
+                 wake_pump();
              }, "Tell the sending side that nothing more is taken.")
         .def("give_back", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
@@ -165,19 +184,21 @@ void bind_network(nb::module_& m) {
                      c.link().ping(word);
                      c.drive();
                  });
+                 wake_pump();
              }, nb::arg("word"))
         .def("refuse", [](Wire& w, const std::string& reason) {
                  inside(w, [&](net::Connection& c) {
                      c.link().refuse(reason);
                      c.drive();
                  });
+                 wake_pump();
              }, nb::arg("reason"))
         .def_prop_ro("next", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
                      auto* in = dynamic_cast<net::InLink*>(&c.link());
-                     return in ? in->next() : 0;
+                     return in ? in->next() : dynamic_cast<net::SourceLink&>(c.link()).received();
                  });
-             }, "The first sequence that has not come.")
+             }, "The first sequence that the receiving side has not got, as far as this side knows.")
         .def_prop_ro("outstanding", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
                      auto* out = dynamic_cast<net::SourceLink*>(&c.link());
@@ -188,6 +209,8 @@ void bind_network(nb::module_& m) {
                  const char* why = inside(w, [](net::Connection& c) { return c.over(); });
                  return why ? nb::object(nb::str(why)) : nb::none();
              }, nb::sig("def over(self) -> str | None"), "What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).")
+        .def_prop_ro("parted", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.side().parted(); }); },
+                     "The peer never comes back for this link.")
         .def_prop_ro("finished", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.finished(); }); },
                      "It is over, and nothing has to be said any more.")
         .def_prop_ro("failure", [](Wire& w) -> nb::object {
@@ -204,7 +227,8 @@ void bind_network(nb::module_& m) {
              }, "Seconds since something came.")
         .def_prop_ro("wants", [](Wire& w) {
                  const auto [bell, due] = inside(w, [](net::Connection& c) { return std::pair(c.settle(), c.due()); });
-                 return nb::make_tuple(bell, seconds_until(due));
+                 const uint64_t now = sys::now_ns();
+                 return nb::make_tuple(bell, due == kForever ? -1.0 : due > now ? static_cast<double>(due - now) * 1e-9 : 0.0);
              }, nb::sig("def wants(self) -> tuple[int, float]"),
              "For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.")
         .def("drive", drive, nb::sig("def drive(self) -> tuple[bool, bool, int, float]"),
@@ -212,7 +236,13 @@ void bind_network(nb::module_& m) {
         .def("gather", gather, nb::arg("bytes"), nb::sig("def gather(self, bytes: int) -> list[memoryview]"), "What is to be written now.")
         .def("written", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.link().written(n); }); }, nb::arg("n"))
         .def("buffer", buffer, nb::sig("def buffer(self) -> memoryview"), "Where the next bytes that come belong; empty: there is no room now.")
-        .def("arrived", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.arrived(n); }); }, nb::arg("n"));
+        .def("arrived", [](Wire& w, uint64_t n) {
+                 inside(w, [&](net::Connection& c) { c.arrived(n); });
+                 const auto g = w.gateway.lock();
+                 if (!g || !g->asleep()) return;
+                 const WithoutGil nogil;
+                 g->kick();
+             }, nb::arg("n"));
     m.def("network_news", [] { return network().news.get(); }, "A descriptor that is readable when a connection has failed or is over.");
     m.def("attach", [](nb::object end, std::shared_ptr<net::Gateway>& g) {
               if (nb::isinstance<SenderEnd>(end)) sender_end(end.ptr()).gateway = g;

@@ -8,21 +8,21 @@ using namespace psyne::net;
 
 namespace {
 
-using Bytes = std::array<std::byte, kHeader>;
+using HeaderBytes = std::array<std::byte, kHeader>;
 
-Bytes encoded(const Header& h) {
-    Bytes b;
+HeaderBytes encoded(const Header& h) {
+    HeaderBytes b;
     h.encode(b.data());
     return b;
 }
 template <class T>
-Bytes changed(Bytes b, size_t at, T value) {
+HeaderBytes changed(HeaderBytes b, size_t at, T value) {
     put(b.data() + at, value);
     put(b.data() + 12, uint32_t{0});
     put(b.data() + 12, crc32c(b.data(), kHeader));
     return b;
 }
-Header decoded(const Bytes& b) { return Header::decode(b.data()); }
+Header decoded(const HeaderBytes& b) { return Header::decode(b.data()); }
 
 const Header kData{Frame::data, kStamps | kChecksum, 7, 24 + 7 * 72, 1ull << 40};
 
@@ -32,12 +32,12 @@ TESTS(wire_test) {
     return check::run({
         {"a header lies byte by byte as documented",
          [] {
-             const Bytes b = encoded({Frame::data, 3, 0x01020304, 0x1112131415161718, 0x2122232425262728});
+             const HeaderBytes b = encoded({Frame::data, 3, 0x01020304, 0x1112131415161718, 0x2122232425262728});
              const unsigned char wanted[] = {0x50, 0x53, 0x59, 0x4e, 1, 16, 3, 0, 4, 3, 2, 1};
              CHECK_EQ(std::memcmp(b.data(), wanted, sizeof wanted), 0);
              const unsigned char rest[] = {0x18, 0x17, 0x16, 0x15, 0x14, 0x13, 0x12, 0x11, 0x28, 0x27, 0x26, 0x25, 0x24, 0x23, 0x22, 0x21};
              CHECK_EQ(std::memcmp(b.data() + 16, rest, sizeof rest), 0);
-             Bytes zeroed = b;
+             HeaderBytes zeroed = b;
              put(zeroed.data() + 12, uint32_t{0});
              CHECK_EQ(get<uint32_t>(b.data() + 12), crc32c(zeroed.data(), kHeader));
          }},
@@ -60,18 +60,18 @@ TESTS(wire_test) {
         {"a header in which any bit was flipped is refused",
          [] {
              for (size_t bit = 0; bit < 8 * kHeader; ++bit) {
-                 Bytes b = encoded(kData);
+                 HeaderBytes b = encoded(kData);
                  b[bit / 8] ^= static_cast<std::byte>(1u << bit % 8);
                  CHECK_THROWS(protocol, "", decoded(b));
              }
          }},
         {"other protocols and other versions are told from a damaged header",
          [] {
-             Bytes http{};
+             HeaderBytes http{};
              std::memcpy(http.data(), "GET / HTTP/1.1\r\n", 16);
              CHECK_THROWS(protocol, "no frame of psyne: 47455420", decoded(http));
              CHECK_THROWS(protocol, "version 2", decoded(changed(encoded(kData), 4, uint8_t{2})));
-             Bytes damaged = encoded(kData);
+             HeaderBytes damaged = encoded(kData);
              damaged[20] ^= std::byte{1};
              CHECK_THROWS(protocol, "checksum", decoded(damaged));
          }},

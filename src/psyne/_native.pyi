@@ -341,14 +341,22 @@ def there(end: object, limit: int) -> int:
 class Gateway:
     """What carries one channel over a network."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, pumps: bool) -> None:
+        """
+        `pumps`: the native thread drives its connections; else whoever watches `fileno`.
+        """
+
+    def fileno(self) -> int:
+        """Readable: its connections must be driven."""
+
+    def hush(self) -> None: ...
 
     def add(self, connection: Connection) -> None: ...
 
     def remove(self, connection: Connection) -> None: ...
 
     def wake(self) -> None:
-        """Whoever waits for messages looks again."""
+        """Something became of the channel: whoever waits for it looks again."""
 
 class Connection:
     """One connection: a link between a socket and an end of a local channel."""
@@ -379,7 +387,9 @@ class Connection:
 
     @property
     def next(self) -> int:
-        """The first sequence that has not come."""
+        """
+        The first sequence that the receiving side has not got, as far as this side knows.
+        """
 
     @property
     def outstanding(self) -> int:
@@ -390,6 +400,10 @@ class Connection:
         """
         What became of it: closed, failed (the far senders), understood (our end, by the far one), left (the far receiver).
         """
+
+    @property
+    def parted(self) -> bool:
+        """The peer never comes back for this link."""
 
     @property
     def finished(self) -> bool:
@@ -416,6 +430,11 @@ class Connection:
         For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.
         """
 
+    def drive(self) -> tuple[bool, bool, int, float]:
+        """
+        Move what can be moved: then it waits to read, to write, for a descriptor or -1, and in how many seconds it must look or -1.
+        """
+
     def gather(self, bytes: int) -> list[memoryview]:
         """What is to be written now."""
 
@@ -433,6 +452,11 @@ def attach(end: object, gateway: Gateway) -> None:
     """The calls of this end drive the connections of a gateway."""
 
 def rename(end: object, address: str) -> None: ...
+
+def sum_drops(end: object) -> None:
+    """
+    Each message that this end sends says how many its source missed in all.
+    """
 
 def signal(end: object, error: str, text: str, for_good: bool) -> None:
     """

@@ -24,6 +24,7 @@ public:
     }
 
     bool writes() const noexcept { return writes_; }
+    Spinner& spinner() noexcept { return spinner_; }  // for who waits in another way
     const Lanes& lanes() const noexcept { return lanes_; }
 
     /// Takes up to `limit` consecutive messages; false when there is none now.

@@ -79,7 +79,8 @@ class EventLoopEnd:
     def _part(self, failed: bool = False) -> ends.Carrier | None:
         """Closes without waiting. What carries it, where it is one of a network."""
         end = self._end
-        carrier, end._carrier = end._carrier, None
+        carrier: ends.Carrier | None = end._carrier
+        end._carrier = None
         if isinstance(end, ends.Sender):
             end._close(failed)
             end._handover = None

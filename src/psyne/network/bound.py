@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from .. import _native
@@ -12,11 +13,11 @@ from ..ends import Receiver
 from ..errors import ChannelBusy, PsyneError, SystemFailure
 from ..log import warn
 from ..taps import Tap
-from .bodies import Reply, Request
+from .bodies import Reply, Request, refusal
 from .driver import Driver
 from .greeting import Greeting
-from .handshake import Server
 from .happening import Happening
+from .handshake import Opened, Server
 from .hosted import Hosted, Lane, usual_capacity
 from .options import NetworkOptions
 from .running import Running
@@ -32,18 +33,21 @@ PER_ADDRESS = 64
 
 
 class Peer:
-    """One far end: what it has joined, and the connection that carries it now, if there is one."""
+    """One far end: what it has joined, and the connection that carries it now, if there is one.
+
+    It takes and brings no messages before it has said something behind the handshake: then it knows its session.
+    """
 
     def __init__(self, bound: Bound, hosted: Hosted, request: Request) -> None:
         self._bound, self._hosted, self.request = bound, hosted, request
         self.incoming = request.role == "sender"
-        self.end: Lane | Receiver[Any] | Tap[Any] = hosted.sender(request) if self.incoming else hosted.reader(request)
-        gateway = bound.gateway
-        kicks = None if self.incoming else bound.kicks
-        self.link = _native.Connection(
-            self.end, request.checksum or bound.options.checksum, kicks, bound.options.max_frame
-        )
-        gateway.add(self.link)
+        self.end: Lane | Receiver[Any] | Tap[Any] | None = None
+        self.link: _native.Connection | None = None
+        if self.incoming:
+            hosted.admit(request)
+        else:
+            self.end = hosted.reader(request)
+        self._leaving = self._ended = False
         self.running: Running | None = None
         self.session: Session = bound.sessions.open(self._session_over)
 
@@ -59,29 +63,56 @@ class Peer:
 
     def suspend(self) -> None:
         """A connection before is stale: what it brought to its end counts, and no more comes."""
+        running, self.running = self.running, None
+        if running is not None:
+            running.close()
+            self.session.lost(running)
+
+    def run(self, sock: socket.socket, opened: Opened, rest: bytes) -> None:
+        """Goes on over a connection, whose far end has spoken. Raises as joining the channel does."""
+        self.suspend()
+        bound = self._bound
+        if self.end is None:
+            self.end = self._hosted.sender(self.request)
+        if self.link is None:
+            kicks = None if self.incoming else bound.kicks
+            checksum = self.request.checksum or bound.options.checksum
+            self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
+            bound.gateway.add(self.link)
+        self.running = Running(
+            bound.driver, bound.gateway, self.link, sock, opened, rest, self, bound.options.heartbeat
+        )
+        self.session.connected(self.running)
+        self.running.start()
+
+    def leave(self) -> None:
+        """A sender hears that nothing more is taken, and closes its connection."""
+        self._leaving = True
         if self.running is not None:
-            self.running.close()
-            self.running = None
+            self.running.leave()
+        else:
+            self.close()
 
     def over(self, running: Running, why: str) -> None:
+        self._ended = True
         if why in ("closed", "failed"):
             self._close_lane(why == "failed")
-        self.session.end()
-        if why == "left":
+        elif why == "left":
             running.close()
+            self.session.end()
             self._finish(give_back=True)
 
-    def lost(self, running: Running, why: str) -> None:
+    def lost(self, running: Running, why: PsyneError | None) -> None:
         if self.running is running:
             self.running = None
-        if self.session.state == "over":
+        if why is None or self._leaving or self.link is None or self.link.parted:
+            self.session.end()
             self._finish(give_back=False)
-        elif self._bound.leaving and self.incoming:  # it has heard that we leave
-            self.close()
         else:
-            if why:
+            if not self._ended:
                 warn(
-                    f"a connection of {self._hosted.address} is lost ({why}); it may come back for {self._bound.options.session_timeout} s"
+                    f"a connection of {self._hosted.address} is lost ({why}); it may come back for "
+                    f"{self._bound.options.session_timeout} s"
                 )
             self.session.lost(running)
 
@@ -96,7 +127,8 @@ class Peer:
     def _session_over(self, on_purpose: bool) -> None:
         if on_purpose:
             return
-        warn(f"a peer of {self._hosted.address} did not come back")
+        if self.link is not None and not self._ended:
+            warn(f"a peer of {self._hosted.address} did not come back")
         self._close_lane(True)
         self._finish(give_back=True)
 
@@ -106,11 +138,13 @@ class Peer:
             self._bound.gateway.wake()
 
     def _finish(self, *, give_back: bool) -> None:
-        if give_back:
+        if self.link is not None and give_back:
             self.link.give_back()
         self._bound.forget(self)
-        self.end.close()
-        self._bound.gateway.remove(self.link)
+        if self.end is not None:
+            self.end.close()
+        if self.link is not None:
+            self._bound.gateway.remove(self.link)
         self._bound.gateway.wake()
 
 
@@ -130,10 +164,10 @@ class Bound:
         self.peers: set[Peer] = set()
         self.quiet = Happening()  # no peer is there
         self.quiet.set()
-        self._driver, self._hosted = driver, hosted
+        self.driver, self._hosted = driver, hosted
         self._greetings: dict[Greeting, str] = {}
         self._addresses: Counter[str] = Counter()
-        self._closed = self.leaving = False
+        self._closed = False
         self._sockets: list[socket.socket] = []
         for family, place in bind_places(host, port, tls=options.context is not None, token=options.token is not None):
             if self._sockets and port == 0:
@@ -162,21 +196,19 @@ class Bound:
         self._closed = True
         for sock in self._sockets:
             if sock.fileno() >= 0:
-                self._driver.unwatch(sock.fileno())
+                self.driver.unwatch(sock.fileno())
                 sock.close()
         for greeting in list(self._greetings):
             greeting.close()
         self._greetings.clear()
 
     def leave(self) -> None:
-        """Senders hear that nothing more is taken; the others wait for nothing. By the driver."""
-        self.leaving = True
+        """Senders hear that nothing more is taken. By the driver."""
         for peer in list(self.peers):
-            if not peer.incoming or peer.running is None:
-                peer.close()
+            if peer.incoming:
+                peer.leave()
             else:
-                peer.link.leave()
-                peer.running.move()
+                peer.close()
 
     def close(self) -> None:
         """All connections end. By the driver."""
@@ -209,7 +241,7 @@ class Bound:
         opened: list[Peer] = []
         machine = Server(lambda request: self._open(request, opened), peer, self.options.token)
         greeting = Greeting(
-            self._driver, accepted, machine, peer,
+            self.driver, accepted, machine, peer,
             lambda g, s: self._greeted(g, s, opened), lambda g, error: self._failed(g, error, opened),
         )  # fmt: skip
         self._greetings[greeting] = host
@@ -234,8 +266,8 @@ class Bound:
             schema=(schema := there["schema"] if there else request.schema or ""),
             session=peer.session.id,
             resumed=resumed,
-            next=peer.link.next if peer.incoming else 0,
-            capacity=peer.end.capacity if isinstance(peer.end, Lane) else request.capacity or usual_capacity(schema),
+            next=peer.link.next if peer.incoming and peer.link is not None else 0,
+            capacity=hosted.slots(request) if peer.incoming else request.capacity or usual_capacity(schema),
             checksum=request.checksum or self.options.checksum,
         )
 
@@ -246,11 +278,14 @@ class Bound:
         if peer.session.state == "over" or peer not in self.peers:
             sock.close()
             return
-        peer.suspend()
-        peer.running = Running(self._driver, peer.link, sock, agreed, greeting.machine.rest, peer)
-        peer.session.connected(peer.running)
-        peer.running.start()
-        self.gateway.wake()
+        try:
+            peer.run(sock, agreed, greeting.machine.rest)
+        except PsyneError as error:
+            warn(f"port {self.port}: {error}")
+            with suppress(OSError):
+                sock.send(refusal(error))
+            sock.close()
+            peer.close()
 
     def _failed(self, greeting: Greeting, error: PsyneError, opened: list[Peer]) -> None:
         self._greetings.pop(greeting, None)

@@ -40,28 +40,33 @@ _open: weakref.WeakSet[Any] = weakref.WeakSet()  # ends
 _parting: set[Carrier] = set()  # whose ends are closed
 
 
-class Reader(Receiver[Any]):
-    """Joins as soon as its channel is there, though nobody reads yet: else a peer that comes and goes leaves nothing."""
+class Joining:
+    """Joins as soon as its channel is there, though nobody reads yet: a peer that comes and goes leaves its messages.
+
+    Until then it waits for a channel, where no signal of the native end reaches it.
+    """
 
     def __init__(self, *args: Any, **options: Any) -> None:
-        self._joining = threading.RLock()
+        self._joining, self._refused = threading.RLock(), None
         super().__init__(*args, **options)
+
+    _refused: PsyneError | None  # what it never will join
 
     def _join(self) -> bool:
         with self._joining:
-            return self.joined or self.closed or super()._join()
+            if self.joined or self.closed:  # type: ignore[attr-defined]
+                return True
+            if self._refused is not None:
+                raise type(self._refused)(*self._refused.args)
+            return bool(super()._join())  # type: ignore[misc]
 
 
-class Looker(Tap[Any]):
-    """The same for taps."""
+class Reader(Joining, Receiver[Any]):
+    """A receiver of a channel over TCP."""
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._joining = threading.RLock()
-        super().__init__(*args, **options)
 
-    def _join(self) -> bool:
-        with self._joining:
-            return self.joined or self.closed or super()._join()
+class Looker(Joining, Tap[Any]):
+    """A tap of one."""
 
 
 class Carrier:
@@ -77,7 +82,7 @@ class Carrier:
         self._cancel: Callback | None = None
         self._end = weakref.ref(end)
         self._collected = weakref.finalize(end, self.part)
-        self._collected.atexit = False  # type: ignore[misc]
+        self._collected.atexit = False
         _native.attach(end, self.gateway)
         _open.add(end)
         if not driver.pumps:
@@ -88,6 +93,8 @@ class Carrier:
         end = self._end()
         if end is not None and not end.closed:
             _native.signal(end, type(error).__name__, str(error), for_good)
+            if for_good and isinstance(end, Joining):
+                end._refused = error
             self.gateway.wake()
 
     def part(self) -> None:
@@ -128,7 +135,7 @@ class Carrier:
             self._cancel = self._driver.later(self._linger, self._too_late)
         else:
             self._cancel = self._driver.later(LEAVING, self._close)
-        done.then(self._close)
+        done.then(lambda: self._soon(self._close))
 
     def _too_late(self) -> None:
         warn(
@@ -219,7 +226,8 @@ def receiver(
         accept=_accept(types, own.get("subset", False), address),
     )  # fmt: skip
     request = Request("receiver", "", stage=name, added=added, capacity=capacity or 0)
-    return _reader(end, address, bind, chosen, hosted, request, own.get("follow", False), driver)
+    _carry(end, address, bind, chosen, hosted, request, own.get("follow", False), driver)
+    return end
 
 
 def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None) -> Tap[Any]:
@@ -237,13 +245,14 @@ def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: 
     end = Looker(local, types, latest=latest, **own)
     hosted = Hosted(local, address, stages=[], accept=_accept(types, False, address), sums_missed=True)
     request = Request("tap", "", latest=latest, history=history)
-    return _reader(end, address, False, chosen, hosted, request, own.get("follow", False), driver)
+    _carry(end, address, False, chosen, hosted, request, own.get("follow", False), driver)
+    return end
 
 
-def _reader(
-    end: Any, address: str, bind: bool, options: NetworkOptions, hosted: Hosted, request: Request, follow: bool,
-    driver: Driver | None,
-) -> Any:  # fmt: skip
+def _carry(
+    end: Reader | Looker, address: str, bind: bool, options: NetworkOptions, hosted: Hosted, request: Request,
+    follow: bool, driver: Driver | None,
+) -> None:  # fmt: skip
     host, port, channel = tcp_place(address)
     hosted.joins = weakref.ref(end)
     try:
@@ -261,7 +270,6 @@ def _reader(
         end._close()
         raise
     end._carrier = carrier
-    return end
 
 
 def _network(options: dict[str, Any]) -> tuple[bool, NetworkOptions]:

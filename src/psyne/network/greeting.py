@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import ssl
 from collections.abc import Callable
+from contextlib import suppress
 
 from ..errors import PsyneError, SystemFailure
 from .driver import Driver
-from .handshake import Handshake
+from .handshake import Handshake, Server
 from .security import tls_failure
 
 __all__ = ["HANDSHAKE", "Greeting"]
@@ -18,17 +20,23 @@ HANDSHAKE = 5.0  # seconds that it may take in all
 
 
 class Greeting:
-    """Drives one handshake. ``done`` gets the socket when it is over, ``failed`` why it never will be."""
+    """Drives one handshake. ``done`` gets the socket when it is over, ``failed`` why it never will be.
+
+    ``secure`` puts TLS around a socket once it is connected. The server is done when it has got something behind the
+    handshake, too: until then the client may not know that it is welcome.
+    """
 
     def __init__(
         self, driver: Driver, sock: socket.socket, machine: Handshake, peer: str,
         done: Callable[[Greeting, socket.socket], object], failed: Callable[[Greeting, PsyneError], object],
+        secure: Callable[[socket.socket], socket.socket] | None = None,
     ) -> None:  # fmt: skip
         self.machine, self.peer = machine, peer
         self._driver, self._sock, self._done, self._failed = driver, sock, done, failed
         self._out = memoryview(b"")
         self._refusing: PsyneError | None = None
-        self._greets = not isinstance(sock, ssl.SSLSocket)  # TLS first
+        self._secure = secure
+        self._greets = secure is None and not isinstance(sock, ssl.SSLSocket)  # TLS first
         self._cancel = driver.later(HANDSHAKE, self._too_late)
         driver.watch(sock.fileno(), True, True, self._step)
 
@@ -46,6 +54,10 @@ class Greeting:
         try:
             if error := self._sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
                 raise SystemFailure(error, f"{self.peer} cannot be reached: {os.strerror(error)}")
+            if self._sock.getsockname() == self._sock.getpeername():  # it had the very port that it was looking for
+                raise SystemFailure(errno.ECONNREFUSED, f"{self.peer} cannot be reached: nobody listens")
+            if self._secure is not None:
+                self._sock, self._secure = self._secure(self._sock), None
             if not self._greets:
                 assert isinstance(self._sock, ssl.SSLSocket)
                 self._sock.do_handshake()
@@ -79,6 +91,10 @@ class Greeting:
         while not self.machine.done:
             self.machine.feed(self._sock.recv(1 << 16))
             self._write()
+        if isinstance(self.machine, Server) and not self.machine.rest:
+            self.machine.rest = self._sock.recv(1 << 12)
+            if not self.machine.rest:
+                raise SystemFailure(errno.ECONNRESET, f"{self.peer} closed the connection at once")
 
     def _settle(self) -> None:
         if self._refusing is not None:
@@ -91,10 +107,8 @@ class Greeting:
     def _refuse(self, error: PsyneError) -> None:
         """The peer hears why, if it still listens."""
         self._refusing = error
-        try:
+        with suppress(OSError):
             self._write()
-        except OSError:
-            pass
         self._fail(error)
 
     def _fail(self, error: PsyneError) -> None:

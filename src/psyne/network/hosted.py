@@ -71,8 +71,8 @@ class Hosted:
         """What is known of the channel; None: nobody has made it yet."""
         return _native.describe(*channel_place(self.local))
 
-    def sender(self, request: Request, capacity: int | None = None) -> Lane:
-        """Join as a sender of the types that the request says; the first one makes the channel."""
+    def admit(self, request: Request) -> dict[str, Any] | None:
+        """Raises what `sender` would for these types; what is known of the channel."""
         schema = request.schema or ""
         if not self._takes_senders:
             raise InvalidArgument(f"{self.address} is bound by its sender: receivers and taps connect to it")
@@ -80,9 +80,18 @@ class Hosted:
         there = self.there
         if there is not None:
             check_schema(there["schema"], schema, self.address)
+        return there
+
+    def slots(self, request: Request) -> int:
+        """Messages that the ring of a remote sender will have room for, at least."""
+        return self._capacity or usual_capacity(request.schema or "")
+
+    def sender(self, request: Request, capacity: int | None = None) -> Lane:
+        """Join as a sender of the types that the request says; the first one makes the channel."""
+        there = self.admit(request)
         pattern = PATTERNS[there["pattern"]] if there else self._pattern
         stages = there["stages"] if there else self._stages
-        schema = schema_of(types_in(schema))  # as this side writes it
+        schema = schema_of(types_in(request.schema or ""))  # as this side writes it
         lane = Lane(
             self.local, schema, pattern=pattern, stages=stages, capacity=capacity or self._capacity,
             program=request.program or program_name(),

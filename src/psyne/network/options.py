@@ -10,8 +10,9 @@ from ..errors import InvalidArgument
 from .security import Side, Tls, context_for, token_bytes
 from .sessions import SESSION_TIMEOUT
 
-__all__ = ["LINGER", "MAX_FRAME", "NetworkOptions", "split_options"]
+__all__ = ["HEARTBEAT", "LINGER", "MAX_FRAME", "NetworkOptions", "split_options"]
 
+HEARTBEAT = 5.0  # seconds between signs of life; without any for three of them a connection is dead
 LINGER = 5.0  # seconds that close() waits for what was sent
 MAX_FRAME = 64 << 20  # bytes
 
@@ -27,17 +28,20 @@ class NetworkOptions:
     session_timeout: float = SESSION_TIMEOUT
     linger: float = LINGER
     max_frame: int = MAX_FRAME
+    heartbeat: float = HEARTBEAT
 
     @classmethod
     def of(
         cls, side: Side, *, token: str | bytes | None = None, tls: Tls | ssl.SSLContext | None = None,
         checksum: bool = False, session_timeout: float = SESSION_TIMEOUT, linger: float = LINGER,
-        max_frame: int = MAX_FRAME,
+        max_frame: int = MAX_FRAME, heartbeat: float = HEARTBEAT,
     ) -> NetworkOptions:  # fmt: skip
         """Raises InvalidArgument for what can never work."""
         for name, value in (("session_timeout", session_timeout), ("linger", linger)):
             if not isinstance(value, (int, float)) or not 0 <= value <= 1e9:
                 raise InvalidArgument(f"{name} is a number of seconds, 0 or more; got {value!r}")
+        if not isinstance(heartbeat, (int, float)) or not 0.01 <= heartbeat <= 1e6:
+            raise InvalidArgument(f"heartbeat is a number of seconds, 0.01 or more; got {heartbeat!r}")
         if not isinstance(checksum, bool):
             raise InvalidArgument(f"checksum={checksum!r}; it is one of True, False")
         if not isinstance(max_frame, int) or not 1 << 16 <= max_frame < 1 << 48:
@@ -50,10 +54,11 @@ class NetworkOptions:
             float(session_timeout),
             float(linger),
             max_frame,
+            float(heartbeat),
         )
 
 
-NAMES = frozenset({"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame"})
+NAMES = frozenset({"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame", "heartbeat"})
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 import socket
@@ -12,15 +13,17 @@ from contextlib import suppress
 from typing import Protocol
 
 from .. import _native
+from ..errors import ProtocolError, PsyneError, SystemFailure
+from .bodies import decode_refusal
 from .driver import Callback, Driver
+from .frames import Frame, Type
 from .handshake import Opened
 
 __all__ = ["Owner", "Running"]
 
-PING = 5.0  # seconds between signs of life
-SILENT = 15.0  # seconds without any, after which a connection is dead
-GATHER = 1 << 18  # bytes that are given to TLS at once
-ROUNDS = 64  # of reading and writing, before others have their turn
+SILENT = 3  # signs of life that are not answered, after which a connection is dead
+RECORD = 1 << 14  # bytes that one record of TLS has room for
+ROUNDS = 64  # of records each way, before others have their turn
 
 _words = itertools.count(1)
 _all: weakref.WeakSet[Running] = weakref.WeakSet()
@@ -33,42 +36,46 @@ class Owner(Protocol):
     def over(self, running: Running, why: str) -> None:
         """Once: ``closed``, ``failed``, ``understood``, ``left`` (see `_native.Connection.over`). It is still there."""
 
-    def lost(self, running: Running, why: str) -> None:
-        """Once, the connection is gone: it broke, or is finished (then ``why`` is "")."""
+    def lost(self, running: Running, why: PsyneError | None) -> None:
+        """Once, the connection is gone: it broke, or is finished (then ``why`` is None). Not after `Running.close`."""
 
 
 class Running:
     """One connection in use.
 
     The thread of the native pump moves the bytes, or whoever waits for them; with TLS, or in an event loop, the driver.
+    ``heartbeat``: seconds between signs of life. Raises ProtocolError where the peer goes on with a message that it
+    cannot know.
     """
 
     def __init__(
-        self, driver: Driver, link: _native.Connection, sock: socket.socket, opened: Opened, rest: bytes, owner: Owner
-    ) -> None:
+        self, driver: Driver, gateway: _native.Gateway, link: _native.Connection, sock: socket.socket, opened: Opened,
+        rest: bytes, owner: Owner, heartbeat: float,
+    ) -> None:  # fmt: skip
         self.link = link
-        self._driver, self._owner = driver, owner
+        self._driver, self._gateway, self._owner, self._heartbeat = driver, gateway, owner, heartbeat
         self._gone = self._over = False
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
         self._fd = -1  # that the driver watches
-        if self._tls is not None:
-            self._fd = self._tls.fileno()
-        elif not driver.pumps:
-            self._fd = os.dup(sock.fileno())  # our own: the link closes its one when it likes
         self._watched = (False, False)
         self._bell = -1
-        self._cancel: Callback | None = None
-        self._cancel_look: Callback | None = None
-        self._look_at = 0.0  # time.monotonic()
+        self._cancel_sign: Callback | None = None
+        self._cancel_move: Callback | None = None
+        self._move_at = 0.0  # time.monotonic()
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # of bytes that nobody acknowledges the kernel knows more than we do
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
+        if self._tls is None and not driver.pumps:
+            self._fd = os.dup(sock.fileno())  # our own: the link closes its one when it likes
+        link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
+        if self._tls is not None:
+            self._fd = self._tls.fileno()
         _all.add(self)
         if driver.pumps:
             _listen(driver)
-        link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
-        self._later()
 
     def start(self) -> None:
         """From here on bytes move, and the owner hears of it."""
-        self.move()
+        self._ping()  # a bound side begins when the other one has spoken
         self.look()
 
     def close(self) -> None:
@@ -77,7 +84,7 @@ class Running:
             return
         self._gone = True
         _all.discard(self)
-        for cancel in (self._cancel, self._cancel_look):
+        for cancel in (self._cancel_sign, self._cancel_move):
             if cancel is not None:
                 cancel()
         if self._bell >= 0:
@@ -95,34 +102,45 @@ class Running:
         """Has something become of it?"""
         if self._gone:
             return
+        if refused := self.link.refused:
+            self._lose(_refusal(refused))
+        elif failure := self.link.failure:
+            self._lose(ProtocolError(failure) if self.link.violated else SystemFailure(errno.ECONNRESET, failure))
+        elif self._tell() and self.link.finished:
+            self._lose(None)
+
+    def leave(self) -> None:
+        """Tells a sending side that no more is taken. It closes the connection then."""
+        self.link.leave()
+        self.move()
+
+    def _tell(self) -> bool:
+        """Is the link over? The owner hears of it once."""
         if not self._over and (why := self.link.over):
             self._over = True
             self._owner.over(self, why)
-        if self._gone:
-            return
-        if refused := self.link.refused:
-            self._lose(f"the peer refused: {refused}")
-        elif failure := self.link.failure:
-            self._lose(failure)
-        elif self._over and self.link.finished:
-            self._lose("")
+        return self._over and not self._gone
 
-    def _lose(self, why: str) -> None:
-        self.close()
-        self._owner.lost(self, why)
-
-    def _later(self) -> None:
-        self._cancel = self._driver.later(PING, self._sign_of_life)
+    def _lose(self, why: PsyneError | None) -> None:
+        self._tell()  # what the peer said before counts
+        if not self._gone:
+            self.close()
+            self._owner.lost(self, why)
 
     def _sign_of_life(self) -> None:
+        self.move()  # something may have come that was not read yet
         if self._gone:
             return
-        if (silent := self.link.silent) > SILENT:
-            self._lose(f"nothing was heard for {silent:.0f} s")
-            return
-        self._later()
+        if (silent := self.link.silent) > SILENT * self._heartbeat:
+            self._lose(SystemFailure(errno.ETIMEDOUT, f"nothing was heard for {silent:.1f} s"))
+        else:
+            self._ping()
+
+    def _ping(self) -> None:
+        self._cancel_sign = self._driver.later(self._heartbeat, self._sign_of_life)
         self.link.ping(next(_words))
         self.move()
+        self._gateway.wake()  # whoever waits for messages: they may have come here
 
     # ---- the driver moves the bytes ---------------------------------------------------------------------------------
 
@@ -134,47 +152,63 @@ class Running:
             if self._tls is None:
                 reads, writes, bell, seconds = self.link.drive()
             else:
-                writes = self._move(self._tls, self.link)
+                writes = self._move(self._tls)
                 bell, seconds = self.link.wants
                 reads = len(self.link.buffer()) != 0
-        except Exception as error:  # of the link and of TLS alike: this connection is over
-            self._lose(str(error))
-            return
-        self.look()
-        if not self._gone:
-            self._watch(reads, writes, bell, seconds)
+        except PsyneError as error:
+            self._lose(error)
+        except OSError as error:  # ssl.SSLError is one
+            self._lose(SystemFailure(error.errno or errno.ECONNRESET, str(error)))
+        else:
+            self.look()
+            if not self._gone:
+                self._watch(reads, writes, bell, seconds)
 
-    def _move(self, tls: ssl.SSLSocket, link: _native.Connection) -> bool:
+    def _move(self, tls: ssl.SSLSocket) -> bool:
         """True: there is more to write when the socket takes it."""
         for _ in range(ROUNDS):
-            moved = writes = False
-            for piece in link.gather(GATHER):
-                try:
-                    n = tls.send(piece)
-                except ssl.SSLWantWriteError:
-                    writes = True
-                    break
-                except ssl.SSLWantReadError:
-                    break
-                link.written(n)
-                moved = True
-                if n < len(piece):
-                    break
-            if len(room := link.buffer()):
-                try:
-                    n = tls.recv_into(room)
-                    if n == 0:
-                        raise ConnectionResetError("the peer closed the connection")
-                    link.arrived(n)
-                    moved = True
-                except ssl.SSLWantReadError:
-                    pass
-                except ssl.SSLWantWriteError:
-                    writes = True
-            if not moved:
-                return writes
+            sent, blocked = self._send(tls)
+            received = self._receive(tls)
+            if received:
+                self._gateway.wake()
+            if not sent and not received:
+                return blocked
         self._driver.soon(self.move)
-        return writes
+        return blocked
+
+    def _send(self, tls: ssl.SSLSocket) -> tuple[bool, bool]:
+        """Was something written, and does the socket take no more?"""
+        sent = False
+        for _ in range(ROUNDS):
+            pieces = self.link.gather(RECORD)
+            if not pieces:
+                break
+            try:  # again with the same bytes, where the socket took none
+                n = tls.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            except ssl.SSLWantWriteError:
+                return sent, True
+            except ssl.SSLWantReadError:
+                break
+            self.link.written(n)
+            sent = True
+        return sent, False
+
+    def _receive(self, tls: ssl.SSLSocket) -> bool:
+        """Was something read?"""
+        received = False
+        for _ in range(ROUNDS):
+            room = self.link.buffer()
+            if not room:
+                break
+            try:
+                n = tls.recv_into(room)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                break
+            if n == 0:
+                raise ConnectionResetError("the peer closed the connection")
+            self.link.arrived(n)
+            received = True
+        return received
 
     def _watch(self, reads: bool, writes: bool, bell: int, seconds: float) -> None:
         if (reads, writes) != self._watched:
@@ -184,21 +218,28 @@ class Running:
             self._bell = os.dup(bell)
             self._driver.watch(self._bell, True, False, self.move)
         if seconds >= 0:
-            self._look_within(seconds)
+            self._move_within(seconds)
 
-    def _look_within(self, seconds: float) -> None:
+    def _move_within(self, seconds: float) -> None:
         """One timer at a time. One that is early does no harm, and costs less than another one for each message."""
         at = time.monotonic() + seconds
-        if self._cancel_look is not None:
-            if self._look_at <= at:
+        if self._cancel_move is not None:
+            if self._move_at <= at:
                 return
-            self._cancel_look()
-        self._look_at = at
-        self._cancel_look = self._driver.later(seconds, self._due)
+            self._cancel_move()
+        self._move_at = at
+        self._cancel_move = self._driver.later(seconds, self._due)
 
     def _due(self) -> None:
-        self._cancel_look = None
+        self._cancel_move = None
         self.move()
+
+
+def _refusal(text: str) -> PsyneError:
+    try:
+        return decode_refusal(Frame(Type.REFUSE, text.encode()), "the peer")
+    except ProtocolError as error:
+        return error
 
 
 def _listen(driver: Driver) -> None:

@@ -11,13 +11,15 @@
 
 namespace psyne::net {
 
+/// Counts the connections of one channel that sleep until whoever sends to it kicks them.
 using Sleepers = std::atomic<uint32_t>;
 
 class Connection {
 public:
     std::mutex lock;  // whoever is inside: `drive` and all below it
+    std::shared_ptr<Sleepers> channel;  // those of its channel; set before others know of it
 
-    /// `sleepers`: counts connections that sleep until whoever sends to the channel kicks them. Null: a bell wakes it.
+    /// `sleepers`: whoever sends to the channel kicks it. Null: a bell wakes it.
     Connection(std::unique_ptr<Side> side, std::shared_ptr<Sleepers> sleepers)
         : side_(std::move(side)), sleepers_(std::move(sleepers)) {}
     ~Connection() { lie_up(); }
@@ -34,6 +36,7 @@ public:
         finished_ = false;
         socket_ = std::move(socket);
         events_ = POLLIN | POLLOUT;
+        due_ = look_at_ = kForever;
         heard_ = sys::now_ns();
         try {
             while (!rest.empty()) {
@@ -50,38 +53,46 @@ public:
     }
     void disconnect() noexcept {
         lie_up();
+        if (socket_) ::shutdown(socket_.get(), SHUT_RDWR);  // a thread that polls it keeps it open
         socket_.reset();
         link().disconnected();
     }
+    /// In a forked child, whatever the threads of the parent were about: its peer must see when the parent goes.
+    void close_in_child() noexcept {
+        socket_.reset();
+        bell_ = -1;  // what is armed is the parent's
+    }
 
-    /// Moves what can be moved. A failure closes the socket. `linger`: ns for which it stays awake for more.
-    void drive(uint64_t linger = 0) noexcept {
-        if (!socket_) return;
+    /// Moves what can be moved, for a while. A failure closes the socket. `linger`: ns for which it stays awake for more.
+    /// `reads`: something may have come. True: it wrote to the channel.
+    bool drive(uint64_t linger = 0, bool reads = true) noexcept {
+        if (!socket_) return false;
+        const uint64_t before = link().bytes_in;
         try {
             lie_up();
             const uint64_t now = sys::now_ns();
             if (now >= due_ || side_->starves()) side_->acknowledge();
             if (now >= look_at_) side_->look_after_others();
-            const uint64_t before = link().bytes_in;
-            do events_ = transfer(link(), socket_.get());
-            while (side_->waits() && (comes_within(linger) || !lie_down()));
+            bool goes_on = true;
+            for (uint64_t then = now; goes_on && then - now < kTurn; then = sys::now_ns()) {
+                events_ = transfer(link(), socket_.get(), reads);
+                goes_on = side_->waits() && (comes_within(linger) || !lie_down());
+            }
             if (link().bytes_in != before) heard_ = now;
             plan(now);
+            if (goes_on) due_ = now;  // others have their turn
             look_for_news();
         } catch (const Error& e) {
             failed_with(e);
         }
+        return side_->incoming() && link().bytes_in != before;
     }
-    /// Adds what it waits for to `polled`. `owner`: the thread that has it to itself for now. The time when it must be
-    /// driven at the latest (monotonic ns).
-    uint64_t wait_for(std::vector<pollfd>& polled, bool owner) const {
+    /// Adds what it waits for to `polled`. The time when it must be driven at the latest (monotonic ns).
+    uint64_t wait_for(std::vector<pollfd>& polled) {
         if (!socket_) return kForever;
-        if (!owner) {  // who owns it tells nobody when it leaves
-            const uint64_t until = owned_until_.load(relaxed), now = sys::now_ns();
-            if (until > now) return std::min(until, now + kLook);
-        }
-        polled.push_back({socket_.get(), events_, 0});
+        if (events_ != 0) polled.push_back({socket_.get(), events_, 0});  // else a broken one would be readable for ever
         if (bell_ >= 0) polled.push_back({bell_, POLLIN, 0});
+        if ((events_ & POLLOUT) == 0 && side_->starves()) due_ = 0;
         return due();
     }
     /// The same, for a loop that watches `bell` (-1: none) and the socket.
@@ -93,10 +104,6 @@ public:
     Needs needs() const noexcept { return {socket_ ? events_ : short{}, bell_, socket_ ? due() : kForever}; }
     uint64_t due() const noexcept { return std::min(due_, look_at_); }
     bool kicked() const noexcept { return sleepers_ != nullptr; }
-    bool connected() const noexcept { return static_cast<bool>(socket_); }
-    /// It has failed, or its link is over, since this was asked last.
-    bool has_news() const noexcept { return news_; }
-    bool take_news() noexcept { return std::exchange(news_, false); }
     uint64_t heard() const noexcept { return heard_; }
     /// Why its link is over, once the peer was told what it must know; null: it is not.
     const char* over() noexcept {
@@ -115,9 +122,9 @@ public:
         lie_up();
         if (now >= due_ || side_->starves()) side_->acknowledge();
         if (now >= look_at_) side_->look_after_others();
-        if (side_->waits()) lie_down();
+        const bool came = side_->waits() && !lie_down();
         plan(now);
-        if (bell_ < 0 && side_->waits()) due_ = now;  // something has come
+        if (came) due_ = now;
         return bell_;
     }
     bool failed() const noexcept { return !failure_.empty(); }
@@ -126,26 +133,55 @@ public:
 
     // ---- any thread, without the lock ---------------------------------------------------------------------------
 
-    /// A thread that waits for messages has it to itself, until so long after it has left.
+    /// It has failed, or its link is over, since this was asked last.
+    bool has_news() const noexcept { return news_.load(relaxed); }
+    bool take_news() noexcept { return has_news() && news_.exchange(false, acq_rel); }
+
+    // A thread that waits for messages has it to itself, until so long after it has left. The pump says by when it looks
+    // at it again, so that who leaves need not wake it each time.
+
     void own() noexcept { owned_until_.store(kForever, relaxed); }
-    void disown() noexcept { owned_until_.store(sys::now_ns() + kLease, relaxed); }
-    /// Whoever drives it else would take what the owner waits for.
+    /// True: the pump must be woken.
+    bool disown(uint64_t lease = kLease) noexcept {
+        const uint64_t until = lease == 0 ? 0 : sys::now_ns() + lease;
+        owned_until_.store(until, seq_cst);                      // LEASE
+        return pump_looks_at_.load(seq_cst) > until && pump_looks_at_.exchange(0, seq_cst) > until;  // LEASE
+    }
+    /// For the pump, before it looks: until when somebody has it to himself; 0: nobody has.
+    uint64_t owned_until() noexcept {
+        pump_looks_at_.store(kForever, seq_cst);                // LEASE
+        const uint64_t until = owned_until_.load(seq_cst);  // LEASE
+        return until > sys::now_ns() ? until : 0;
+    }
+    void pump_looks_at(uint64_t when) noexcept { pump_looks_at_.store(when, seq_cst); }
+    /// With the lock: it must be driven before the pump looks at it.
+    bool pump_is_late() const noexcept { return due() < pump_looks_at_.load(seq_cst) || (events_ & POLLOUT) != 0; }
     bool owned() const noexcept { return owned_until_.load(relaxed) > sys::now_ns(); }
     /// Nobody has it to himself any more; true if somebody had.
-    bool leave() noexcept { return owned_until_.exchange(0, relaxed) > sys::now_ns(); }
-    /// Something was sent while it slept. Sends it in this thread; true: whoever drives it else goes on, and must be woken.
+    bool leave() noexcept {
+        const bool had = owned();
+        return disown(0) || had;
+    }
+
+    /// Something was sent: if it sleeps this thread sends it. True: the pump must be woken, which goes on.
     bool kick() noexcept {
+        if (!asleep_.load(relaxed)) return false;  // KICK
         const std::lock_guard guard(lock);
-        if (!asleep_) return false;
-        const uint64_t now = sys::now_ns();
-        if (now - std::exchange(kicked_at_, now) < kBusy) return lie_up(), due_ = now, true;
-        drive();
-        return news_ || (events_ & POLLOUT) != 0;
+        if (!asleep_.load(relaxed)) return false;
+        if (sys::now_ns() - kicked_at_ < kBusy) {
+            lie_up();
+            due_ = 0;
+        } else {
+            drive(0, false);
+            kicked_at_ = sys::now_ns();
+        }
+        return has_news() || (socket_ && (due_ <= kicked_at_ || (events_ & POLLOUT) != 0));
     }
 
 private:
-    static constexpr uint64_t kBusy = 10'000;  // ns between two kicks from which the pump sends instead of the caller
-    static constexpr uint64_t kLease = 20'000'000, kLook = 50'000'000;  // ns
+    static constexpr uint64_t kBusy = 3'000;  // ns after a kick in which another one lets the pump send
+    static constexpr uint64_t kTurn = 500'000;  // ns, after which others have their turn
+    static constexpr uint64_t kLease = 5'000'000;  // ns
     static constexpr uint64_t kSoonest = 1'000'000, kLatest = 16'000'000;  // ns until one acknowledges unasked
 
     std::unique_ptr<Side> side_;
@@ -154,12 +190,15 @@ private:
     short events_ = 0;
     int bell_ = -1;
     uint64_t due_ = kForever, look_at_ = kForever, pause_ = kSoonest, kicked_at_ = 0, heard_ = 0;
+    uint64_t seen_ = 0;  // bytes that had come in when it was planned
     std::string failure_;
     Errc code_ = Errc::system;
-    bool news_ = false, finished_ = false;
+    bool finished_ = false;
     const char* over_ = nullptr;  // why
+    std::atomic<bool> news_{false};
     std::atomic<uint64_t> owned_until_{0};
-    bool asleep_ = false;  // nobody looks for messages until it is kicked
+    std::atomic<uint64_t> pump_looks_at_{0};
+    std::atomic<bool> asleep_{false};  // nobody looks for messages until it is kicked; written with the lock
 
     bool comes_within(uint64_t ns) {
         if (ns == 0) return false;
@@ -172,40 +211,50 @@ private:
         } while (sys::now_ns() - start < ns);
         return false;
     }
-    /// Nothing is there for the link: the channel wakes it. False: something has come.
+    /// Nothing is there for the link: the channel wakes it. False: something has come. A kick moves bytes, so who moves
+    /// them himself has a bell.
     bool lie_down() {
-        if (sleepers_) {
-            asleep_ = true;
+        if (sleepers_ && socket_) {
+            asleep_.store(true, relaxed);
             sleepers_->fetch_add(1, seq_cst);  // KICK
             full_fence();
-            if (!side_->ready()) return true;
-            return lie_up(), false;
+        } else {
+            bell_ = side_->arm();
         }
-        bell_ = side_->arm();
         if (!side_->ready()) return true;
         lie_up();
         return false;
     }
     void lie_up() noexcept {
-        if (std::exchange(asleep_, false)) sleepers_->fetch_sub(1, relaxed);
+        if (asleep_.load(relaxed)) {
+            asleep_.store(false, relaxed);
+            sleepers_->fetch_sub(1, relaxed);
+        }
         if (bell_ >= 0) side_->disarm();
         bell_ = -1;
     }
     void look_for_news() noexcept {
-        if (!over_ && link().unwritten() == 0 && (over_ = side_->over()) != nullptr) news_ = true;
-        if (over_ && !finished_ && side_->finished()) finished_ = news_ = true;
-        if (!link().refused().empty()) news_ = true;
+        bool news = !link().refused().empty();
+        if (!over_ && link().unwritten() == 0 && (over_ = side_->over()) != nullptr) news = true;
+        if (over_ && !finished_ && side_->finished()) finished_ = news = true;
+        if (news) news_.store(true, release);
     }
+    /// While more comes the acknowledgement waits, for it may tell of that, too; links do not let it wait for ever.
     void plan(uint64_t now) noexcept {
-        pause_ = side_->owes() ? std::min(now >= due_ ? 2 * pause_ : kSoonest, kLatest) : kSoonest;
-        due_ = !side_->owes() ? kForever : now + pause_;
+        const bool was_due = now >= due_, moved = std::exchange(seen_, link().bytes_in) != link().bytes_in;
         look_at_ = bell_ >= 0 ? now + kSlice : kForever;
+        if (!side_->owes()) {
+            due_ = kForever;
+        } else if (moved || was_due || due_ == kForever) {
+            pause_ = was_due && !moved ? std::min(2 * pause_, kLatest) : kSoonest;
+            due_ = now + pause_;
+        }
     }
     void failed_with(const Error& e) noexcept {
         failure_ = e.what();
         code_ = e.code;
         look_for_news();  // what it said before it went counts
-        news_ = true;
+        news_.store(true, release);
         disconnect();
     }
 };

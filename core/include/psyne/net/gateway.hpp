@@ -18,6 +18,7 @@ public:
     }
 
     void add(std::shared_ptr<Connection> c) {
+        c->channel = sleepers;
         {
             std::lock_guard guard(lock_);
             connections_.push_back(c);
@@ -32,8 +33,12 @@ public:
         std::erase_if(connections_, [&](const auto& other) { return other.get() == &c; });
         changed_.fetch_add(1, release);
     }
-    /// Ends the wait of a thread that is in `receive`: it looks again. So does a loop that watches `fileno`.
-    void wake() noexcept { sys::write_byte(waker_); }
+    /// Something became of the channel: whoever waits in `receive`, or sleeps until it is kicked, looks again.
+    void wake() noexcept {
+        sys::write_byte(waker_);
+        if (asleep()) kick();
+    }
+    /// Readable: its connections must be driven.
     int fileno() const noexcept { return woken_.get(); }
     void hush() noexcept { sys::drain_fifo(woken_); }
 
@@ -57,10 +62,9 @@ public:
     template <class Tick>
     Wait receive(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         look_for_connections();
-        for (const auto& c : mine_) c->own();
-        const Wait result = drive_until(r, limit, out, deadline, tick);
-        for (const auto& c : mine_) c->disown();
-        return result;
+        if (deadline == 0) return drive_until(r, limit, out, deadline, tick);  // it does not stay
+        const Owning owning(*this);
+        return drive_until(r, limit, out, deadline, tick);
     }
 
     /// Nobody is going to call `receive` soon: the pump drives them.
@@ -81,62 +85,125 @@ private:
     std::atomic<uint64_t> changed_{0};  // how often
 
     // Of the thread that uses the end.
-    std::vector<std::shared_ptr<Connection>> mine_;
+    std::vector<std::shared_ptr<Connection>> mine_;  // those that messages come from
     std::vector<pollfd> polled_;
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
+    uint64_t usual_ = kShort;  // ns that a wait takes, smoothed
+
+    static constexpr uint64_t kShort = 200'000, kPatience = 100'000;  // ns: of a round trip between two that sleep; of spinning
+    /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides save to be woken.
+    uint64_t patience(Spinner& spinner, uint64_t now) noexcept {
+        const uint64_t budget = spinner.budget(now);
+        return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
+    }
 
     /// Whoever drives the connections while nobody else does has something to do.
     void pass_on() noexcept {
         if (pump_) pump_->wake();
-        else wake();
+        else sys::write_byte(waker_);
     }
-    void look_for_connections() {
-        if (changed_.load(acquire) == seen_) return;
+
+    /// While a thread waits for messages.
+    struct Owning {
+        Gateway& gateway;
+        explicit Owning(Gateway& g) : gateway(g) { gateway.own(); }
+        ~Owning() {
+            if (gateway.disown()) gateway.pass_on();
+        }
+    };
+    /// Then looks for messages: what the pump was about to bring is there.
+    void own() {
+        for (const auto& c : mine_) {
+            std::lock_guard guard(c->lock);
+            c->own();
+        }
+    }
+    bool disown() noexcept {
+        bool pump_sleeps = false;
+        for (const auto& c : mine_) pump_sleeps = c->disown() || pump_sleeps;
+        return pump_sleeps;
+    }
+    /// True: there are others.
+    bool look_for_connections() {
+        if (changed_.load(acquire) == seen_) return false;
+        if (disown()) pass_on();
         std::lock_guard guard(lock_);
-        for (const auto& c : mine_) c->disown();
-        mine_ = connections_;
+        mine_.clear();
+        for (const auto& c : connections_)
+            if (c->side().incoming()) mine_.push_back(c);
         seen_ = changed_.load(relaxed);
+        return true;
     }
 
     template <class Tick>
     Wait drive_until(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
+        const uint64_t start = sys::now_ns();
+        uint64_t budget = deadline == 0 ? 0 : patience(r.spinner(), start), now = start;
         for (bool looked = false;; looked = true) {
-            if (r.try_take(limit, out)) return Wait::ready;
+            if (r.try_take(limit, out)) {
+                if (budget != 0 && looked) r.spinner().hit(now);
+                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kShort)) / 8;
+                return Wait::ready;
+            }
             if (r.over()) return Wait::stopped;
             if (r.registry.due()) {
                 r.look_after_others();
                 if (!tick()) return Wait::interrupted;
             }
-            const uint64_t now = sys::now_ns();
+            now = sys::now_ns();
             if (looked && now >= deadline) return Wait::timeout;
-            if (changed_.load(acquire) != seen_) {
-                look_for_connections();
-                for (const auto& c : mine_) c->own();
+            if (look_for_connections() && deadline != 0) {
+                own();
+                continue;
             }
-            uint64_t until = std::min(deadline, now + kSlice);
-            polled_.assign(1, {woken_.get(), POLLIN, 0});
-            first_.clear();
-            for (const auto& c : mine_) {
-                std::lock_guard guard(c->lock);
-                first_.push_back(polled_.size());
-                until = std::min(until, c->wait_for(polled_, true));
-            }
-            first_.push_back(polled_.size());
-            const uint64_t ns = until > now ? until - now : 0;
-            ::poll(polled_.data(), static_cast<nfds_t>(polled_.size()), static_cast<int>((ns + 999'999) / 1'000'000));
-            if (polled_[0].revents != 0) sys::drain_fifo(woken_);
-            const uint64_t then = sys::now_ns();
-            bool news = false;
-            for (size_t i = 0; i < mine_.size(); ++i) {
-                bool rung = false;
-                for (size_t k = first_[i]; k < first_[i + 1]; ++k) rung = rung || polled_[k].revents != 0;
-                std::lock_guard guard(mine_[i]->lock);
-                if (rung || mine_[i]->due() <= then) mine_[i]->drive();
-                news = news || mine_[i]->has_news();
-            }
-            if (news) pass_on();  // it tells
+            if (budget != 0 && now - start >= budget) budget = 0, r.spinner().missed(now);
+            if (budget != 0 && looked) r.spinner().goes_on();
+            if (budget != 0 && mine_.size() == 1) look();
+            else drive(now, budget != 0 ? now : std::min(deadline, now + kSlice), deadline != 0);
         }
+    }
+    /// At one connection there is nothing to choose from.
+    void look() {
+        Connection& c = *mine_[0];
+        bool wrote;
+        {
+            std::lock_guard guard(c.lock);
+            wrote = c.drive();
+        }
+        tell(wrote);
+    }
+    /// Waits until `until`, and drives what has something to do. `stays`: it owns them.
+    void drive(uint64_t now, uint64_t until, bool stays) {
+        polled_.assign(1, {woken_.get(), POLLIN, 0});
+        first_.clear();
+        for (const auto& c : mine_) {
+            std::lock_guard guard(c->lock);
+            first_.push_back(polled_.size());
+            until = std::min(until, c->wait_for(polled_));
+        }
+        first_.push_back(polled_.size());
+        const uint64_t ns = until > now ? until - now : 0;
+        const int ms = static_cast<int>((ns + 999'999) / 1'000'000);
+        if (::poll(polled_.data(), static_cast<nfds_t>(polled_.size()), ms) < 0 && errno != EINTR) ::usleep(1000);  // no memory
+        if (polled_[0].revents != 0) sys::drain_fifo(woken_);
+        const uint64_t then = sys::now_ns();
+        bool wrote = false, late = false;
+        for (size_t i = 0; i < mine_.size(); ++i) {
+            bool rung = false;
+            for (size_t k = first_[i]; k < first_[i + 1]; ++k) rung = rung || polled_[k].revents != 0;
+            std::lock_guard guard(mine_[i]->lock);
+            if (rung || mine_[i]->due() <= then) wrote = mine_[i]->drive() || wrote;
+            late = late || (!stays && mine_[i]->pump_is_late());
+        }
+        if (late) pass_on();
+        tell(wrote);
+    }
+    /// `wrote`: to the channel, where others may sleep.
+    void tell(bool wrote) {
+        if (wrote && asleep()) kick();
+        for (const auto& c : mine_)
+            if (c->has_news()) return pass_on();  // it tells
     }
 };
 

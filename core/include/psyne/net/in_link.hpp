@@ -67,8 +67,10 @@ public:
     /// The peer has no more to send; `failed()`: because a sender was lost.
     bool ended() const noexcept { return end_; }
     bool failed() const noexcept { return failed_; }
+    /// And the peer knows that we know: it never comes back for this link.
+    bool parted() const noexcept { return parted_; }
     /// All has come, all was let go, and the peer was told.
-    bool finished() const noexcept { return end_ && !byes_ && !acks_ && told_let_go_ == next_ && unwritten() == 0; }
+    bool finished() const noexcept { return parted_ && !acks_ && told_let_go_ == next_ && unwritten() == 0; }
 
 private:
     Sender& sender_;
@@ -79,7 +81,7 @@ private:
     uint64_t told_next_ = 0, told_let_go_ = 0;  // in the last ACK
     uint64_t bytes_ = 0;                       // of payload, since the last ACK
     bool acks_ = false, byes_ = false, leaves_ = false;  // to be told
-    bool end_ = false, failed_ = false, left_ = false;
+    bool end_ = false, failed_ = false, left_ = false, parted_ = false;
     bool end_here_ = false;  // END came in this connection
 
     // The frame whose payload is coming.
@@ -116,6 +118,10 @@ private:
     }
 
     void take(const Header& h, const std::byte* body) override {
+        if (h.type == Frame::bye && end_ && !byes_) {
+            parted_ = true;
+            return;
+        }
         if (h.type != Frame::end) violation(h.text() + " came from a sending side");
         if (end_here_ || h.sequence != next_)
             violation(end_here_ ? "a second END came" : "an END says " + std::to_string(h.sequence) + " messages, but " + std::to_string(next_) + " came");

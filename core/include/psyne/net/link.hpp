@@ -188,18 +188,20 @@ private:
 };
 
 inline constexpr uint64_t kGather = 1 << 20;  // bytes for one system call
+inline constexpr uint64_t kMostMoved = 4 << 20;  // bytes, after which others have their turn
 
-/// Reads and writes until both would block, or for a while. The poll events to wait for; those of work that is left come at
-/// once. Throws Errc::protocol, and Errc::system for a broken connection.
-inline short transfer(Link& link, int fd) {
+/// Reads (if asked to) and writes until both would block, or for a while. The poll events to wait for; those of work that is
+/// left come at once. Throws Errc::protocol, and Errc::system for a broken connection.
+inline short transfer(Link& link, int fd, bool reads = true) {
 #ifndef MSG_NOSIGNAL
     constexpr int kNoSignal = 0;  // the socket has SO_NOSIGPIPE
 #else
     constexpr int kNoSignal = MSG_NOSIGNAL;
 #endif
     iovec pieces[Outbox::kPieces];
-    bool reads = true, writes = true, blocked = false;
-    for (int rounds = 0; rounds < 16 && (reads || writes); ++rounds) {
+    bool writes = true, blocked = false;
+    const uint64_t begin = link.bytes_in + link.bytes_out;
+    while ((reads || writes) && link.bytes_in + link.bytes_out - begin < kMostMoved) {
         if (writes) {
             msghdr message{};
             message.msg_iov = pieces;

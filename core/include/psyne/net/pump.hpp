@@ -26,13 +26,19 @@ public:
         wake();
         thread_.join();
     }
-    /// In a forked child: the thread is not here.
-    void abandon() noexcept { thread_.detach(); }
+    /// Around a fork: the child has none of these connections, and no thread; it leaves the pump as it is.
+    void before_fork() { lock_.lock(); }
+    void after_fork_in_parent() { lock_.unlock(); }
+    void after_fork_in_child() {
+        for (const auto& c : connections_) c->close_in_child();
+        lock_.unlock();
+    }
 
     void add(std::shared_ptr<Connection> c) {
         {
             std::lock_guard guard(lock_);
             connections_.push_back(std::move(c));
+            changed_.fetch_add(1, relaxed);
         }
         wake();
     }
@@ -40,6 +46,7 @@ public:
         {
             std::lock_guard guard(lock_);
             std::erase_if(connections_, [&](const auto& other) { return other.get() == &c; });
+            changed_.fetch_add(1, relaxed);
         }
         wake();
     }
@@ -54,45 +61,87 @@ private:
     std::atomic<bool> stopping_{false};
     std::mutex lock_;
     std::vector<std::shared_ptr<Connection>> connections_;
+    std::atomic<uint64_t> changed_{0};  // how often
     std::thread thread_;
 
     struct Watched {
         std::shared_ptr<Connection> connection;
         size_t first = 0, count = 0;  // in what is polled
+        bool looks = false;           // nobody else has it
     };
+    // Of the thread.
+    std::vector<Watched> all_;
+    std::vector<pollfd> polled_;
+    uint64_t seen_ = ~0ull;
+    bool lingers_ = false;  // there was one connection only that had work
+
+    void look_for_connections() {
+        if (changed_.load(relaxed) == seen_) return;  // whoever changes it wakes us afterwards
+        std::lock_guard guard(lock_);
+        all_.clear();
+        for (const auto& c : connections_) all_.push_back({c});
+        seen_ = changed_.load(relaxed);
+    }
 
     void run() {
-        std::vector<Watched> all;
-        std::vector<pollfd> polled;
         while (!stopping_.load()) {
-            {
-                std::lock_guard guard(lock_);
-                all.clear();
-                for (const auto& c : connections_) all.push_back({c});
-            }
-            polled.assign(1, {woken_.get(), POLLIN, 0});
-            uint64_t due = kForever;
-            for (Watched& w : all) {
-                std::lock_guard guard(w.connection->lock);
-                w.first = polled.size();
-                due = std::min(due, w.connection->wait_for(polled, false));
-                w.count = polled.size() - w.first;
-            }
-            const uint64_t now = sys::now_ns();
-            const int ms = due == kForever ? -1 : due <= now ? 0 : static_cast<int>(std::min<uint64_t>((due - now) / 1'000'000 + 1, 60'000));
-            ::poll(polled.data(), static_cast<nfds_t>(polled.size()), ms);
-            if (polled[0].revents != 0) sys::drain_fifo(woken_);
-            const uint64_t then = sys::now_ns();
-            bool tell = false;
-            for (const Watched& w : all) {
-                bool rung = polled[0].revents != 0;
-                for (size_t i = w.first; i < w.first + w.count; ++i) rung = rung || polled[i].revents != 0;
-                std::lock_guard guard(w.connection->lock);
-                if (!w.connection->owned() && (rung || w.connection->due() <= then)) w.connection->drive(w.connection->kicked() ? kLinger : 0);
-                tell = w.connection->take_news() || tell;
-            }
-            if (tell) tell_();
+            look_for_connections();
+            wait(watch());
+            drive();
         }
+    }
+    /// Fills in what is polled. Until when.
+    uint64_t watch() {
+        polled_.assign(1, {woken_.get(), POLLIN, 0});
+        uint64_t due = kForever;
+        for (Watched& w : all_) {
+            uint64_t until = w.connection->owned_until();
+            w.looks = until == 0;
+            w.first = polled_.size();
+            if (w.looks) {
+                std::lock_guard guard(w.connection->lock);
+                until = w.connection->wait_for(polled_);
+            }
+            w.connection->pump_looks_at(until);
+            due = std::min(due, until);
+            w.count = polled_.size() - w.first;
+        }
+        return due;
+    }
+    void wait(uint64_t due) {
+        const uint64_t now = sys::now_ns();
+        const int ms = due == kForever ? -1 : due <= now ? 0 : static_cast<int>(std::min<uint64_t>((due - now) / 1'000'000 + 1, 60'000));
+        if (::poll(polled_.data(), static_cast<nfds_t>(polled_.size()), ms) < 0 && errno != EINTR) ::usleep(1000);  // no memory
+        if (polled_[0].revents != 0) sys::drain_fifo(woken_);
+    }
+    void drive() {
+        const uint64_t now = sys::now_ns();
+        const uint64_t linger = std::exchange(lingers_, false) ? kLinger : 0;
+        size_t worked = 0;
+        bool tell = false;
+        for (const Watched& w : all_) {
+            Connection& c = *w.connection;
+            if (w.looks) {
+                bool rung = false, wrote = false;
+                for (size_t i = w.first; i < w.first + w.count; ++i) rung = rung || polled_[i].revents != 0;
+                {
+                    std::lock_guard guard(c.lock);
+                    if (!c.owned() && (rung || c.due() <= now)) wrote = c.drive(c.kicked() ? linger : 0), ++worked;
+                }
+                if (wrote) kick_others(c);
+            }
+            tell = c.take_news() || tell;
+        }
+        lingers_ = worked == 1;
+        if (tell) tell_();
+    }
+    /// Messages came out of `c` into its channel: those that sleep there send them.
+    void kick_others(const Connection& c) {
+        if (!c.channel) return;
+        full_fence();
+        if (c.channel->load(seq_cst) == 0) return;  // KICK
+        for (const Watched& w : all_)
+            if (w.connection->channel == c.channel && w.connection->kick()) wake();
     }
 };
 

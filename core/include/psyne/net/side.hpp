@@ -11,6 +11,8 @@ class Side {
 public:
     virtual ~Side() = default;
     virtual Link& link() noexcept = 0;
+    /// Does it write to the channel?
+    virtual bool incoming() const noexcept = 0;
     /// Another connection, over which messages from `next` on come first. `capacity`: of the far ring.
     virtual void connected(uint64_t next, uint64_t capacity) = 0;
     /// A session with a far end that has nothing of the one before.
@@ -18,6 +20,8 @@ public:
     /// What became of the link: "closed" or "failed" (the far senders), "understood" (the far end knows that ours closed),
     /// "left" (the far receiver); null: it goes on.
     virtual const char* over() const noexcept = 0;
+    /// The peer never comes back for this link: no connection is needed any more, though one may still be of use.
+    virtual bool parted() const noexcept = 0;
     /// And nothing has to be said any more.
     virtual bool finished() const noexcept = 0;
 
@@ -77,14 +81,18 @@ template <class L, class End>
 class OutSide final : public SideOf<L, End> {
 public:
     using SideOf<L, End>::SideOf;
+    bool incoming() const noexcept override { return false; }
     void connected(uint64_t next, uint64_t capacity) override { this->link_.connected(next, capacity); }
     void restart() override { this->link_.restart(); }
     const char* over() const noexcept override {
-        return this->link_.left() ? "left" : this->link_.understood() ? "understood" : nullptr;
+        if (this->link_.understood()) return this->link_.owes_bye() ? nullptr : "understood";
+        return this->link_.left() ? "left" : nullptr;
     }
+    bool parted() const noexcept override { return over() != nullptr; }
     bool finished() const noexcept override { return this->link_.left() || this->link_.finished(); }
     bool waits() noexcept override { return this->link_.unwritten() == 0 && this->link_.wants_messages(); }
     bool ready() override {
+        if (!this->end_.registry.burials.dead.empty()) this->end_.registry.burials = {};
         if constexpr (std::is_same_v<End, Receiver>)  // it may hold all that there is, which is no reason to look
             return this->end_.there(1) != 0 || (this->end_.ended_now() && (!this->end_.follow || this->end_.closed()));
         else
@@ -96,11 +104,13 @@ public:
 class InSide final : public SideOf<InLink, Sender> {
 public:
     using SideOf::SideOf;
+    bool incoming() const noexcept override { return true; }
     void connected(uint64_t, uint64_t) override { link_.connected(); }
     void restart() override { fail(Errc::invalid, "another session comes into another lane"); }
     const char* over() const noexcept override {
         return !link_.ended() || link_.owes_bye() ? nullptr : link_.failed() ? "failed" : "closed";
     }
+    bool parted() const noexcept override { return link_.parted(); }
     bool finished() const noexcept override { return link_.finished(); }
     bool waits() noexcept override { return link_.stuck(); }
     bool owes() noexcept override { return !link_.settled(); }

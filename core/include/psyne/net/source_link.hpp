@@ -27,11 +27,12 @@ public:
         begin_connection();
         capacity_ = capacity;
         sent_ = flown_ = received_ = next;
+        byes_ = understood_;
     }
     void disconnected() noexcept override {
         Link::disconnected();
         capacity_ = 0;
-        end_sent_ = false;
+        end_sent_ = byes_ = false;
     }
 
     /// Messages that the far end has let go, has in its ring, and that were put into frames.
@@ -53,8 +54,10 @@ public:
     bool left() const noexcept { return left_; }
     /// The far end has all messages, and knows that it was the last.
     bool understood() const noexcept { return understood_; }
-    /// And it has let go of all.
-    bool finished() const noexcept { return understood_ && let_go_ == sent_; }
+    /// The far end still has to hear that we know that.
+    bool owes_bye() const noexcept { return byes_; }
+    /// And it has let go of all, and heard that we know it.
+    bool finished() const noexcept { return understood_ && !byes_ && let_go_ == sent_ && unwritten() == 0; }
 
 protected:
     MessageShapes shapes_;
@@ -103,12 +106,13 @@ protected:
     }
 
 private:
-    bool left_ = false, understood_ = false, end_sent_ = false;
+    bool left_ = false, understood_ = false, end_sent_ = false, byes_ = false;
     uint32_t sum_ = 0;
 
     void plan(uint64_t bytes) final {
         settle();
         plan_common();
+        if (byes_ && !closing() && add(Frame::bye)) byes_ = false;
         if (closing() || capacity_ == 0 || end_sent_ || left_ || understood_) return;
         fill(bytes);
         bool lost = false;
@@ -121,7 +125,7 @@ private:
             case Frame::bye:
                 if (!end_sent_ || flown_ != sent_) violation("the peer understood an end that was not sent");
                 received_ = sent_;
-                understood_ = true;
+                understood_ = byes_ = true;
                 break;
             case Frame::leave: left_ = true; break;
             default: violation(h.text() + " came from a receiving side");
