@@ -222,6 +222,14 @@ def test_close_delivers_what_was_sent_and_then_the_channel_ends(ends: Open) -> N
         rx.receive()
 
 
+def test_a_sender_that_comes_and_goes_leaves_its_messages() -> None:
+    with bound_receiver(Number) as rx:
+        with psyne.sender(rx.address, Number) as tx:
+            tx.send(Number(n=1))
+        until(lambda: not tx.joined or tx.closed)
+        assert [m.n for m in rx] == [1]
+
+
 def test_drain_waits_until_the_receiver_has_let_go(ends: Open) -> None:
     tx, rx = ends(Number)
     tx.send(Number(n=1))
@@ -255,8 +263,8 @@ def test_full_drop_drops_and_says_how_many(ends: Open) -> None:
     first.release()
     assert not all(outcome)
     until(lambda: tx.send(Number(n=10_000)), "room")
-    tx.close()
-    messages = [(m.n, m.info.missed) for m in rx]
+    with meanwhile(tx.close):
+        messages = [(m.n, m.info.missed) for m in rx]
     reached = 0
     for n, missed in messages:
         assert n >= reached + 1

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
-    "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
+    "check_capacity", "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
     "over_network",
 ]  # fmt: skip
 
@@ -119,13 +119,18 @@ def check_sender_options(
     _check(pattern, (None, *PATTERNS), "pattern")
     _check(full, ("block", "drop", "grow"), "full")
     _check(wait, ("adaptive", "spin", "block"), "wait")
+    check_capacity(capacity)
+    _check(timestamps, (None, True, False), "timestamps")
+    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
+        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
+
+
+def check_capacity(capacity: int | None) -> None:
+    """Raise InvalidArgument for a capacity that can never work."""
     if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
         raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
     if capacity is not None and capacity >= 1 << 63:
         raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
-    _check(timestamps, (None, True, False), "timestamps")
-    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
-        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
 
 
 def growth_of(full: str, budget: int | None, shrink_after: float | None) -> Growth | None:

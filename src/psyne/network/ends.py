@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import itertools
 import os
-import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
@@ -16,7 +15,7 @@ from ..address import program_name, tcp_place
 from ..ends import Receiver, Sender
 from ..errors import ChannelNotFound, InvalidArgument, PsyneError
 from ..log import warn
-from ..options import check_receiver_options, check_tap_options
+from ..options import check_capacity, check_receiver_options, check_tap_options
 from ..stage import Stage, added_stage, stage_graph
 from ..taps import Tap
 from ..types import Message, as_type
@@ -41,24 +40,18 @@ _parting: set[Carrier] = set()  # whose ends are closed
 
 
 class Joining:
-    """Joins as soon as its channel is there, though nobody reads yet: a peer that comes and goes leaves its messages.
+    """Tells its lanes when it has joined their channel. Until then it waits where no signal of the native end comes."""
 
-    Until then it waits for a channel, where no signal of the native end reaches it.
-    """
-
-    def __init__(self, *args: Any, **options: Any) -> None:
-        self._joining, self._refused = threading.RLock(), None
-        super().__init__(*args, **options)
-
-    _refused: PsyneError | None  # what it never will join
+    _refused: PsyneError | None = None  # why it never will
+    _hosted: Hosted | None = None
 
     def _join(self) -> bool:
-        with self._joining:
-            if self.joined or self.closed:  # type: ignore[attr-defined]
-                return True
-            if self._refused is not None:
-                raise type(self._refused)(*self._refused.args)
-            return bool(super()._join())  # type: ignore[misc]
+        if self._refused is not None:
+            raise type(self._refused)(*self._refused.args)
+        joined = bool(super()._join())  # type: ignore[misc]
+        if joined and self._hosted is not None:
+            self._hosted.let_lanes_go()
+        return joined
 
 
 class Reader(Joining, Receiver[Any]):
@@ -77,6 +70,7 @@ class Carrier:
         self.gateway = _native.Gateway(driver.pumps)
         self.gone = Happening()  # no connection is there any more
         self.far: Bound | Remote
+        self.hosted: Hosted | None = None  # of an end that takes messages
         self._driver, self._linger = driver, linger
         self._sends, self._pid, self._parting = isinstance(end, Sender), os.getpid(), False
         self._cancel: Callback | None = None
@@ -152,6 +146,8 @@ class Carrier:
             self._driver.unwatch(self.gateway.fileno())
         try:
             self.far.close()
+            if self.hosted is not None:
+                self.hosted.let_lanes_go()
         finally:
             _parting.discard(self)
             self.gone.set()
@@ -211,6 +207,7 @@ def receiver(
     bind, chosen = _network(network)
     stage, new_stage, capacity = own.pop("stage", None), own.pop("new_stage", False), own.pop("capacity", None)
     check_receiver_options(own.get("wait", "adaptive"), own.get("follow", False), own.get("subset", False), stage, new_stage)
+    check_capacity(capacity)
     name, added = added_stage(stage or "", new_stage)
     if added is not None and (bind or added[1]):
         raise InvalidArgument(
@@ -254,9 +251,10 @@ def _carry(
     follow: bool, driver: Driver | None,
 ) -> None:  # fmt: skip
     host, port, channel = tcp_place(address)
-    hosted.joins = weakref.ref(end)
+    hosted.joining, end._hosted = weakref.ref(end), hosted
     try:
         carrier = _carrier(end, address, options, driver)
+        carrier.hosted = hosted
         if bind:
             carrier.far = _bound(carrier, address, options, hosted)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -62,7 +63,9 @@ class Hosted:
         sums_missed: bool = False,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
-        self.joins: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # joins with the first sender
+        self.joining: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # the end of this process
+        self._kept: list[tuple[Lane, bool]] = []  # lanes that are over, and whether they failed
+        self._lock = threading.Lock()  # of these two
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
         self._accept, self._takes_senders, self._sums_missed = accept, takes_senders, sums_missed
 
@@ -99,14 +102,34 @@ class Hosted:
         _native.rename(lane, self.address)
         if self._sums_missed:
             _native.sum_drops(lane)
-        if (reader := self.joins()) is not None:
-            reader._join()
         return lane
+
+    def close(self, lane: Lane, failed: bool) -> None:
+        """Its far sender is gone. A channel without senders would be gone, too, before the end of this process joins."""
+        with self._lock:
+            end = self.joining()
+            if end is not None and not end.joined and not end.closed and not lane.closed:
+                self._kept.append((lane, failed))
+                return
+        lane._close(failed)
+
+    def let_lanes_go(self) -> None:
+        """The end of this process has joined, or is closed."""
+        with self._lock:
+            kept, self._kept = self._kept, []
+        for lane, failed in kept:
+            lane._close(failed)
 
     def check(self, schema: str) -> None:
         """Raises for messages that this side does not take."""
         if self._accept is not None:
             self._accept(schema)
+
+    def is_next(self, request: Request) -> bool:
+        """Does a message come to it when it is sent, and not only when other stages have passed it?"""
+        there = self.there
+        stages = there["stages"] if there else []  # those that were declared
+        return request.role == "tap" or any(after == 0 and request.stage in ("", name) for name, after, *_ in stages)
 
     def reader(self, request: Request) -> Receiver[Any] | Tap[Any]:
         """Join as a member of a stage, or to look on."""

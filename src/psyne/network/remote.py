@@ -334,5 +334,5 @@ class Remote:
     def _end_lane(self, *, failed: bool) -> None:
         lane, self._lane = self._lane, None
         if lane is not None and not lane.closed:
-            lane._close(failed)
+            self._hosted.close(lane, failed)
             self._gateway.wake()

@@ -56,7 +56,7 @@ public:
     /// Nothing more is taken; the peer is told.
     void leave() noexcept {
         discard();
-        leaves_ = left_ = true;
+        acks_ = leaves_ = left_ = true;  // what was let go is nobody else's
         turn_deaf();
     }
     /// The peer knows that all was let go.
