@@ -67,8 +67,9 @@ public:
         return drive_until(r, limit, out, deadline, tick);
     }
 
-    /// Nobody is going to call `receive` soon: the pump drives them.
+    /// Nobody is going to call `receive` soon: others drive them. What their peers wait for is said before.
     void leave() noexcept {
+        if (!pump_) return acknowledge();
         bool owned = false;
         {
             std::lock_guard guard(lock_);
@@ -98,6 +99,15 @@ private:
         return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
     }
 
+    void acknowledge() noexcept {
+        std::lock_guard guard(lock_);
+        for (const auto& c : connections_) {
+            std::lock_guard inside(c->lock);
+            if (!c->side().starves()) continue;
+            c->drive();
+            if (c->has_news() || (c->needs().events & POLLOUT) != 0) pass_on();
+        }
+    }
     /// Whoever drives the connections while nobody else does has something to do.
     void pass_on() noexcept {
         if (pump_) pump_->wake();
