@@ -55,8 +55,10 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
     after ``shrink_after`` seconds (default 1.0) of low load it becomes smaller, and the memory goes back to the system.
 
     ``tcp://host:port`` is a channel of another process or host. With ``bind=True`` this end waits there for its peers,
-    else it connects, again and again; ``token``, ``tls``, ``checksum``, ``session_timeout`` and ``linger`` (seconds),
-    ``max_frame`` (bytes): see `psyne.network`. `close` waits up to ``linger`` until what was sent has arrived.
+    else it connects, again and again. ``token`` (16 bytes or more) and ``tls`` (`Tls` or `ssl.SSLContext`) say who may;
+    ``checksum``: of every payload; ``session_timeout`` (default 30.0 s): how long a lost connection may take to come
+    back; ``heartbeat`` (5.0 s): between signs of life; ``linger`` (5.0 s): how long `close` waits until what was sent
+    has arrived; ``max_frame`` (64 MiB): bytes of one frame.
 
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """

@@ -33,6 +33,7 @@ class NetworkOptions(TypedDict, total=False):
     tls: "Tls | SSLContext | None"
     checksum: bool
     session_timeout: float
+    heartbeat: float
     linger: float
     max_frame: int
 
