@@ -34,7 +34,7 @@ def sensor(address: str, token: str, number: int) -> None:
 
 def main() -> None:
     token = secrets.token_hex(32)
-    with psyne.receiver("tcp://127.0.0.1:0", Reading, bind=True, token=token) as rx:
+    with psyne.receiver("tcp://127.0.0.1:0", Reading, bind=True, token=token, follow=True) as rx:
         spawn = multiprocessing.get_context("spawn")
         processes = [spawn.Process(target=sensor, args=(rx.address, token, n)) for n in range(SENDERS)]
         for process in processes:

@@ -397,7 +397,8 @@ def test_members_of_other_processes_share_a_stage() -> None:
         children = [Child() for _ in range(2)]
         for child in children:
             child.begin(
-                "rx = psyne.receiver(address, Number)\nseen = []\nfor m in rx: seen.append(m.n)\nseen", address=tx.address
+                "rx = psyne.receiver(address, Number)\nseen = []\nfor m in rx: seen.append(m.n)\nseen",
+                address=tx.address,
             )
         until(lambda: len(tx._carrier.far.connections) == 2, "both members")
         for n in range(500):
@@ -576,7 +577,10 @@ def test_a_wrong_token_is_an_error_of_who_connects() -> None:
         (lambda: psyne.sender("tcp://127.0.0.1:9", Number, stages=["a"]), "bound side"),
         (lambda: psyne.sender("tcp://127.0.0.1:9", Number, pattern="mpmc"), "bound side"),
         (lambda: bound_sender(Number, stages=[Stage("a", mutate=True)]), "memory in common"),
-        (lambda: psyne.receiver("tcp://127.0.0.1:9", stage=Stage("a", mutate=True), new_stage=True), "memory in common"),
+        (
+            lambda: psyne.receiver("tcp://127.0.0.1:9", stage=Stage("a", mutate=True), new_stage=True),
+            "memory in common",
+        ),
         (lambda: bound_receiver(Number, stage="a", new_stage=True), "leave it out"),
         (lambda: psyne.tap(HERE, Number, bind=True), "leave bind=True out"),
         (lambda: psyne.sender("tcp://127.0.0.1:9"), "types"),
@@ -624,9 +628,9 @@ def test_a_closed_end_says_so(ends: Open) -> None:
 
 @pytest.mark.parametrize("kind", ["sender", "receiver", "tap"])
 def test_an_end_that_is_pickled_says_what_to_do_instead(kind: str) -> None:
-    end = {"sender": bound_sender, "receiver": bound_receiver}.get(kind, lambda cls: psyne.tap("tcp://127.0.0.1:9", cls))(
-        Number
-    )
+    end = {"sender": bound_sender, "receiver": bound_receiver}.get(
+        kind, lambda cls: psyne.tap("tcp://127.0.0.1:9", cls)
+    )(Number)
     with end, pytest.raises(TypeError, match="open"):
         pickle.dumps(end)
 

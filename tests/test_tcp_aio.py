@@ -88,9 +88,7 @@ def test_a_round_trip_between_two_processes(run: Run) -> None:  # noqa: F811
 
         async def main() -> None:
             async with aio.receiver(HERE, Line, bind=True) as back, aio.sender(there, Line) as tx:
-                child.begin(
-                    "with psyne.sender(back, Line) as tx:\n    for m in rx: tx.send(m)\n", back=back.address
-                )
+                child.begin("with psyne.sender(back, Line) as tx:\n    for m in rx: tx.send(m)\n", back=back.address)
                 for n in range(500):
                     await tx.send(Line(line_of(2, n)))
                     with await back.receive() as m:

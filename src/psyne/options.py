@@ -36,6 +36,7 @@ class NetworkOptions(TypedDict, total=False):
     heartbeat: float
     linger: float
     max_frame: int
+    max_connections: int
 
 
 class SenderOptions(NetworkOptions, total=False):

@@ -206,7 +206,9 @@ def receiver(
     network, own = split_options(options)
     bind, chosen = _network(network)
     stage, new_stage, capacity = own.pop("stage", None), own.pop("new_stage", False), own.pop("capacity", None)
-    check_receiver_options(own.get("wait", "adaptive"), own.get("follow", False), own.get("subset", False), stage, new_stage)
+    check_receiver_options(
+        own.get("wait", "adaptive"), own.get("follow", False), own.get("subset", False), stage, new_stage
+    )
     check_capacity(capacity)
     name, added = added_stage(stage or "", new_stage)
     if added is not None and (bind or added[1]):

@@ -55,19 +55,21 @@ class Hosted:
 
     ``accept`` is called with the schema of a remote sender before it joins, and raises if it is not wanted.
     ``sums_missed``: its lanes are looked at by taps alone.
+    ``creates``: the first remote sender makes the channel.
     """
 
     def __init__(
         self, local: str, address: str, *, pattern: Pattern = "mpsc", stages: Sequence[Stage | str] = ("main",),
         capacity: int | None = None, accept: Callable[[str], object] | None = None, takes_senders: bool = True,
-        sums_missed: bool = False,
+        sums_missed: bool = False, creates: bool = True,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
         self.joining: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # the end of this process
         self._kept: list[tuple[Lane, bool]] = []  # lanes that are over, and whether they failed
         self._lock = threading.Lock()  # of these two
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
-        self._accept, self._takes_senders, self._sums_missed = accept, takes_senders, sums_missed
+        self._accept, self._creates = accept, creates
+        self._takes_senders, self._sums_missed = takes_senders, sums_missed
 
     @property
     def there(self) -> dict[str, Any] | None:
@@ -83,6 +85,8 @@ class Hosted:
         there = self.there
         if there is not None:
             check_schema(there["schema"], schema, self.address)
+        elif not self._creates:
+            raise ChannelNotFound(f"there is no channel {self.address} yet, and only senders of its own host make it")
         return there
 
     def slots(self, request: Request) -> int:
