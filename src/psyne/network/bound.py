@@ -16,8 +16,8 @@ from ..log import logger, warn
 from .bodies import Reply, Request, printable, refusal
 from .driver import Driver
 from .greeting import Farewell, Greeting
-from .happening import Happening
 from .handshake import Server
+from .happening import Happening
 from .hosted import Hosted, usual_capacity
 from .options import NetworkOptions
 from .peer import Peer

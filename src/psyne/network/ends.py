@@ -16,7 +16,7 @@ from ..ends import Receiver, Sender
 from ..errors import ChannelNotFound, InvalidArgument, PsyneError
 from ..log import warn
 from ..options import check_capacity, check_receiver_options, check_tap_options
-from ..stage import Stage, added_stage, stage_graph
+from ..stage import added_stage, stage_graph
 from ..taps import Tap
 from ..types import Message, as_type
 from ..types.schema import read_kinds, schema_of
@@ -133,7 +133,8 @@ class Carrier:
 
     def _too_late(self) -> None:
         warn(
-            f"{self.name} closed, and not all that it sent has arrived after {self._linger:g} s; linger= gives it longer"
+            f"{self.name} closed, and not all that it sent has arrived after {self._linger:g} s; linger= gives it "
+            "longer"
         )
         self._close()
 

@@ -109,7 +109,7 @@ class Hosted:
         return lane
 
     def close(self, lane: Lane, failed: bool) -> None:
-        """Its far sender is gone. A channel without senders would be gone, too, before the end of this process joins."""
+        """Its far sender is gone. Without senders the channel would be, too, before the end of this process joins."""
         with self._lock:
             end = self.joining()
             if end is not None and not end.joined and not end.closed and not lane.closed:

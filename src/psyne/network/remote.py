@@ -31,8 +31,8 @@ from ..log import warn
 from .bodies import Request
 from .driver import Callback, Driver
 from .greeting import Greeting
-from .happening import Happening
 from .handshake import Client, Opened
+from .happening import Happening
 from .hosted import Hosted, Lane, usual_capacity
 from .options import NetworkOptions
 from .running import Running
