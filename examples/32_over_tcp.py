@@ -59,13 +59,13 @@ def main() -> None:
         except psyne.AuthenticationFailed as error:
             print("a stranger:", error)
 
-    with psyne.sender("tcp://127.0.0.1:0", Reading, bind=True, stages=[]) as tx:
-        with psyne.tap(tx.address, Reading) as tap:
-            number = 0
-            while (m := tap.try_receive()) is None:  # it looks on from when it is connected
-                tx.send(Reading(sensor=9, number=number))
-                number += 1
-            print("a tap saw a reading of sensor", m.sensor)
+    tx = psyne.sender("tcp://127.0.0.1:0", Reading, bind=True, stages=[])
+    with tx, psyne.tap(tx.address, Reading) as tap:
+        number = 0
+        while (m := tap.try_receive()) is None:  # it looks on from when it is connected
+            tx.send(Reading(sensor=9, number=number))
+            number += 1
+        print("a tap saw a reading of sensor", m.sensor)
 
 
 if __name__ == "__main__":

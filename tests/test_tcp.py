@@ -418,14 +418,15 @@ def test_members_of_other_processes_share_a_stage() -> None:
 
 def test_stages_pass_a_message_one_after_the_other() -> None:
     with bound_sender(Number, stages=["first", "second"], capacity=8) as tx:
-        with psyne.receiver(tx.address, Number, stage="first") as first:
-            with psyne.receiver(tx.address, Number, stage="second") as second:
-                tx.send(Number(n=1))
-                with first.receive() as m:
-                    assert m.n == 1
-                    assert second.try_receive() is None
-                assert numbers(second, 1) == [1]
-                tx.drain(30)
+        first = psyne.receiver(tx.address, Number, stage="first")
+        second = psyne.receiver(tx.address, Number, stage="second")
+        with first, second:
+            tx.send(Number(n=1))
+            with first.receive() as m:
+                assert m.n == 1
+                assert second.try_receive() is None
+            assert numbers(second, 1) == [1]
+            tx.drain(30)
 
 
 def test_a_stage_can_be_added_over_the_network() -> None:
@@ -567,9 +568,9 @@ def test_a_stage_that_is_taken_is_busy() -> None:
 
 def test_a_wrong_token_is_an_error_of_who_connects() -> None:
     with bound_receiver(Number, token="s" * 32) as rx:
-        with psyne.sender(rx.address, Number, token="t" * 32, linger=0) as tx:
-            with pytest.raises(psyne.AuthenticationFailed):
-                until(lambda: tx.send(Number(n=1), timeout=1) and False)
+        stranger = psyne.sender(rx.address, Number, token="t" * 32, linger=0)
+        with stranger, pytest.raises(psyne.AuthenticationFailed):
+            until(lambda: stranger.send(Number(n=1), timeout=1) and False)
         with psyne.sender(rx.address, Number, token="s" * 32) as tx:
             tx.send(Number(n=2))
             assert numbers(rx, 1) == [2]

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
-    "check_capacity", "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
-    "over_network",
+    "check_capacity", "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of",
+    "known_options", "over_network", "without_capacity",
 ]  # fmt: skip
 
 Wait = Literal["adaptive", "spin", "block"]
