@@ -60,7 +60,7 @@ void forget_end(Registry* registry) {
 }
 
 bool End::refuse() {
-    if (!joined && !closed && generation != fork_generation.load(std::memory_order_relaxed)) {
+    if (!joined && !gateway && !closed && generation != fork_generation.load(std::memory_order_relaxed)) {
         has_joined();  // the number of this process
         joined = busy = false;
         return enter();

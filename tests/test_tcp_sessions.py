@@ -119,7 +119,6 @@ CUTS = [
 ]  # fmt: skip
 
 
-
 both_ways = pytest.mark.parametrize("sends", ["C", "S"])
 
 

@@ -86,8 +86,8 @@ if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
     from .network.serve import serve as serve
-    from .tls import Tls as Tls
     from .pipeline import Pipeline as Pipeline
+    from .tls import Tls as Tls
 else:
 
     def __getattr__(name: str) -> object:

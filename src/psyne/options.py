@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
-    "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
+    "check_capacity", "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of",
+    "known_options", "over_network", "without_capacity",
 ]  # fmt: skip
 
 Wait = Literal["adaptive", "spin", "block"]
@@ -32,9 +33,9 @@ class NetworkOptions(TypedDict, total=False):
     tls: "Tls | SSLContext | None"
     checksum: bool
     session_timeout: float
+    heartbeat: float
     linger: float
     max_frame: int
-    heartbeat: float
     max_connections: int
 
 
@@ -60,6 +61,7 @@ class ReceiverOptions(NetworkOptions, total=False):
     wait: Wait
     follow: bool
     subset: bool
+    capacity: int | None
 
 
 class TapOptions(NetworkOptions, total=False):
@@ -97,6 +99,15 @@ def over_network(address: object, options: Mapping[str, object]) -> bool:
     return False
 
 
+def without_capacity(address: object, options: Mapping[str, object]) -> None:
+    """Raise InvalidArgument for a receiver of this host that says a capacity."""
+    if options.get("capacity") is not None:
+        raise InvalidArgument(
+            f"capacity={options['capacity']!r} of a receiver is for tcp://host:port; the memory of {address!r} is its "
+            "senders', who say it"
+        )
+
+
 def known_options(options: Mapping[str, object], known: type, call: str) -> None:
     """Raise TypeError for an option that is another end's, or none."""
     for name in options.keys() - known.__annotations__.keys():
@@ -110,13 +121,18 @@ def check_sender_options(
     _check(pattern, (None, *PATTERNS), "pattern")
     _check(full, ("block", "drop", "grow"), "full")
     _check(wait, ("adaptive", "spin", "block"), "wait")
+    check_capacity(capacity)
+    _check(timestamps, (None, True, False), "timestamps")
+    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
+        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
+
+
+def check_capacity(capacity: int | None) -> None:
+    """Raise InvalidArgument for a capacity that can never work."""
     if capacity is not None and (not isinstance(capacity, int) or capacity < 1):
         raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
     if capacity is not None and capacity >= 1 << 63:
         raise InvalidArgument(f"no memory holds {capacity} messages; lower capacity=")
-    _check(timestamps, (None, True, False), "timestamps")
-    if align is not None and (not isinstance(align, int) or align < 1 or align & (align - 1) or align > 1 << 21):
-        raise InvalidArgument(f"align is a power of two up to 2 MiB; got {align!r}")
 
 
 def growth_of(full: str, budget: int | None, shrink_after: float | None) -> Growth | None:

@@ -81,7 +81,7 @@ class Peer:
         if self.link is None:
             self.admit()
             self.end = self.end or self._hosted.sender(self.request)
-            kicks = None if self.incoming else bound.kicks
+            kicks = bound.kicks if not self.incoming and self._hosted.is_next(self.request) else None
             checksum = self.request.checksum or bound.options.checksum
             self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
             bound.gateway.add(self.link)
@@ -157,14 +157,16 @@ class Peer:
 
     def _close_lane(self, failed: bool) -> None:
         if isinstance(self.end, Lane) and not self.end.closed:
-            self.end._close(failed)
+            self._hosted.close(self.end, failed)
             self._bound.gateway.wake()
 
     def _finish(self, *, give_back: bool) -> None:
         if self.link is not None and give_back:
             self.link.give_back()
         self._bound.forget(self)
-        if self.end is not None:
+        if isinstance(self.end, Lane):
+            self._hosted.close(self.end, False)
+        elif self.end is not None:
             self.end.close()
         if self.link is not None:
             self._bound.gateway.remove(self.link)
