@@ -42,6 +42,9 @@ MessageObject* begin_with_loan(PyObject* self, SenderEnd& e, MessageObject* loan
 
 /// Sends a message whose slots stay held. Null with an exception set; `try_only` without room: null without one.
 MessageObject* begin(PyObject* self, SenderEnd& e, PyObject* what, uint64_t deadline, bool try_only) {
+    if (e.gateway)
+        return raise("InvalidArgument", "call() of " + e.address + " has no answer: the stages of other hosts cannot write into this slot. "
+                                        "Send, and let them answer over a channel of their own"), nullptr;
     if (e.sender->registry.graph().all() == 0)
         return raise("InvalidArgument", "nobody answers a call() on " + e.address + ": it was made with stages=[]. Name the "
                                         "stages that answer, or use send()"), nullptr;

@@ -41,8 +41,8 @@ struct End {
     };
     std::unique_ptr<Signal> signal;  // what the next call raises; or all calls from now on
 
-    /// Joined by the parent process: not ours. An end that has not joined yet works in a forked child.
-    bool forked() const { return generation != fork_generation.load(std::memory_order_relaxed) && joined; }
+    /// Joined by the parent process, or its connections are there: not ours. Another end works in a forked child.
+    bool forked() const { return generation != fork_generation.load(std::memory_order_relaxed) && (joined || gateway); }
     void has_joined() {
         joined = true;
         generation = fork_generation.load(std::memory_order_relaxed);

@@ -30,6 +30,11 @@ Network& network() {
     return *the_network;
 }
 
+/// A connection waits for something else than before; where a loop drives them all there is no pump.
+void wake_pump() {
+    if (the_network) network().pump->wake();
+}
+
 std::vector<net::MessageShape> shapes_of(const End& e) {
     std::vector<net::MessageShape> shapes;
     for (const Kind& k : e.kinds) {
@@ -95,7 +100,21 @@ auto inside(Wire& w, F&& f) {
 void connect(Wire& w, int fd, uint64_t next, uint64_t capacity, nb::bytes rest) {
     const std::string_view bytes(rest.c_str(), rest.size());
     inside(w, [&](net::Connection& c) { c.connect(sys::Fd(fd), next, capacity, bytes); });
-    network().pump->wake();
+    wake_pump();
+}
+
+double seconds_until(uint64_t due) {
+    const uint64_t now = sys::now_ns();
+    return due == kForever ? -1.0 : due > now ? static_cast<double>(due - now) * 1e-9 : 0.0;
+}
+
+/// Moves what can be moved without waiting; what it waits for then.
+nb::tuple drive(Wire& w) {
+    const net::Connection::Needs n = inside(w, [](net::Connection& c) {
+        c.drive();
+        return c.needs();
+    });
+    return nb::make_tuple((n.events & POLLIN) != 0, (n.events & POLLOUT) != 0, n.bell, seconds_until(n.due));
 }
 
 nb::object memory(const void* data, size_t n, bool writable) {
@@ -122,7 +141,11 @@ nb::object buffer(Wire& w) {
 
 void bind_network(nb::module_& m) {
     nb::class_<std::shared_ptr<net::Gateway>>(m, "Gateway", "What carries one channel over a network.")
-        .def("__init__", [](std::shared_ptr<net::Gateway>* g) { new (g) std::shared_ptr(std::make_shared<net::Gateway>(network().pump)); })
+        .def("__init__", [](std::shared_ptr<net::Gateway>* g, bool pumps) {
+                 new (g) std::shared_ptr(std::make_shared<net::Gateway>(pumps ? network().pump : nullptr));
+             }, nb::arg("pumps"), "`pumps`: the native thread drives its connections; else whoever watches `fileno`.")
+        .def("fileno", [](std::shared_ptr<net::Gateway>& g) { return g->fileno(); }, "Readable: its connections must be driven.")
+        .def("hush", [](std::shared_ptr<net::Gateway>& g) { g->hush(); })
         .def("add", [](std::shared_ptr<net::Gateway>& g, Wire& w) {
                  w.gateway = g;
                  const WithoutGil nogil;
@@ -149,14 +172,14 @@ void bind_network(nb::module_& m) {
                      if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave(keeps);
                      c.drive();
                  });
-                 network().pump->wake();
+                 wake_pump();
              }, nb::arg("keeps") = false, "Tell the sending side that nothing more is taken; `keeps`: it lets go of what has come, which stays here.")
         .def("finish", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
                      if (auto* out = dynamic_cast<net::SourceLink*>(&c.link())) out->finish();
                      c.drive();
                  });
-                 network().pump->wake();
+                 wake_pump();
              }, "Send no more than was sent, and say that this is the end.")
         .def("give_back", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
@@ -168,14 +191,14 @@ void bind_network(nb::module_& m) {
                      c.link().ping(word);
                      c.drive();
                  });
-                 network().pump->wake();
+                 wake_pump();
              }, nb::arg("word"))
         .def("refuse", [](Wire& w, const std::string& reason) {
                  inside(w, [&](net::Connection& c) {
                      c.link().refuse(reason);
                      c.drive();
                  });
-                 network().pump->wake();
+                 wake_pump();
              }, nb::arg("reason"))
         .def_prop_ro("next", [](Wire& w) {
                  return inside(w, [](net::Connection& c) -> uint64_t {
@@ -224,6 +247,8 @@ void bind_network(nb::module_& m) {
                  return nb::make_tuple(bell, due == kForever ? -1.0 : due > now ? static_cast<double>(due - now) * 1e-9 : 0.0);
              }, nb::sig("def wants(self) -> tuple[int, float]"),
              "For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.")
+        .def("drive", drive, nb::sig("def drive(self) -> tuple[bool, bool, int, float]"),
+             "Move what can be moved: then it waits to read, to write, for a descriptor or -1, and in how many seconds it must look or -1.")
         .def("gather", gather, nb::arg("bytes"), nb::sig("def gather(self, bytes: int) -> list[memoryview]"), "What is to be written now.")
         .def("written", [](Wire& w, uint64_t n) { inside(w, [&](net::Connection& c) { c.link().written(n); }); }, nb::arg("n"))
         .def("buffer", buffer, nb::sig("def buffer(self) -> memoryview"), "Where the next bytes that come belong; empty: there is no room now.")
@@ -245,6 +270,8 @@ void bind_network(nb::module_& m) {
               if (nb::isinstance<SenderEnd>(end)) name(sender_end(end.ptr()));
               else with_reader(end, [&](auto& e) { name(e); });
           }, nb::arg("end").lock(), nb::arg("address"), nb::sig("def rename(end: object, address: str) -> None"));
+    m.def("sum_drops", [](nb::object end) { sender_end(end.ptr()).sender->sum_drops(); }, nb::arg("end"),
+          nb::sig("def sum_drops(end: object) -> None"), "Each message that this end sends says how many its source missed in all.");
     m.def("signal", [](nb::object end, const std::string& error, const std::string& text, bool for_good) {
               const auto set = [&](auto& e) {
                   if (e.signal && e.signal->for_good) return;

@@ -41,6 +41,7 @@ bool take_now(SenderEnd& e, uint64_t n, Loan& loan, uint64_t bytes) {
 bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t bytes) {
     Wait result;
     const uint64_t since = sys::now_ns();
+    tell_network(e);  // what this call has sent already makes the room that it waits for
     {
         const WithoutGil nogil;
         result = e.sender->loan(n, loan, deadline, Tick{e.sender->registry, e.sender.get()}, bytes);

@@ -61,7 +61,8 @@ public:
     }
 
     /// The copy is whole: the message for the user.
-    PyObject* finish(const Sight& s, Counts& counts) {
+    PyObject* finish(const Sight& s, Counts& counts, bool sums) {
+        for (uint64_t i = 0; sums && i < s.count; ++i) dropped_[i] -= std::exchange(s.lane->drops, dropped_[i]);
         MessageObject* m = std::exchange(message_, nullptr);
         m->open = m->writable = true;
         m->hold.kind = Hold::Kind::copied;
@@ -129,7 +130,7 @@ PyObject* look(TapEnd& e, Draft& draft, uint64_t limit, bool batch) {
         } else {
             whole = e.tap->read(s, [&] { draft.copy(s); });
         }
-        if (whole) return draft.finish(s, e.counts);
+        if (whole) return draft.finish(s, e.counts, e.gateway != nullptr);
     }
     return nullptr;
 }

@@ -341,7 +341,15 @@ def there(end: object, limit: int) -> int:
 class Gateway:
     """What carries one channel over a network."""
 
-    def __init__(self) -> None: ...
+    def __init__(self, pumps: bool) -> None:
+        """
+        `pumps`: the native thread drives its connections; else whoever watches `fileno`.
+        """
+
+    def fileno(self) -> int:
+        """Readable: its connections must be driven."""
+
+    def hush(self) -> None: ...
 
     def add(self, connection: Connection) -> None: ...
 
@@ -438,6 +446,11 @@ class Connection:
         For who moves the bytes, when there is nothing to move: a descriptor that wakes it or -1, and in how many seconds it must look.
         """
 
+    def drive(self) -> tuple[bool, bool, int, float]:
+        """
+        Move what can be moved: then it waits to read, to write, for a descriptor or -1, and in how many seconds it must look or -1.
+        """
+
     def gather(self, bytes: int) -> list[memoryview]:
         """What is to be written now."""
 
@@ -455,6 +468,11 @@ def attach(end: object, gateway: Gateway) -> None:
     """The calls of this end drive the connections of a gateway."""
 
 def rename(end: object, address: str) -> None: ...
+
+def sum_drops(end: object) -> None:
+    """
+    Each message that this end sends says how many its source missed in all.
+    """
 
 def signal(end: object, error: str, text: str, for_good: bool) -> None:
     """

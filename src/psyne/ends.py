@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
@@ -42,8 +42,14 @@ R = TypeVar("R", bound=Message, covariant=True)  # a Receiver of Imu is one of M
 class Carrier(Protocol):
     """What carries the channel of an end over a network."""
 
-    def closed(self, sends: bool) -> None:
-        """The end has closed."""
+    def part(self) -> None:
+        """The end has closed, and waits for nobody."""
+
+    def then(self, call: Callable[[], object]) -> None:
+        """Call once it carries nothing any more."""
+
+    def wait(self) -> None:
+        """Until what it sent has arrived, or ``linger`` is over."""
 
 
 _open_ends: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -131,7 +137,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed."""
         self._close(False)
         self._handover = None
-        _closed(self, True)
+        _closed(self)
 
     def statistics(self) -> Statistics:
         """What this end has counted since it was opened, and what it sees now."""
@@ -145,7 +151,7 @@ class Sender(_native.SenderEnd, Generic[M]):
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._close(kind is not None and issubclass(kind, Exception))
         self._handover = None
-        _closed(self, True)
+        _closed(self)
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -309,7 +315,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
         self._close()
         self._handover = None
-        _closed(self, False)
+        _closed(self)
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many.
@@ -380,10 +386,17 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
         def __iter__(self) -> Iterator[R]: ...
 
 
-def _closed(end: Sender[Any] | Receiver[Any], sends: bool) -> None:
+class Carried(Protocol):
+    """An end that may have a carrier."""
+
+    _carrier: Carrier | None
+
+
+def _closed(end: Carried) -> None:
     carrier, end._carrier = end._carrier, None
     if carrier is not None:
-        carrier.closed(sends)
+        carrier.part()
+        carrier.wait()
 
 
 def _open_handover(handover: Handover | None, end: Sender[Any] | Receiver[Any]) -> Handover:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Unpack, overload
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .ends import Receiver, Sender
-from .options import ReceiverOptions, SenderOptions, TapOptions, known_options, over_network
+from .options import ReceiverOptions, SenderOptions, TapOptions, known_options, over_network, without_capacity
 from .taps import Tap
 from .types import AnyLayout, Message
 
-__all__ = ["receiver", "sender", "tap"]
+if TYPE_CHECKING:
+    from .network.driver import Driver
+
+__all__ = ["open_receiver", "open_sender", "open_tap", "receiver", "sender", "tap"]
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -50,14 +54,13 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
     full or a message is longer than its slots, within ``budget`` bytes for all senders of the channel (default 1 GiB);
     after ``shrink_after`` seconds (default 1.0) of low load it becomes smaller, and the memory goes back to the system.
 
+    ``tcp://host:port`` is a channel of another process or host. With ``bind=True`` this end waits there for its peers,
+    else it connects, again and again; ``token``, ``tls``, ``checksum``, ``session_timeout`` and ``linger`` (seconds),
+    ``max_frame`` (bytes): see `psyne.network`. `close` waits up to ``linger`` until what was sent has arrived.
+
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
-    known_options(options, SenderOptions, "psyne.sender")
-    if over_network(address, options):
-        from .network import ends
-
-        return ends.sender(address, types, dict(options))
-    return Sender(address, types, **options)
+    return open_sender(address, types, dict(options))
 
 
 @overload
@@ -91,14 +94,12 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
     describes itself. ``subset``: a Struct may leave fields of the channel's out.
     ``follow``: after the last sender, wait for the next one instead of ending.
 
+    ``tcp://host:port`` as for `sender`; ``capacity``: messages that the memory of each sender has here (default what
+    fits in 8 MiB, 8 to 4096).
+
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
-    known_options(options, ReceiverOptions, "psyne.receiver")
-    if over_network(address, options):
-        from .network import ends
-
-        return ends.receiver(address, types, dict(options))
-    return Receiver(address, types, **options)
+    return open_receiver(address, types, dict(options))
 
 
 @overload
@@ -127,5 +128,40 @@ def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Ta
 
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
+    return open_tap(address, types, dict(options))
+
+
+def open_sender(
+    address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None
+) -> Sender[Any]:
+    """`sender`. ``driver``: calls back for connections over a network; default: the thread of this process."""
+    known_options(options, SenderOptions, "psyne.sender")
+    if over_network(address, options):
+        from .network import ends
+
+        return ends.sender(address, types, options, driver)
+    return Sender(address, types, **options)
+
+
+def open_receiver(
+    address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None
+) -> Receiver[Any]:
+    """`receiver`. ``driver``: as for `open_sender`."""
+    known_options(options, ReceiverOptions, "psyne.receiver")
+    if over_network(address, options):
+        from .network import ends
+
+        return ends.receiver(address, types, options, driver)
+    without_capacity(address, options)
+    options.pop("capacity", None)
+    return Receiver(address, types, **options)
+
+
+def open_tap(address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None) -> Tap[Any]:
+    """`tap`. ``driver``: as for `open_sender`."""
     known_options(options, TapOptions, "psyne.tap")
+    if over_network(address, options):
+        from .network import ends
+
+        return ends.tap(address, types, options, driver)
     return Tap(address, types, **options)

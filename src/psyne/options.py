@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
     "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of", "known_options",
+    "over_network",
 ]  # fmt: skip
 
 Wait = Literal["adaptive", "spin", "block"]
@@ -60,6 +61,7 @@ class ReceiverOptions(NetworkOptions, total=False):
     wait: Wait
     follow: bool
     subset: bool
+    capacity: int | None
 
 
 class TapOptions(NetworkOptions, total=False):
@@ -95,6 +97,15 @@ def over_network(address: object, options: Mapping[str, object]) -> bool:
             f"{name}={options[name]!r} is for channels over a network: tcp://host:port, not {address!r}"
         )
     return False
+
+
+def without_capacity(address: object, options: Mapping[str, object]) -> None:
+    """Raise InvalidArgument for a receiver of this host that says a capacity."""
+    if options.get("capacity") is not None:
+        raise InvalidArgument(
+            f"capacity={options['capacity']!r} of a receiver is for tcp://host:port; the memory of {address!r} is its "
+            "senders', who say it"
+        )
 
 
 def known_options(options: Mapping[str, object], known: type, call: str) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 from . import _native
 from .address import channel_place, program_name
 from .batch import Batch
-from .ends import _remember
+from .ends import Carrier, _closed, _remember
 from .errors import ChannelClosed, Empty, EndOfChannel, IncompatibleChannel, LayoutMismatch
 from .listener import Handlers, Listener
 from .options import Wait, check_tap_options
@@ -30,6 +30,8 @@ class Tap(_native.TapEnd, Generic[R]):
 
     Its messages are private copies: they may be kept for ever and written, and need no release.
     """
+
+    _carrier: Carrier | None = None
 
     def __init__(
         self, address: str, types: Sequence[object], *, latest: bool = False, history: int = 0,
@@ -72,6 +74,7 @@ class Tap(_native.TapEnd, Generic[R]):
     def close(self) -> None:
         """Leave the channel. Waits in progress raise ChannelClosed; messages stay."""
         self._close()
+        _closed(self)
 
     def batches(self, n: int, linger: float = 0.0) -> Iterator[Batch[R]]:
         """Iterate over `receive_many`."""

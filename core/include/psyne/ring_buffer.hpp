@@ -46,6 +46,7 @@ public:
     Slab slab;
     Cursor next;  // the next slot to lend
     std::vector<uint64_t> extent_pages;  // bytes that have pages beside each slot
+    bool sums_drops = false;             // each message says how many were dropped before it in all, for taps that miss some
 
     RingBuffer(Slab mapped, const Gates& gates) : slab(std::move(mapped)), gates_(gates) {
         held_ = std::make_unique<std::atomic<uint8_t>[]>(slab.capacity);
@@ -252,8 +253,8 @@ private:
     /// Of the first `n` slots of a loan, n > 0; READY publishes them too.
     void write_side_columns(const Loan& loan, uint64_t n, uint64_t& drops) noexcept {
         if (slab.dropped != nullptr) {
-            for (uint64_t i = 0; i < n; ++i) slab.dropped[loan.slot + i].store(i == 0 ? drops : 0, relaxed);
-            drops = 0;
+            for (uint64_t i = 0; i < n; ++i) slab.dropped[loan.slot + i].store(i == 0 || sums_drops ? drops : 0, relaxed);
+            if (!sums_drops) drops = 0;
         }
         if (slab.variants != nullptr)
             for (uint64_t i = 0; i < n; ++i) slab.variants[loan.slot + i].store(loan.variant, relaxed);

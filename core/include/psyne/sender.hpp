@@ -112,6 +112,8 @@ public:
 
     /// Counts messages that full="drop" did not send.
     void drop(uint64_t n) noexcept { dropped_ += n; }
+    /// From the first message on each says how many were dropped in all. Not of a ring that grows.
+    void sum_drops() noexcept { fixed_->sums_drops = true; }
 
     /// For who does not wait: looks after the others when it is time.
     void look_after_others() {

@@ -31,6 +31,7 @@ inline void copy_shared(std::byte* to, const std::byte* from, uint64_t n) noexce
 struct TapLane : LaneReader {
     uint64_t skips = 0;   // positions of the slab before the cursor that have no message
     uint64_t missed = 0;  // messages since the last one that was read
+    uint64_t drops = 0;   // before the last message that was read, where its sender sums them
     uint64_t slips = 0;   // copies of late that were overwritten meanwhile
     bool last = false;    // its sender has left or is dead, and no slab comes behind this one
 

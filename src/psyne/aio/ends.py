@@ -16,7 +16,7 @@ from ..statistics import Statistics, statistics_of
 from ..types import Message
 from ..waiting import ready
 from .calls import Calls
-from .loops import Doorbell, sleep
+from .loops import Doorbell, Wake, caller, sleep
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -70,9 +70,33 @@ class EventLoopEnd:
         return int(self._end.fileno())
 
     def close(self) -> None:
-        """Leave the channel; waits of other tasks raise ChannelClosed. From any thread."""
-        self._end.close()
+        """Leave the channel; waits of other tasks raise ChannelClosed. From any thread, and waits for nobody.
+
+        Over a network the loop sends what is left meanwhile; ``async with`` waits for that, and `drain`.
+        """
+        self._part()
+
+    def _part(self, failed: bool = False) -> ends.Carrier | None:
+        """Closes without waiting. What carries it, where it is one of a network."""
+        end = self._end
+        carrier: ends.Carrier | None = end._carrier
+        end._carrier = None
+        if isinstance(end, ends.Sender):
+            end._close(failed)
+            end._handover = None
+        else:
+            end.close()
         self._bell.leave()
+        if carrier is not None:
+            carrier.part()
+        return carrier
+
+    async def _leave(self, failed: bool = False) -> None:
+        """Closes, and waits until what was sent has arrived, as long as ``linger``; other tasks run meanwhile."""
+        if (carrier := self._part(failed)) is not None:
+            wake = Wake()
+            carrier.then(caller(wake.set))
+            await wake.wait()
 
     async def _until(self, attempt: Callable[[], T | None]) -> T:
         """What `attempt` gives, as soon as it gives something."""
@@ -264,8 +288,7 @@ class Sender(EventLoopEnd, Generic[M]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._tx.__exit__(kind)
-        self._bell.leave()
+        await self._leave(kind is not None and issubclass(kind, Exception))
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -349,7 +372,7 @@ class Receiver(Reader[R]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self._leave()
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Receiver {self.address}{', closed' if self.closed else ''}>"
@@ -375,7 +398,7 @@ class Tap(Reader[R]):
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.close()
+        await self._leave()
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Tap {self.address}{', closed' if self.closed else ''}>"

@@ -9,10 +9,14 @@ import sys
 import weakref
 from collections.abc import Awaitable, Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from .. import _native
 
-__all__ = ["Doorbell", "Wake", "readable", "sleep", "this_loop", "trio"]
+if TYPE_CHECKING:
+    from ..network.driver import LoopDriver
+
+__all__ = ["Doorbell", "Wake", "caller", "driver_here", "readable", "sleep", "this_loop", "trio"]
 
 SLICE = 0.1  # seconds between looks after the dead
 End = _native.SenderEnd | _native.ReceiverEnd | _native.TapEnd
@@ -27,6 +31,25 @@ def trio() -> ModuleType | None:
 def this_loop() -> object:
     """What tells the running event loop from others."""
     return module.lowlevel.current_trio_token() if (module := trio()) else asyncio.get_running_loop()
+
+
+def driver_here(address: object) -> LoopDriver | None:
+    """What moves the bytes of an end of a network in the running loop; None: the thread of this process does."""
+    if not isinstance(address, str) or not address.startswith("tcp://") or trio() is not None:
+        return None
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        return None
+    from ..network.driver import LoopDriver
+
+    return LoopDriver(loop)
+
+
+def caller(wake: Callable[[], object]) -> Callable[[], object]:
+    """What calls `wake` in the loop that runs here; from any thread."""
+    if module := trio():
+        return functools.partial(module.lowlevel.current_trio_token().run_sync_soon, wake)
+    return functools.partial(asyncio.get_running_loop().call_soon_threadsafe, wake)
 
 
 async def sleep(seconds: float) -> None:

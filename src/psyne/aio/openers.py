@@ -8,6 +8,7 @@ from .. import anonymous, openers
 from ..options import ChannelOptions, ReceiverOptions, SenderOptions, TapOptions
 from ..types import AnyLayout, Message
 from .ends import Receiver, Sender, Tap
+from .loops import driver_here
 
 __all__ = ["channel", "receiver", "sender", "tap"]
 
@@ -38,7 +39,7 @@ def sender(
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
     """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
-    return Sender(openers.sender(address, *types, **options))
+    return Sender(openers.open_sender(address, types, dict(options), driver_here(address)))
 
 
 @overload
@@ -61,7 +62,7 @@ def receiver(
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
     """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
-    return Receiver(openers.receiver(address, *types, **options))
+    return Receiver(openers.open_receiver(address, types, dict(options), driver_here(address)))
 
 
 @overload
@@ -82,7 +83,7 @@ def tap(
 def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]: ...
 def tap(address: str, /, *types: AnyLayout, **options: Unpack[TapOptions]) -> Tap[Any]:
     """Look on at a channel, as `psyne.tap` does; opening waits for nobody."""
-    return Tap(openers.tap(address, *types, **options))
+    return Tap(openers.open_tap(address, types, dict(options), driver_here(address)))
 
 
 @overload

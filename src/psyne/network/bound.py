@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import socket
 import ssl
-import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,9 +17,11 @@ from .bodies import Reply, Request, printable, refusal
 from .driver import Driver
 from .greeting import Farewell, Greeting
 from .handshake import Server
+from .happening import Happening
 from .hosted import Hosted, usual_capacity
 from .options import NetworkOptions
 from .peer import Peer
+from .running import Running
 from .security import bind_places
 from .sessions import Sessions
 
@@ -66,7 +67,7 @@ class Bound:
         self.driver, self.options, self.gateway, self.kicks = driver, options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout, options.max_connections)
         self.peers: set[Peer] = set()
-        self.quiet = threading.Event()  # no peer is there that has spoken
+        self.quiet = Happening()  # no peer is there that has spoken
         self.quiet.set()
         self.accepted = 0
         """Handshakes that came to a good end."""
@@ -104,6 +105,11 @@ class Bound:
         """Connections whose handshake is not over, or that hear why it failed."""
         return len(self._strangers)
 
+    @property
+    def connections(self) -> list[Running]:
+        """Those in use."""
+        return [peer.running for peer in self.peers if peer.running is not None]
+
     def forget(self, peer: Peer) -> None:
         self.peers.discard(peer)
         self.settle()
@@ -135,6 +141,8 @@ class Bound:
         for peer in list(self.peers):
             if peer.incoming:
                 peer.leave()
+            else:
+                peer.close()
 
     def finish(self) -> None:
         """All hear that this is the end; `quiet` is set when they have taken it in. By the driver."""
@@ -152,7 +160,7 @@ class Bound:
     # ---- who comes --------------------------------------------------------------------------------------------------
 
     def _watch(self, sock: socket.socket) -> None:
-        if not self._closed:
+        if sock.fileno() >= 0:
             self.driver.watch(sock.fileno(), True, False, lambda: self._accept(sock))
 
     def _accept(self, sock: socket.socket) -> None:

@@ -35,6 +35,9 @@ class Driver(Protocol):
     runs just then nor for a loop to come to them, so close a descriptor in a callback (`soon`), after `unwatch`.
     """
 
+    pumps: bool
+    """The native thread moves bytes; else the driver's callbacks do."""
+
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
         """Call whenever it can be read, or written (level-triggered). Again: from now on this instead."""
 
@@ -81,6 +84,8 @@ class _Watched:
 
 class ThreadDriver:
     """A daemon thread that is there while it has something to do. `thread_driver` has the one of this process."""
+
+    pumps = True
 
     def __init__(self, idle: float = IDLE) -> None:
         self._idle = idle
@@ -258,6 +263,8 @@ class ThreadDriver:
 
 class LoopDriver:
     """An event loop of asyncio, or uvloop. Where it is closed nothing is called any more."""
+
+    pumps = False
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

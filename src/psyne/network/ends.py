@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import atexit
 import itertools
+import os
 import threading
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .. import _native
@@ -14,99 +16,178 @@ from ..address import program_name, tcp_place
 from ..ends import Receiver, Sender
 from ..errors import ChannelNotFound, InvalidArgument, PsyneError
 from ..log import warn
-from ..stage import Stage, added_stage
+from ..options import check_receiver_options, check_tap_options
+from ..stage import added_stage, stage_graph
 from ..taps import Tap
 from ..types import Message, as_type
 from ..types.schema import read_kinds, schema_of
 from .bodies import Request
 from .bound import Bound
-from .driver import Driver, thread_driver
+from .driver import Callback, Driver, thread_driver
+from .happening import Happening
 from .hosted import Hosted
 from .options import NetworkOptions, split_options
 from .remote import Remote
 
 __all__ = ["receiver", "sender", "tap"]
 
-LEAVING = 1.0  # seconds that a receiver waits for senders to know that it takes no more
+LEAVING = 1.0  # seconds that a receiver which has left gives its senders to hear of it
+
+End = Sender[Any] | Receiver[Any] | Tap[Any]
 
 _number = itertools.count(1)
-_open: weakref.WeakSet[Any] = weakref.WeakSet()
+_open: weakref.WeakSet[Any] = weakref.WeakSet()  # ends
+_parting: set[Carrier] = set()  # whose ends are closed
+
+
+class Joining:
+    """Joins as soon as its channel is there, though nobody reads yet: a peer that comes and goes leaves its messages.
+
+    Until then it waits for a channel, where no signal of the native end reaches it.
+    """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._joining, self._refused = threading.RLock(), None
+        super().__init__(*args, **options)
+
+    _refused: PsyneError | None  # what it never will join
+
+    def _join(self) -> bool:
+        with self._joining:
+            if self.joined or self.closed:  # type: ignore[attr-defined]
+                return True
+            if self._refused is not None:
+                raise type(self._refused)(*self._refused.args)
+            return bool(super()._join())  # type: ignore[misc]
+
+
+class Reader(Joining, Receiver[Any]):
+    """A receiver of a channel over TCP."""
+
+
+class Looker(Joining, Tap[Any]):
+    """A tap of one."""
 
 
 class Carrier:
-    """What carries the channel of one end. The end asks it to stop when it closes."""
+    """What carries the channel of one end. It does not keep the end alive, and outlives it until all is said."""
 
-    def __init__(self, driver: Driver, end: Sender[Any] | Receiver[Any] | Tap[Any], linger: float) -> None:
-        self.gateway = _native.Gateway()
-        self._driver, self._linger = driver, linger
-        self._end = weakref.ref(end)
+    def __init__(self, driver: Driver, end: End, address: str, linger: float) -> None:
+        self.name = address
+        self.gateway = _native.Gateway(driver.pumps)
+        self.gone = Happening()  # no connection is there any more
         self.far: Bound | Remote
+        self._driver, self._linger = driver, linger
+        self._sends, self._pid, self._parting = isinstance(end, Sender), os.getpid(), False
+        self._cancel: Callback | None = None
+        self._end = weakref.ref(end)
+        self._collected = weakref.finalize(end, self.part)
+        self._collected.atexit = False
         _native.attach(end, self.gateway)
         _open.add(end)
+        if not driver.pumps:
+            driver.watch(self.gateway.fileno(), True, False, self._stirred)
 
     def signal(self, error: PsyneError, for_good: bool) -> None:
         """The end raises an error."""
         end = self._end()
         if end is not None and not end.closed:
             _native.signal(end, type(error).__name__, str(error), for_good)
+            if for_good and isinstance(end, Joining):
+                end._refused = error
             self.gateway.wake()
 
-    def closed(self, sends: bool) -> None:
-        """The end has closed: what it sent goes to its peers first, as far as ``linger`` allows."""
-        far, gone = self.far, threading.Event()
+    def part(self) -> None:
+        """The end has closed, or is gone: what it sent goes to its peers first, as far as ``linger`` allows."""
+        if self._parting or os.getpid() != self._pid:
+            return
+        self._parting = True
+        self._collected.detach()
+        _parting.add(self)
+        self._soon(self._part)
+
+    def wait(self) -> None:
+        """After `part`: until that is done. Not where the event loop does it, which may be the caller's."""
+        if self._parting and self._sends and self._driver.pumps:
+            self.gone.wait(self._linger + 1.0)
+
+    def then(self, call: Callback) -> None:
+        """Call once no connection is there any more."""
+        self.gone.then(call)
+
+    def _soon(self, call: Callback) -> None:
+        try:
+            self._driver.soon(call)
+        except RuntimeError:  # the loop is closed, or the interpreter ends: nobody else calls anything
+            self._close()
+
+    def _part(self) -> None:
+        far = self.far
         if isinstance(far, Bound):
-            self._driver.soon(far.stop_listening if sends else far.leave)
+            far.stop_listening()
+            if not self._sends:
+                far.leave()
             done = far.quiet
         else:
-            self._driver.soon(far.stop)
+            far.stop()
             done = far.finished
-        if not done.wait(self._linger if sends else min(self._linger, LEAVING)) and sends:
-            warn(
-                f"{self._name} closed, and not all that it sent has arrived after {self._linger} s; linger= gives it longer"
-            )
+        if self._sends:
+            self._cancel = self._driver.later(self._linger, self._too_late)
+        else:
+            self._cancel = self._driver.later(LEAVING, self._close)
+        done.then(lambda: self._soon(self._close))
 
-        def close() -> None:
-            try:
-                far.close()
-            finally:
-                gone.set()
+    def _too_late(self) -> None:
+        warn(
+            f"{self.name} closed, and not all that it sent has arrived after {self._linger:g} s; "
+            "linger= gives it longer"
+        )
+        self._close()
 
-        self._driver.soon(close)
-        gone.wait(5.0)
+    def _close(self) -> None:
+        if self.gone.is_set():
+            return
+        if self._cancel is not None:
+            self._cancel()
+        if not self._driver.pumps:
+            self._driver.unwatch(self.gateway.fileno())
+        try:
+            self.far.close()
+        finally:
+            _parting.discard(self)
+            self.gone.set()
 
-    @property
-    def _name(self) -> str:
-        return getattr(self, "name", "an end")
+    def _stirred(self) -> None:
+        """A thread that used the end could not do all for its connections."""
+        self.gateway.hush()
+        for running in self.far.connections:
+            running.move()
 
 
-def _local(address: str) -> str:
-    """An address inside this process that nobody else has."""
-    host, port, channel = tcp_place(address)
-    return f"memory://tcp.{host.replace(':', '_').replace('.', '_')}.{port}.{next(_number)}"
-
-
-def sender(address: str, types: Sequence[object], options: dict[str, Any]) -> Sender[Any]:
+def sender(address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None) -> Sender[Any]:
     """The sending end of a channel over TCP."""
     network, own = split_options(options)
-    bind = _bind(network)
-    chosen = NetworkOptions.of("server" if bind else "client", **network)
+    bind, chosen = _network(network)
+    host, port, channel = tcp_place(address)
     if not types:
         raise InvalidArgument(f"a sender of {address} needs the types of its messages")
     if not bind and (own.get("stages") is not None or own.get("pattern") is not None):
         raise InvalidArgument("stages= and pattern= are the bound side's: leave them out where an end connects")
-    local = _local(address)
+    for name, _, mutates, _ in stage_graph(own["stages"]) if own.get("stages") is not None else ():
+        if mutates:
+            raise InvalidArgument(
+                f"stage {name!r} of {address} cannot change messages in place: that needs memory in common. Leave "
+                "mutate=True out"
+            )
+    local = _local()
     if not bind:
         own["pattern"] = "spsc"
     end: Sender[Any] = Sender(local, types, **own)
-    carrier = _carried(end, address, chosen)
-    host, port, channel = tcp_place(address)
     try:
+        carrier = _carrier(end, address, chosen, driver)
         if bind:
-            hosted = Hosted(local, address)
-            carrier.far = bound = Bound(
-                carrier._driver, host, port, chosen, _only(channel, hosted), carrier.gateway, carrier.gateway
-            )
-            _rename(end, carrier, address, bound)
+            hosted = Hosted(local, address, takes_senders=False)
+            carrier.far = _bound(carrier, address, chosen, hosted, carrier.gateway)
         else:
             member: Receiver[Any] = Receiver(local, ())
             schema = schema_of([as_type(kind) for kind in types])
@@ -123,73 +204,114 @@ def sender(address: str, types: Sequence[object], options: dict[str, Any]) -> Se
     return end
 
 
-def receiver(address: str, types: Sequence[object], options: dict[str, Any]) -> Receiver[Any]:
+def receiver(
+    address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None
+) -> Receiver[Any]:
     """The receiving end of a channel over TCP."""
     network, own = split_options(options)
-    bind = _bind(network)
-    chosen = NetworkOptions.of("server" if bind else "client", **network)
+    bind, chosen = _network(network)
     stage, new_stage, capacity = own.pop("stage", None), own.pop("new_stage", False), own.pop("capacity", None)
+    check_receiver_options(
+        own.get("wait", "adaptive"), own.get("follow", False), own.get("subset", False), stage, new_stage
+    )
     name, added = added_stage(stage or "", new_stage)
-    local = _local(address)
-    end: Receiver[Any] = Receiver(local, types, **own)
-    carrier = _carried(end, address, chosen)
+    if added is not None and (bind or added[1]):
+        raise InvalidArgument(
+            f"new_stage=True adds a stage to a channel that runs, and {address} is bound by its receiver; leave it out"
+            if bind
+            else f"stage {name!r} of {address} cannot change messages in place: that needs memory in common. Leave "
+            "mutate=True out"
+        )
+    local = _local()
+    end = Reader(local, types, **own)
+    hosted = Hosted(
+        local, address, stages=[name or "main"] if bind else ["main"], capacity=capacity,
+        accept=_accept(types, own.get("subset", False), address),
+    )  # fmt: skip
+    request = Request("receiver", "", stage=name, added=added, capacity=capacity or 0)
+    _carry(end, address, bind, chosen, hosted, request, own.get("follow", False), driver)
+    return end
+
+
+def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None) -> Tap[Any]:
+    """One that looks on at a channel over TCP.
+
+    The far tap misses what the connection is too slow for, this end what its user is too slow for; ``missed`` has both.
+    """
+    network, own = split_options(options)
+    bind, chosen = _network(network)
+    if bind:
+        raise InvalidArgument(f"a tap looks on at a channel of others: it connects to {address}; leave bind=True out")
+    latest, history = own.pop("latest", False), own.pop("history", 0)
+    check_tap_options(latest, history, own.get("wait", "adaptive"), own.get("follow", False))
+    local = _local()
+    end = Looker(local, types, latest=latest, **own)
+    hosted = Hosted(local, address, stages=[], accept=_accept(types, False, address), sums_missed=True)
+    request = Request("tap", "", latest=latest, history=history)
+    _carry(end, address, False, chosen, hosted, request, own.get("follow", False), driver)
+    return end
+
+
+def _carry(
+    end: Reader | Looker, address: str, bind: bool, options: NetworkOptions, hosted: Hosted, request: Request,
+    follow: bool, driver: Driver | None,
+) -> None:  # fmt: skip
     host, port, channel = tcp_place(address)
-    accept = _accept(types, own.get("subset", False), address)
-    hosted = Hosted(local, address, stages=[name] if bind and name else ["main"], capacity=capacity, accept=accept)
+    hosted.joins = weakref.ref(end)
     try:
+        carrier = _carrier(end, address, options, driver)
         if bind:
-            carrier.far = bound = Bound(carrier._driver, host, port, chosen, _only(channel, hosted), carrier.gateway)
-            _rename(end, carrier, address, bound)
+            carrier.far = _bound(carrier, address, options, hosted)
         else:
-            request = Request(
-                "receiver", channel, stage=name, added=added, capacity=capacity or 0, checksum=chosen.checksum,
-                program=program_name(),
-            )  # fmt: skip
+            request = replace(request, channel=channel, checksum=options.checksum, program=program_name())
             carrier.far = remote = Remote(
-                carrier._driver, host, port, address, chosen, request, carrier.gateway, carrier.signal,
-                hosted=Hosted(local, address), follow=own.get("follow", False), accept=accept,
+                carrier._driver, host, port, address, options, request, carrier.gateway, carrier.signal,
+                hosted=hosted, follow=follow, accept=hosted.check,
             )  # fmt: skip
             remote.start()
     except BaseException:
         end._close()
         raise
     end._carrier = carrier
-    return end
 
 
-def tap(address: str, types: Sequence[object], options: dict[str, Any]) -> Receiver[Any]:
-    raise NotImplementedError
-
-
-def _bind(network: dict[str, Any]) -> bool:
-    bind = network.pop("bind", False)
+def _network(options: dict[str, Any]) -> tuple[bool, NetworkOptions]:
+    bind = options.pop("bind", False)
     if not isinstance(bind, bool):
         raise InvalidArgument(f"bind={bind!r}; it is one of True, False")
-    return bind
+    return bind, NetworkOptions.of("server" if bind else "client", **options)
 
 
-def _carried(end: Sender[Any] | Receiver[Any] | Tap[Any], address: str, options: NetworkOptions) -> Carrier:
+def _local() -> str:
+    """An address inside this process that nobody else has."""
+    return f"memory://tcp.{next(_number)}"
+
+
+def _carrier(end: End, address: str, options: NetworkOptions, driver: Driver | None) -> Carrier:
     _native.rename(end, address)
-    driver = thread_driver()
+    driver = driver or thread_driver()
     _close_at_exit()
-    carrier = Carrier(driver, end, options.linger)
-    carrier.name = address
-    return carrier
+    return Carrier(driver, end, address, options.linger)
 
 
-def _rename(end: Any, carrier: Carrier, address: str, bound: Bound) -> None:
-    """Port 0 is any that was free."""
+def _bound(
+    carrier: Carrier, address: str, options: NetworkOptions, hosted: Hosted, kicks: _native.Gateway | None = None
+) -> Bound:  # fmt: skip
     host, port, channel = tcp_place(address)
-    if port == 0:
+    bound = Bound(carrier._driver, host, port, options, _only(channel, hosted), carrier.gateway, kicks)
+    if port == 0:  # any that was free
         shown = f"[{host}]" if ":" in host else host
-        carrier.name = f"tcp://{shown}:{bound.port}" + (f"/{channel}" if channel else "")
-        _native.rename(end, carrier.name)
+        hosted.address = carrier.name = f"tcp://{shown}:{bound.port}" + (f"/{channel}" if channel else "")
+        if (end := carrier._end()) is not None:
+            _native.rename(end, carrier.name)
+    return bound
 
 
 def _only(channel: str, hosted: Hosted) -> Callable[[str], Hosted]:
     def find(name: str) -> Hosted:
         if name != channel:
-            raise ChannelNotFound(f"there is no channel {name!r} at {hosted.address}; it has {channel!r}")
+            has = f"it has {channel!r}" if channel else "leave the name out"
+            raise ChannelNotFound(f"there is no channel {name!r} at {hosted.address}: {has}")
         return hosted
 
     return find
@@ -200,20 +322,27 @@ def _accept(types: Sequence[object], subset: bool, address: str) -> Callable[[st
     return lambda schema: read_kinds(schema, asked, subset, address)
 
 
-_registered = False
+_registered_in = 0  # process
 
 
 def _close_at_exit() -> None:
-    """Before the network thread stops."""
-    global _registered
-    if not _registered:
-        _registered = True
+    """Before the network thread stops, which was registered earlier."""
+    global _registered_in
+    if _registered_in != os.getpid():
+        _registered_in = os.getpid()
         atexit.register(_close_all)
 
 
 def _close_all() -> None:
     for end in list(_open):
         end.close()
+    _wait_for(list(_parting))
 
 
-_ = Stage
+def _wait_for(carriers: Iterable[Carrier]) -> None:
+    for carrier in carriers:
+        if carrier._pid == os.getpid():
+            if carrier._driver.pumps:
+                carrier.gone.wait(carrier._linger + 1.0)
+            else:  # its loop runs no more
+                carrier._close()

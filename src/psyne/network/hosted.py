@@ -9,7 +9,7 @@ from .. import _native
 from ..address import channel_place, program_name
 from ..batch import Batch
 from ..ends import Receiver, Sender
-from ..errors import ChannelNotFound, InvalidArgument
+from ..errors import ChannelBusy, ChannelNotFound, InvalidArgument
 from ..options import Growth
 from ..stage import PATTERNS, Pattern, Stage, stage_graph
 from ..taps import Tap
@@ -24,7 +24,10 @@ CAPACITY = 4096  # messages of it at most
 
 
 class Lane(Sender[Any]):
-    """The sender of a local channel that a connection writes into. Its ring keeps the clock of the far sender, too."""
+    """The sender of a local channel that a connection writes into.
+
+    Its ring keeps the clock of the far sender, and how many messages were lost before each.
+    """
 
     def __init__(
         self, local: str, schema: str, *, pattern: Pattern, stages: list[Any], capacity: int | None, program: str
@@ -36,7 +39,7 @@ class Lane(Sender[Any]):
         slots = capacity or usual_capacity(schema)
         growth: Growth | None = None
         _native.open_sender(
-            self, place, name, schema, PATTERNS.index(pattern), stages, slots, 0, False, growth, None, "adaptive",
+            self, place, name, schema, PATTERNS.index(pattern), stages, slots, 0, True, growth, None, "adaptive",
             program, kinds_of(kinds), Batch, True,
         )  # fmt: skip
 
@@ -51,16 +54,19 @@ class Hosted:
 
     ``accept`` is called with the schema of a remote sender before it joins, and raises if it is not wanted.
     ``creates``: the first remote sender makes the channel.
+    ``sums_missed``: its lanes are looked at by taps alone.
     """
 
     def __init__(
         self, local: str, address: str, *, pattern: Pattern = "mpsc", stages: Sequence[Stage | str] = ("main",),
-        capacity: int | None = None, accept: Callable[[str], object] | None = None,
-        creates: bool = True,
+        capacity: int | None = None, accept: Callable[[str], object] | None = None, takes_senders: bool = True,
+        sums_missed: bool = False, creates: bool = True,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
+        self.joins: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # joins with the first sender
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
-        self._accept, self._creates = accept, creates
+        self._accept, self._takes_senders, self._sums_missed = accept, takes_senders, sums_missed
+        self._creates = creates
 
     @property
     def there(self) -> dict[str, Any] | None:
@@ -70,8 +76,9 @@ class Hosted:
     def admit(self, request: Request) -> dict[str, Any] | None:
         """Raises what `sender` would for these types; what is known of the channel."""
         schema = request.schema or ""
-        if self._accept is not None:
-            self._accept(schema)
+        if not self._takes_senders:
+            raise InvalidArgument(f"{self.address} is bound by its sender: receivers and taps connect to it")
+        self.check(schema)
         there = self.there
         if there is not None:
             check_schema(there["schema"], schema, self.address)
@@ -89,14 +96,21 @@ class Hosted:
         pattern = PATTERNS[there["pattern"]] if there else self._pattern
         stages = there["stages"] if there else self._stages
         schema = schema_of(types_in(request.schema or ""))  # as this side writes it
-        return Lane(
-            self.local,
-            schema,
-            pattern=pattern,
-            stages=stages,
-            capacity=capacity or self._capacity,
-            program=_of(request),
-        )
+        lane = Lane(
+            self.local, schema, pattern=pattern, stages=stages, capacity=capacity or self._capacity,
+            program=request.program or program_name(),
+        )  # fmt: skip
+        _native.rename(lane, self.address)
+        if self._sums_missed:
+            _native.sum_drops(lane)
+        if (reader := self.joins()) is not None:
+            reader._join()
+        return lane
+
+    def check(self, schema: str) -> None:
+        """Raises for messages that this side does not take."""
+        if self._accept is not None:
+            self._accept(schema)
 
     def reader(self, request: Request) -> Receiver[Any] | Tap[Any]:
         """Join as a member of a stage, or to look on."""
@@ -117,12 +131,11 @@ class Hosted:
         stage: str | Stage | None = request.stage or None
         if request.added is not None:
             stage = Stage(request.stage, after=request.added[0])
-        rx: Receiver[Any] = Receiver(self.local, (), stage=stage, new_stage=request.added is not None)
+        try:
+            rx: Receiver[Any] = Receiver(self.local, (), stage=stage, new_stage=request.added is not None)
+        except (ChannelBusy, InvalidArgument) as error:
+            raise type(error)(str(error).replace(self.local, self.address)) from error
         if not rx.joined:
             rx.close()
             raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it")
         return rx
-
-
-def _of(request: Request) -> str:
-    return request.program or program_name()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from ..ends import Receiver
-from ..errors import ProtocolError, PsyneError
+from ..errors import ChannelBusy, ProtocolError, PsyneError
 from ..log import warn
 from ..taps import Tap
 from .bodies import Request
@@ -66,7 +66,17 @@ class Peer:
         if self.incoming:
             self._hosted.admit(self.request)
         elif self.end is None:
-            self.end = self._hosted.reader(self.request)
+            try:
+                self.end = self._hosted.reader(self.request)
+            except ChannelBusy as error:
+                if self._place_waits():
+                    raise PsyneError(f"{error}; its connection is lost, but it may come back") from error
+                raise
+
+    def _place_waits(self) -> bool:
+        """Does another far end keep its place here without a connection? That is not for good."""
+        others = (peer for peer in self._bound.peers if peer is not self and peer.running is None)
+        return any(peer.end is not None and peer.request.stage == self.request.stage for peer in others)
 
     def unheard(self, greeting: object) -> None:
         """A connection was lost before its far end spoke: others may have the place meanwhile."""

@@ -32,6 +32,7 @@ from .bodies import Request
 from .driver import Callback, Driver
 from .greeting import Greeting
 from .handshake import Client, Opened
+from .happening import Happening
 from .hosted import Hosted, Lane, usual_capacity
 from .options import NetworkOptions
 from .running import Running
@@ -61,7 +62,7 @@ class Remote:
         gateway: _native.Gateway, signal: Callable[[PsyneError, bool], object], *,
         hosted: Hosted, member: Receiver[Any] | None = None, follow: bool = False, accept: Callable[[str], object],
     ) -> None:  # fmt: skip
-        self.finished = threading.Event()  # nothing is on the way any more
+        self.finished = Happening()  # nothing is on the way any more
         self._driver, self._host, self._port, self._address = driver, host, port, address
         self._options, self._request, self._gateway, self._signal = options, request, gateway, signal
         self._hosted, self._member, self._follow, self._accept = hosted, member, follow, accept
@@ -85,6 +86,11 @@ class Remote:
     @property
     def connected(self) -> bool:
         return self._running is not None
+
+    @property
+    def connections(self) -> list[Running]:
+        """Those in use."""
+        return [self._running] if self._running is not None else []
 
     def start(self) -> None:
         self._driver.soon(self._connect)

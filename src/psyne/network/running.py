@@ -7,6 +7,7 @@ import itertools
 import os
 import socket
 import ssl
+import time
 import weakref
 from contextlib import suppress
 from typing import Protocol
@@ -59,7 +60,7 @@ class Pace:
 class Running:
     """One connection in use.
 
-    Without TLS the thread of the native pump moves the bytes, or whoever waits for them; with TLS the driver does.
+    The thread of the native pump moves the bytes, or whoever waits for them; with TLS, or in an event loop, the driver.
     ``heartbeat``: seconds between signs of life. Raises ProtocolError where the peer goes on with a message that it
     cannot know.
     """
@@ -73,14 +74,22 @@ class Running:
         self._driver, self._gateway, self._owner, self._heartbeat = driver, gateway, owner, heartbeat
         self._gone = self._over = False
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
+        self._fd = -1  # that the driver watches
+        self._watched = (False, False)
         self._bell = -1
         self._cancel_sign: Callback | None = None
         self._cancel_move: Callback | None = None
+        self._move_at = 0.0  # time.monotonic()
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # of bytes that nobody acknowledges the kernel knows more than we do
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
+        if self._tls is None and not driver.pumps:
+            self._fd = os.dup(sock.fileno())  # our own: the link closes its one when it likes
         link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
+        if self._tls is not None:
+            self._fd = self._tls.fileno()
         _all.add(self)
-        _listen()
+        if driver.pumps:
+            _listen()
 
     def start(self) -> None:
         """From here on bytes move, and the owner hears of it."""
@@ -98,9 +107,13 @@ class Running:
                 cancel()
         if self._bell >= 0:
             self._driver.unwatch(self._bell)
-        if self._tls is not None:
-            self._driver.unwatch(self._tls.fileno())
-            self._tls.close()
+            os.close(self._bell)
+        if self._fd >= 0:
+            self._driver.unwatch(self._fd)
+            if self._tls is not None:
+                self._tls.close()
+            else:
+                os.close(self._fd)
         self.link.disconnect()
 
     def look(self) -> None:
@@ -162,14 +175,19 @@ class Running:
         self.move()
         self._gateway.wake()  # whoever waits for messages: they may have come here
 
-    # ---- TLS: the driver moves the bytes ----------------------------------------------------------------------------
+    # ---- the driver moves the bytes ---------------------------------------------------------------------------------
 
     def move(self) -> None:
-        """Read and write what can be."""
-        if self._gone or self._tls is None:
+        """Read and write what can be, unless the native thread does."""
+        if self._gone or self._fd < 0:
             return
         try:
-            writes = self._move(self._tls)
+            if self._tls is None:
+                reads, writes, bell, seconds = self.link.drive()
+            else:
+                writes = self._move(self._tls)
+                bell, seconds = self.link.wants
+                reads = len(self.link.buffer()) != 0
         except PsyneError as error:
             if isinstance(error, ProtocolError) and self.link.progress[3] == 0:  # between two frames
                 self._driver.unwatch(self._tls.fileno())
@@ -181,7 +199,7 @@ class Running:
         else:
             self.look()
             if not self._gone:
-                self._watch(self._tls, writes)
+                self._watch(reads, writes, bell, seconds)
 
     def _move(self, tls: ssl.SSLSocket) -> bool:
         """True: there is more to write when the socket takes it."""
@@ -229,18 +247,29 @@ class Running:
             received = True
         return received
 
-    def _watch(self, tls: ssl.SSLSocket, writes: bool) -> None:
-        bell, seconds = self.link.wants
-        self._driver.watch(tls.fileno(), len(self.link.buffer()) != 0, writes, self.move)
-        if bell != self._bell:
-            if self._bell >= 0:
-                self._driver.unwatch(self._bell)
-            self._bell = bell
-            if bell >= 0:
-                self._driver.watch(bell, True, False, self.move)
+    def _watch(self, reads: bool, writes: bool, bell: int, seconds: float) -> None:
+        if (reads, writes) != self._watched:
+            self._watched = (reads, writes)
+            self._driver.watch(self._fd, reads, writes, self.move)
+        if bell >= 0 and self._bell < 0:  # it stays: there is one for the life of the link
+            self._bell = os.dup(bell)
+            self._driver.watch(self._bell, True, False, self.move)
+        if seconds >= 0:
+            self._move_within(seconds)
+
+    def _move_within(self, seconds: float) -> None:
+        """One timer at a time. One that is early does no harm, and costs less than another one for each message."""
+        at = time.monotonic() + seconds
         if self._cancel_move is not None:
+            if self._move_at <= at:
+                return
             self._cancel_move()
-        self._cancel_move = self._driver.later(seconds, self.move) if seconds >= 0 else None
+        self._move_at = at
+        self._cancel_move = self._driver.later(seconds, self._due)
+
+    def _due(self) -> None:
+        self._cancel_move = None
+        self.move()
 
 
 def _refusal(text: str) -> PsyneError:

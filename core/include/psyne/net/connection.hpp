@@ -96,6 +96,13 @@ public:
         if ((events_ & POLLOUT) == 0 && side_->starves()) due_ = 0;
         return due();
     }
+    /// The same, for a loop that watches `bell` (-1: none) and the socket.
+    struct Needs {
+        short events;
+        int bell;
+        uint64_t due;
+    };
+    Needs needs() const noexcept { return {socket_ ? events_ : short{}, bell_, socket_ ? due() : kForever}; }
     uint64_t due() const noexcept { return std::min(due_, look_at_); }
     bool kicked() const noexcept { return sleepers_ != nullptr; }
     uint64_t heard() const noexcept { return heard_; }

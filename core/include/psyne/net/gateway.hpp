@@ -8,11 +8,13 @@ namespace psyne::net {
 
 class Gateway {
 public:
+    /// `pump`: drives the connections; null: whoever watches `fileno` does.
     explicit Gateway(std::shared_ptr<Pump> pump) : pump_(std::move(pump)) {
         std::tie(woken_, waker_) = sys::make_pipe();
     }
     ~Gateway() {
-        for (const auto& c : connections_) pump_->remove(*c);
+        for (const auto& c : connections_)
+            if (pump_) pump_->remove(*c);
     }
 
     void add(std::shared_ptr<Connection> c) {
@@ -22,11 +24,11 @@ public:
             connections_.push_back(c);
             changed_.fetch_add(1, release);
         }
-        pump_->add(std::move(c));
+        if (pump_) pump_->add(std::move(c));
         wake();
     }
     void remove(const Connection& c) {
-        pump_->remove(c);
+        if (pump_) pump_->remove(c);
         std::lock_guard guard(lock_);
         std::erase_if(connections_, [&](const auto& other) { return other.get() == &c; });
         changed_.fetch_add(1, release);
@@ -36,6 +38,9 @@ public:
         sys::write_byte(waker_);
         if (asleep()) kick();
     }
+    /// Readable: its connections must be driven.
+    int fileno() const noexcept { return woken_.get(); }
+    void hush() noexcept { sys::drain_fifo(woken_); }
 
     const std::shared_ptr<Sleepers> sleepers = std::make_shared<Sleepers>(0);
 
@@ -50,7 +55,7 @@ public:
             std::lock_guard guard(lock_);
             for (const auto& c : connections_) hand_over = c->kick() || hand_over;
         }
-        if (hand_over) pump_->wake();
+        if (hand_over) pass_on();
     }
 
     /// Waits for messages as Receiver::receive does, and drives the connections that they come from meanwhile.
@@ -69,7 +74,7 @@ public:
             std::lock_guard guard(lock_);
             for (const auto& c : connections_) owned = c->leave() || owned;
         }
-        if (owned) pump_->wake();
+        if (owned) pass_on();
     }
 
 private:
@@ -93,12 +98,18 @@ private:
         return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
     }
 
+    /// Whoever drives the connections while nobody else does has something to do.
+    void pass_on() noexcept {
+        if (pump_) pump_->wake();
+        else sys::write_byte(waker_);
+    }
+
     /// While a thread waits for messages.
     struct Owning {
         Gateway& gateway;
         explicit Owning(Gateway& g) : gateway(g) { gateway.own(); }
         ~Owning() {
-            if (gateway.disown()) gateway.pump_->wake();
+            if (gateway.disown()) gateway.pass_on();
         }
     };
     /// Then looks for messages: what the pump was about to bring is there.
@@ -116,7 +127,7 @@ private:
     /// True: there are others.
     bool look_for_connections() {
         if (changed_.load(acquire) == seen_) return false;
-        if (disown()) pump_->wake();
+        if (disown()) pass_on();
         std::lock_guard guard(lock_);
         mine_.clear();
         for (const auto& c : connections_)
@@ -185,14 +196,14 @@ private:
             if (rung || mine_[i]->due() <= then) wrote = mine_[i]->drive() || wrote;
             late = late || (!stays && mine_[i]->pump_is_late());
         }
-        if (late) pump_->wake();
+        if (late) pass_on();
         tell(wrote);
     }
     /// `wrote`: to the channel, where others may sleep.
     void tell(bool wrote) {
         if (wrote && asleep()) kick();
         for (const auto& c : mine_)
-            if (c->has_news()) return pump_->wake();  // it tells
+            if (c->has_news()) return pass_on();  // it tells
     }
 };
 
