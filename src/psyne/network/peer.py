@@ -39,7 +39,7 @@ class Peer:
         self.link: _native.Connection | None = None
         self.running: Running | None = None
         self._bound, self._hosted = bound, hosted
-        self._leaving = self._ended = False
+        self._leaving = self.ended = False
         self._violations = 0
         self.greeting: object = None  # the last one that wanted this session
         self.admit()
@@ -120,7 +120,8 @@ class Peer:
             self.close()
 
     def over(self, running: Running, why: str) -> None:
-        self._ended = True
+        self.ended = True
+        self._bound.settle()
         if why in ("closed", "failed"):
             self._close_lane(why == "failed")
         elif why == "left":
@@ -142,7 +143,7 @@ class Peer:
             self._close_lane(True)
             self.close()
         else:
-            if not self._ended:
+            if not self.ended:
                 warn(
                     f"a connection of {self._hosted.address} is lost ({why}); it may come back for "
                     f"{self._bound.options.session_timeout} s"
@@ -160,7 +161,7 @@ class Peer:
     def _session_over(self, on_purpose: bool) -> None:
         if on_purpose:
             return
-        if self.link is not None and not self._ended:
+        if self.link is not None and not self.ended:
             warn(f"a peer of {self._hosted.address} did not come back")
         self._close_lane(True)
         self._finish(give_back=True)
