@@ -24,7 +24,7 @@ public:
     }
 
     bool writes() const noexcept { return writes_; }
-    Spinner& spinner() noexcept { return spinner_; }  // for who waits in another way
+    Spinner::Mode wait_mode() const noexcept { return spinner_.mode(); }
     const Lanes& lanes() const noexcept { return lanes_; }
 
     /// Takes up to `limit` consecutive messages; false when there is none now.

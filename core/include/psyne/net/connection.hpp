@@ -6,6 +6,7 @@
 #pragma once
 
 #include <poll.h>
+#include <sched.h>
 
 #include <psyne/net/side.hpp>
 
@@ -211,6 +212,7 @@ private:
                 if (side_->ready()) return true;
                 cpu_pause();
             }
+            ::sched_yield();  // who sends may need this core
         } while (sys::now_ns() - start < ns);
         return false;
     }

@@ -90,12 +90,22 @@ private:
     std::vector<size_t> first_;
     uint64_t seen_ = 0;
     uint64_t usual_ = kShort;  // ns that a wait takes, smoothed
+    uint32_t in_vain_ = 0;     // spins in a row
 
     static constexpr uint64_t kShort = 200'000, kPatience = 100'000;  // ns: of a round trip between two that sleep; of spinning
-    /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides save to be woken.
-    uint64_t patience(Spinner& spinner, uint64_t now) noexcept {
-        const uint64_t budget = spinner.budget(now);
-        return budget == 0 || budget == kForever ? budget : usual_ < kShort ? kPatience : 0;
+    /// For how long a wait looks at the socket before it sleeps. Where waits are short, both sides need not be woken.
+    uint64_t patience(Spinner::Mode mode) const noexcept {
+        if (mode == Spinner::Mode::spin) return kForever;
+        return mode == Spinner::Mode::block || usual_ >= kShort ? 0 : kPatience;
+    }
+    void spun_in_vain() noexcept {
+        if (++in_vain_ < 3) return;
+        in_vain_ = 0;
+        usual_ = 4 * kShort;  // for some waits there is no spinning
+    }
+    void waited(uint64_t ns, bool spun) noexcept {
+        usual_ = (7 * usual_ + std::min(ns, 4 * kShort)) / 8;
+        if (spun) in_vain_ = 0;
     }
 
     /// Whoever drives the connections while nobody else does has something to do.
@@ -139,11 +149,10 @@ private:
     template <class Tick>
     Wait drive_until(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
         const uint64_t start = sys::now_ns();
-        uint64_t budget = deadline == 0 ? 0 : patience(r.spinner(), start), now = start;
+        uint64_t budget = deadline == 0 ? 0 : patience(r.wait_mode()), now = start;
         for (bool looked = false;; looked = true) {
             if (r.try_take(limit, out)) {
-                if (budget != 0 && looked) r.spinner().hit(now);
-                if (deadline != 0) usual_ = (7 * usual_ + std::min(now - start, 4 * kShort)) / 8;
+                if (deadline != 0) waited(now - start, budget != 0);
                 return Wait::ready;
             }
             if (r.over()) return Wait::stopped;
@@ -157,8 +166,7 @@ private:
                 own();
                 continue;
             }
-            if (budget != 0 && now - start >= budget) budget = 0, r.spinner().missed(now);
-            if (budget != 0 && looked) r.spinner().goes_on();
+            if (budget != 0 && now - start >= budget) budget = 0, spun_in_vain();
             if (budget != 0 && mine_.size() == 1) look();
             else drive(now, budget != 0 ? now : std::min(deadline, now + kSlice), deadline != 0);
         }

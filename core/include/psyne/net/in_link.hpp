@@ -56,9 +56,8 @@ public:
     /// Nothing more is taken; the peer is told. `keeps`: what has come stays in the channel, so the peer lets go of it.
     void leave(bool keeps = false) noexcept {
         discard();
-        leaves_ = left_ = true;
+        leaves_ = left_ = acks_ = true;  // what was let go was not in vain
         kept_ = keeps;
-        acks_ = acks_ || keeps;
         turn_deaf();
     }
     /// The peer knows that all was let go.
