@@ -6,6 +6,7 @@ import random
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -292,8 +293,7 @@ def test_a_sender_hears_of_a_restarted_receiver_only_where_messages_are_sent_aga
             def told() -> bool:
                 try:
                     tx.send(Number(n=99))
-                except psyne.SessionReset as reset:
-                    assert "are sent again" in str(reset)
+                except psyne.SessionReset:
                     return True
                 return False
 
@@ -486,9 +486,14 @@ def test_a_name_that_is_looked_up_slowly_delays_nobody_else(monkeypatch: pytest.
 
     monkeypatch.setattr(remote, "places", slow)
     with psyne.receiver("tcp://127.0.0.1:0", Number, bind=True) as rx:
-        with psyne.sender(f"tcp://slow.test:{port_of(rx)}", Number) as late:
+        late, tx = (psyne.sender(f"tcp://{host}:{port_of(rx)}", Number) for host in ("slow.test", "127.0.0.1"))
+        with late, tx:
             late.send(Number(n=2))
             assert asked.wait(60)
+            tx.send(Number(n=1))
+            assert take(rx, 1) == [1]
+            answer.set()
+            assert take(rx, 1) == [2]
 
 
 def test_a_client_does_not_take_itself_for_its_peer(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,10 +567,12 @@ def test_a_slow_reader_over_tls_holds_the_sender_and_gets_everything(sends: str,
     with tls(sends, (), Array("u1", (1 << 16,)), capacity=4, linger=60.0) as pair:
         for n in range(4):
             pair.tx.send(np.full(1 << 16, n, "u1"))
-        with pytest.raises(TimeoutError):  # the ring here, and the one there
-            for n in range(4, 16):
-                pair.tx.send(np.full(1 << 16, n, "u1"), timeout=0.2)
-        for expected in range(n):
+        sent = 4
+        with suppress(psyne.Full):  # the ring here, and the one there
+            for sent in range(4, 16):
+                pair.tx.send(np.full(1 << 16, sent, "u1"), timeout=0.2)
+        assert sent < 15
+        for expected in range(sent):
             with pair.rx.receive() as message:
                 assert (message.array == expected).all()
         pair.tx.send(np.full(1 << 16, 99, "u1"))
