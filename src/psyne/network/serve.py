@@ -101,7 +101,7 @@ class Serving:
         self._loop = _loop()
         self._driver = LoopDriver(self._loop)
         try:
-            self._bound = Bound(self._driver, host, port, options, self._hosted, _native.Gateway())
+            self._bound = Bound(self._driver, host, port, options, self._hosted, _native.Gateway(self._driver.pumps))
         except BaseException:
             self._loop.close()
             raise
