@@ -78,7 +78,10 @@ class Frames:
 
 
 class Proxy:
-    """Listens at `port`, and joins each connection to another one to `target`. `cuts` has one for each, as long as it lasts."""
+    """Listens at `port`, and joins each connection to another one to `target`.
+
+    `cuts` has one for each, as long as it lasts; the connections after that stay whole.
+    """
 
     def __init__(self, target: int, cuts: Iterable[Cut | None] = ()) -> None:
         self.target = target

@@ -67,7 +67,7 @@ class Bound:
         self.driver, self.options, self.gateway, self.kicks = driver, options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout, options.max_connections)
         self.peers: set[Peer] = set()
-        self.quiet = Happening()  # no peer is there that has spoken
+        self.quiet = Happening()  # no peer is there that has spoken and does not know that this is the end
         self.quiet.set()
         self.accepted = 0
         """Handshakes that came to a good end."""
@@ -115,8 +115,8 @@ class Bound:
         self.settle()
 
     def settle(self) -> None:
-        """Is there a peer that has spoken?"""
-        if any(peer.link is not None for peer in self.peers):
+        """Is there a peer that something is to be said to, or heard from?"""
+        if any(peer.link is not None and not peer.ended for peer in self.peers):
             self.quiet.clear()
             return
         self.quiet.set()

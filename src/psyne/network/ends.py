@@ -102,8 +102,8 @@ class Carrier:
 
     def wait(self) -> None:
         """After `part`: until that is done. Not where the event loop does it, which may be the caller's."""
-        if self._parting and self._sends and self._driver.pumps:
-            self.gone.wait(self._linger + 1.0)
+        if self._parting and self._driver.pumps:
+            self.gone.wait(self._linger + 1.0 if self._sends else LEAVING)
 
     def then(self, call: Callback) -> None:
         """Call once no connection is there any more."""

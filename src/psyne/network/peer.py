@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import _native
 from ..ends import Receiver
-from ..errors import ProtocolError, PsyneError
+from ..errors import ChannelBusy, ProtocolError, PsyneError
 from ..log import warn
 from ..taps import Tap
 from .bodies import Request
@@ -39,7 +39,7 @@ class Peer:
         self.link: _native.Connection | None = None
         self.running: Running | None = None
         self._bound, self._hosted = bound, hosted
-        self._leaving = self._ended = False
+        self._leaving = self.ended = False
         self._violations = 0
         self.greeting: object = None  # the last one that wanted this session
         self.admit()
@@ -66,7 +66,17 @@ class Peer:
         if self.incoming:
             self._hosted.admit(self.request)
         elif self.end is None:
-            self.end = self._hosted.reader(self.request)
+            try:
+                self.end = self._hosted.reader(self.request)
+            except ChannelBusy as error:
+                if self._place_waits():
+                    raise PsyneError(f"{error}; its connection is lost, but it may come back") from error
+                raise
+
+    def _place_waits(self) -> bool:
+        """Does another far end keep its place here without a connection? That is not for good."""
+        others = (peer for peer in self._bound.peers if peer is not self and peer.running is None)
+        return any(peer.end is not None and peer.request.stage == self.request.stage for peer in others)
 
     def unheard(self, greeting: object) -> None:
         """A connection was lost before its far end spoke: others may have the place meanwhile."""
@@ -110,7 +120,8 @@ class Peer:
             self.close()
 
     def over(self, running: Running, why: str) -> None:
-        self._ended = True
+        self.ended = True
+        self._bound.settle()
         if why in ("closed", "failed"):
             self._close_lane(why == "failed")
         elif why == "left":
@@ -132,7 +143,7 @@ class Peer:
             self._close_lane(True)
             self.close()
         else:
-            if not self._ended:
+            if not self.ended:
                 warn(
                     f"a connection of {self._hosted.address} is lost ({why}); it may come back for "
                     f"{self._bound.options.session_timeout} s"
@@ -150,7 +161,7 @@ class Peer:
     def _session_over(self, on_purpose: bool) -> None:
         if on_purpose:
             return
-        if self.link is not None and not self._ended:
+        if self.link is not None and not self.ended:
             warn(f"a peer of {self._hosted.address} did not come back")
         self._close_lane(True)
         self._finish(give_back=True)
