@@ -144,13 +144,20 @@ void bind_network(nb::module_& m) {
         .def("disconnect", [](Wire& w) { inside(w, [](net::Connection& c) { c.disconnect(); }); })
         .def("restart", [](Wire& w) { inside(w, [](net::Connection& c) { c.side().restart(); }); },
              "The far end has nothing: what it has not let go comes first, from 0 on.")
-        .def("leave", [](Wire& w) {
-                 inside(w, [](net::Connection& c) {
-                     if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave();
+        .def("leave", [](Wire& w, bool keeps) {
+                 inside(w, [&](net::Connection& c) {
+                     if (auto* in = dynamic_cast<net::InLink*>(&c.link())) in->leave(keeps);
                      c.drive();
                  });
                  network().pump->wake();
-             }, "Tell the sending side that nothing more is taken.")
+             }, nb::arg("keeps") = false, "Tell the sending side that nothing more is taken; `keeps`: it lets go of what has come, which stays here.")
+        .def("finish", [](Wire& w) {
+                 inside(w, [](net::Connection& c) {
+                     if (auto* out = dynamic_cast<net::SourceLink*>(&c.link())) out->finish();
+                     c.drive();
+                 });
+                 network().pump->wake();
+             }, "Send no more than was sent, and say that this is the end.")
         .def("give_back", [](Wire& w) {
                  inside(w, [](net::Connection& c) {
                      if (auto* out = dynamic_cast<net::OutLink*>(&c.link())) out->give_back();
@@ -197,6 +204,15 @@ void bind_network(nb::module_& m) {
         .def_prop_ro("violated", [](Wire& w) {
                  return inside(w, [](net::Connection& c) { return c.failed() && c.failure_code() == Errc::protocol; });
              }, "Did it fail because of what the peer sent?")
+        .def("take_violator", [](Wire& w) { return inside(w, [](net::Connection& c) { return c.take_violator().release(); }); },
+             "The descriptor of the socket whose peer can be told what it did wrong; it is the caller's. -1: there is none.")
+        .def_prop_ro("progress", [](Wire& w) {
+                 const auto [in, rest, out, left] = inside(w, [](net::Connection& c) {
+                     return std::tuple(c.link().bytes_in, c.link().waits_for_rest(), c.link().bytes_out, c.link().unwritten());
+                 });
+                 return nb::make_tuple(in, rest, out, left);
+             }, nb::sig("def progress(self) -> tuple[int, bool, int, int]"),
+             "Bytes that came; is a frame not whole; bytes that were written; bytes that wait to be.")
         .def_prop_ro("refused", [](Wire& w) { return shared_text(inside(w, [](net::Connection& c) { return c.link().refused(); })); },
                      nb::sig("def refused(self) -> str"), "The last words of the peer, JSON.")
         .def_prop_ro("silent", [](Wire& w) {

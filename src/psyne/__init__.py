@@ -85,12 +85,15 @@ from .waiting import select
 if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
+    from .network.serve import serve as serve
     from .tls import Tls as Tls
     from .pipeline import Pipeline as Pipeline
 else:
 
     def __getattr__(name: str) -> object:
         """psyne.aio, psyne.pipeline and psyne.network are imported when they are first used."""
+        if name == "serve":
+            return _importlib.import_module(".network.serve", __name__).serve
         if name in ("aio", "pipeline"):
             return _importlib.import_module(f".{name}", __name__)
         if name == "Pipeline":

@@ -348,7 +348,7 @@ class Gateway:
     def remove(self, connection: Connection) -> None: ...
 
     def wake(self) -> None:
-        """Whoever waits for messages looks again."""
+        """Something became of the channel: whoever waits for it looks again."""
 
 class Connection:
     """One connection: a link between a socket and an end of a local channel."""
@@ -367,8 +367,13 @@ class Connection:
         The far end has nothing: what it has not let go comes first, from 0 on.
         """
 
-    def leave(self) -> None:
-        """Tell the sending side that nothing more is taken."""
+    def leave(self, keeps: bool = False) -> None:
+        """
+        Tell the sending side that nothing more is taken; `keeps`: it lets go of what has come, which stays here.
+        """
+
+    def finish(self) -> None:
+        """Send no more than was sent, and say that this is the end."""
 
     def give_back(self) -> None:
         """Other members get what the far end has not let go."""
@@ -407,6 +412,17 @@ class Connection:
     @property
     def violated(self) -> bool:
         """Did it fail because of what the peer sent?"""
+
+    def take_violator(self) -> int:
+        """
+        The descriptor of the socket whose peer can be told what it did wrong; it is the caller's. -1: there is none.
+        """
+
+    @property
+    def progress(self) -> tuple[int, bool, int, int]:
+        """
+        Bytes that came; is a frame not whole; bytes that were written; bytes that wait to be.
+        """
 
     @property
     def refused(self) -> str:

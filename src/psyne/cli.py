@@ -1,10 +1,11 @@
-"""The command line: `psyne demo`, `psyne ls`, `psyne bridge`."""
+"""The command line: `psyne demo`, `psyne ls`, `psyne serve`, `psyne bridge`."""
 
 import argparse
 import os
 import re
 import signal
 import sys
+import threading
 from collections.abc import Iterable, Iterator
 
 from . import PsyneError, __version__, _native
@@ -40,6 +41,19 @@ def _parser() -> argparse.ArgumentParser:
     ls = commands.add_parser("ls", help="list the channels of $PSYNE_DIR or of this user")
     ls.add_argument("--stages", action="store_true", help="with how far each stage has come, and who is in it")
     ls.set_defaults(command=_ls)
+    serve = commands.add_parser("serve", help="offer the channels of this host to others, over TCP")
+    serve.add_argument("address", help="tcp://host:port; port 0: any that is free")
+    serve.add_argument("channels", metavar="CHANNEL", nargs="*", help="names or patterns, as 'imu.*' (default: all)")
+    serve.add_argument("--token-file", metavar="FILE", help="peers must know what is in it")
+    serve.add_argument("--cert", metavar="FILE", help="TLS 1.3: the certificate, with its chain")
+    serve.add_argument("--key", metavar="FILE", help="of the certificate")
+    serve.add_argument("--ca", metavar="FILE", help="take only who has a certificate of this authority")
+    serve.add_argument("--checksum", action="store_true", help="checksums of all payload")
+    serve.add_argument("--no-create", action="store_true", help="remote senders make no channels")
+    serve.add_argument("--max-connections", metavar="N", type=int, help="default: 256")
+    serve.add_argument("--session-timeout", metavar="S", type=float, help="wait for lost peers (default: 30 seconds)")
+    serve.add_argument("--linger", metavar="S", type=float, help="at the end, wait for peers (default: 5 seconds)")
+    serve.set_defaults(command=_serve)
     bridge = commands.add_parser("bridge", help="carry a channel to a key of Eclipse Zenoh, or back")
     bridge.add_argument("source", help="ipc://name, or zenoh://key, which may have wildcards")
     bridge.add_argument("target", help="zenoh://key, or ipc://name")
@@ -69,6 +83,39 @@ def _demo(options: argparse.Namespace) -> int:
     except DemoError as error:
         print(f"psyne demo: {error}", file=sys.stderr)
         return 1
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from .network.serve import serve
+    from .tls import Tls
+
+    names = ("max_connections", "session_timeout", "linger")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    stop = threading.Event()
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # again: at once
+        stop.set()
+
+    signal.signal(signal.SIGINT, end)
+    signal.signal(signal.SIGTERM, end)
+    try:
+        if options.token_file is not None:
+            with open(options.token_file, "rb") as file:
+                given["token"] = file.read().strip()
+        if options.cert or options.key or options.ca:
+            given["tls"] = Tls(options.cert, options.key, options.ca)
+        with serve(
+            options.address, options.channels or None, checksum=options.checksum, create=not options.no_create, **given
+        ) as serving:
+            print(f"psyne serve: {serving.address}", flush=True)
+            stop.wait()
+    except (PsyneError, OSError) as error:
+        print(f"psyne serve: {error}", file=sys.stderr)
+        return 1
+    seen = serving.statistics()
+    print(f"psyne serve: stopped; accepted {seen.accepted}, refused {seen.refused}, sent away {seen.sent_away}")
     return 0
 
 

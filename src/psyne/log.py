@@ -5,6 +5,7 @@ import re
 import time
 
 logger: logging.Logger = logging.getLogger("psyne")
+CAUSES = 256  # that are remembered
 _last: dict[str, float] = {}
 
 
@@ -16,5 +17,7 @@ def warn(text: str) -> None:
     """Log a warning unless the same cause (the text without its numbers) was logged within the last second."""
     cause, now = re.sub(r"\d+", "#", text), time.monotonic()
     if now - _last.get(cause, -1.0) >= 1.0:
+        if len(_last) >= CAUSES:  # a stranger's words may be in it, and there are many
+            _last.clear()
         _last[cause] = now
         logger.warning(text)

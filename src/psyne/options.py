@@ -34,6 +34,8 @@ class NetworkOptions(TypedDict, total=False):
     session_timeout: float
     linger: float
     max_frame: int
+    heartbeat: float
+    max_connections: int
 
 
 class SenderOptions(NetworkOptions, total=False):

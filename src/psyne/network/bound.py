@@ -3,199 +3,132 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from .. import _native
-from ..ends import Receiver
-from ..errors import ChannelBusy, PsyneError, SystemFailure
-from ..log import warn
-from ..taps import Tap
-from .bodies import Reply, Request, refusal
+from ..errors import AuthenticationFailed, ChannelClosed, InvalidArgument, PsyneError, SystemFailure
+from ..log import logger, warn
+from .bodies import Reply, Request, printable, refusal
 from .driver import Driver
-from .greeting import Greeting
-from .handshake import Opened, Server
-from .hosted import Hosted, Lane, usual_capacity
+from .greeting import Farewell, Greeting
+from .handshake import Server
+from .hosted import Hosted, usual_capacity
 from .options import NetworkOptions
-from .running import Running
+from .peer import Peer
 from .security import bind_places
-from .sessions import Session, Sessions
+from .sessions import Sessions
 
 __all__ = ["Bound"]
 
 BACKLOG = 128
-CONNECTIONS = 256
 STRANGERS = 32  # connections whose handshake is not over
-PER_ADDRESS = 64
+ACCEPTS = 16  # in a row, before others have their turn
+PAUSE = 0.5  # seconds without accepting, where the system has no descriptor or memory left
 
 
-class Peer:
-    """One far end: what it has joined, and the connection that carries it now, if there is one.
+@dataclass(eq=False)
+class Stranger:
+    """Who has connected, until the handshake is over."""
 
-    It takes and brings no messages before it has said something behind the handshake: then it knows its session.
-    """
+    sock: socket.socket
+    host: str
+    peer: Peer | None = None
+    made: bool = False
+    """The peer was made for this connection: without it there is none."""
 
-    def __init__(self, bound: Bound, hosted: Hosted, request: Request) -> None:
-        self._bound, self._hosted, self.request = bound, hosted, request
-        self.incoming = request.role == "sender"
-        self.end: Lane | Receiver[Any] | Tap[Any] | None = None
-        self.link: _native.Connection | None = None
-        if self.incoming:
-            hosted.admit(request)
-        else:
-            self.end = hosted.reader(request)
-        self._leaving = self._ended = False
-        self.running: Running | None = None
-        self.session: Session = bound.sessions.open(self._session_over)
-
-    def same(self, request: Request) -> bool:
-        """Is it what this far end had before?"""
-        mine = self.request
-        return (mine.role, mine.channel, mine.stage, mine.schema) == (
-            request.role,
-            request.channel,
-            request.stage,
-            request.schema,
-        )
-
-    def suspend(self) -> None:
-        """A connection before is stale: what it brought to its end counts, and no more comes."""
-        running, self.running = self.running, None
-        if running is not None:
-            running.close()
-            self.session.lost(running)
-
-    def run(self, sock: socket.socket, opened: Opened, rest: bytes) -> None:
-        """Goes on over a connection, whose far end has spoken. Raises as joining the channel does."""
-        self.suspend()
-        bound = self._bound
-        if self.end is None:
-            self.end = self._hosted.sender(self.request)
-        if self.link is None:
-            kicks = None if self.incoming else bound.kicks
-            checksum = self.request.checksum or bound.options.checksum
-            self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
-            bound.gateway.add(self.link)
-        self.running = Running(
-            bound.driver, bound.gateway, self.link, sock, opened, rest, self, bound.options.heartbeat
-        )
-        self.session.connected(self.running)
-        self.running.start()
-
-    def leave(self) -> None:
-        """A sender hears that nothing more is taken, and closes its connection."""
-        self._leaving = True
-        if self.running is not None:
-            self.running.leave()
-        else:
-            self.close()
-
-    def over(self, running: Running, why: str) -> None:
-        self._ended = True
-        if why in ("closed", "failed"):
-            self._close_lane(why == "failed")
-        elif why == "left":
-            running.close()
-            self.session.end()
-            self._finish(give_back=True)
-
-    def lost(self, running: Running, why: PsyneError | None) -> None:
-        if self.running is running:
-            self.running = None
-        if why is None or self._leaving or self.link is None or self.link.parted:
-            self.session.end()
-            self._finish(give_back=False)
-        else:
-            if not self._ended:
-                warn(
-                    f"a connection of {self._hosted.address} is lost ({why}); it may come back for "
-                    f"{self._bound.options.session_timeout} s"
-                )
-            self.session.lost(running)
-
-    def close(self) -> None:
-        """The bound end closes."""
-        if self.running is not None:
-            self.running.close()
-            self.running = None
-        self.session.end()
-        self._finish(give_back=True)
-
-    def _session_over(self, on_purpose: bool) -> None:
-        if on_purpose:
-            return
-        if self.link is not None and not self._ended:
-            warn(f"a peer of {self._hosted.address} did not come back")
-        self._close_lane(True)
-        self._finish(give_back=True)
-
-    def _close_lane(self, failed: bool) -> None:
-        if isinstance(self.end, Lane) and not self.end.closed:
-            self.end._close(failed)
-            self._bound.gateway.wake()
-
-    def _finish(self, *, give_back: bool) -> None:
-        if self.link is not None and give_back:
-            self.link.give_back()
-        self._bound.forget(self)
-        if self.end is not None:
-            self.end.close()
-        if self.link is not None:
-            self._bound.gateway.remove(self.link)
-        self._bound.gateway.wake()
+    @property
+    def identity(self) -> bytes | None:
+        """The certificate that it has shown."""
+        return self.sock.getpeercert(binary_form=True) if isinstance(self.sock, ssl.SSLSocket) else None
 
 
 class Bound:
     """Sockets that listen at one address, and the peers that came.
 
-    ``hosted`` gives the channel of a name, or raises ChannelNotFound. ``kicks``: the gateway of a user's sender, which
-    says when it has sent; without one the channel itself wakes those that carry its messages.
+    ``hosted`` gives the channel of a name, or raises. ``kicks``: the gateway of a user's sender, which says when it has
+    sent; without one the channel itself wakes those that carry its messages.
+
+    At most ``options.max_connections`` peers and strangers, a quarter of them from one address, and 32 strangers. Where
+    there is no room for a newcomer, the oldest stranger of the address with the most goes: so who only connects keeps
+    nobody out. Peers that are known go for nobody.
     """
 
     def __init__(
         self, driver: Driver, host: str, port: int, options: NetworkOptions, hosted: Callable[[str], Hosted],
         gateway: _native.Gateway, kicks: _native.Gateway | None = None,
     ) -> None:  # fmt: skip
-        self.options, self.gateway, self.kicks = options, gateway, kicks
-        self.sessions = Sessions(driver, options.session_timeout)
+        self.driver, self.options, self.gateway, self.kicks = driver, options, gateway, kicks
+        self.sessions = Sessions(driver, options.session_timeout, options.max_connections)
         self.peers: set[Peer] = set()
-        self.quiet = threading.Event()  # no peer is there
+        self.quiet = threading.Event()  # no peer is there that has spoken
         self.quiet.set()
-        self.driver, self._hosted = driver, hosted
-        self._greetings: dict[Greeting, str] = {}
-        self._addresses: Counter[str] = Counter()
+        self.accepted = 0
+        """Handshakes that came to a good end."""
+        self.refused = 0
+        """Connections that were closed for what came over them, or did not."""
+        self.sent_away = 0
+        """Connections for which there was no room."""
+        self.pauses = 0
+        """How often nobody was accepted for a while, for lack of descriptors or memory."""
+        self._hosted = hosted
+        self._strangers: dict[Greeting, Stranger] = {}  # the oldest first
         self._closed = False
         self._sockets: list[socket.socket] = []
-        for family, place in bind_places(host, port, tls=options.context is not None, token=options.token is not None):
-            if self._sockets and port == 0:
-                place = (place[0], self.port, *place[2:])
-            self._sockets.append(_listen(family, place))
+        try:
+            for family, place in bind_places(
+                host, port, tls=options.context is not None, token=options.token is not None
+            ):
+                if self._sockets and port == 0:
+                    place = (place[0], self.port, *place[2:])
+                self._sockets.append(_listen(family, place))
+        except BaseException:
+            for sock in self._sockets:
+                sock.close()
+            raise
         for sock in self._sockets:
-            driver.watch(sock.fileno(), True, False, lambda sock=sock: self._accept(sock))  # type: ignore[misc]
+            self._watch(sock)
 
     @property
     def port(self) -> int:
         """Where it listens."""
         return int(self._sockets[0].getsockname()[1])
 
+    @property
+    def strangers(self) -> int:
+        """Connections whose handshake is not over, or that hear why it failed."""
+        return len(self._strangers)
+
     def forget(self, peer: Peer) -> None:
         self.peers.discard(peer)
-        if not self.peers:
-            self.quiet.set()
+        self.settle()
+
+    def settle(self) -> None:
+        """Is there a peer that has spoken?"""
+        if any(peer.link is not None for peer in self.peers):
+            self.quiet.clear()
+            return
+        self.quiet.set()
+        if self._closed:
+            self._shut()
 
     def stop_listening(self) -> None:
-        """Nobody comes any more. By the driver."""
+        """Nobody new comes any more; who has a session may come back to it. By the driver."""
         self._closed = True
+        self.settle()
+
+    def _shut(self) -> None:
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 self.driver.unwatch(sock.fileno())
                 sock.close()
-        for greeting in list(self._greetings):
-            greeting.close()
-        self._greetings.clear()
+        for greeting in list(self._strangers):
+            self._send_off(greeting)
 
     def leave(self) -> None:
         """Senders hear that nothing more is taken. By the driver."""
@@ -203,60 +136,120 @@ class Bound:
             if peer.incoming:
                 peer.leave()
 
+    def finish(self) -> None:
+        """All hear that this is the end; `quiet` is set when they have taken it in. By the driver."""
+        self.stop_listening()
+        for peer in list(self.peers):
+            peer.finish()
+
     def close(self) -> None:
         """All connections end. By the driver."""
-        self.stop_listening()
+        self._closed = True
+        self._shut()
         for peer in list(self.peers):
             peer.close()
 
+    # ---- who comes --------------------------------------------------------------------------------------------------
+
+    def _watch(self, sock: socket.socket) -> None:
+        if not self._closed:
+            self.driver.watch(sock.fileno(), True, False, lambda: self._accept(sock))
+
     def _accept(self, sock: socket.socket) -> None:
-        try:
-            accepted, address = sock.accept()
-        except (BlockingIOError, ConnectionError):
-            return
+        """Raises nothing: the driver would watch the socket no more."""
+        for _ in range(ACCEPTS):
+            try:
+                accepted, address = sock.accept()
+            except (BlockingIOError, ConnectionError):
+                return
+            except OSError as error:
+                warn(f"port {self.port} takes nobody for {PAUSE} s: {error.strerror}")
+                self.pauses += 1
+                self.driver.unwatch(sock.fileno())
+                self.driver.later(PAUSE, lambda: self._watch(sock))
+                return
+            try:
+                self._meet(accepted, str(address[0]), f"{address[0]}:{address[1]}")
+            except Exception as error:  # it is gone already, or the system has no memory left
+                accepted.close()
+                if not isinstance(error, OSError):
+                    logger.error("a connection of %s failed here: %r", address[0], error, exc_info=error)
+
+    def _meet(self, accepted: socket.socket, host: str, name: str) -> None:
         accepted.setblocking(False)
-        host = str(address[0])
-        here = sum(1 for other in self._greetings.values() if other == host)
-        if (
-            len(self._greetings) >= STRANGERS
-            or len(self.peers) + len(self._greetings) >= CONNECTIONS
-            or here >= PER_ADDRESS
-        ):
-            warn(
-                f"port {self.port}: too many connections ({len(self.peers)} and {len(self._greetings)} that have not greeted); {host} was sent away"
-            )
+        if why := self._no_room(host):
+            self.sent_away += 1
+            warn(f"port {self.port} has no room for {host}: {why}")
+            if self.options.context is None:
+                with suppress(OSError):
+                    accepted.send(refusal(PsyneError(f"no room: {why}")))
             accepted.close()
             return
         accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        peer = f"{host}:{address[1]}"
         if self.options.context is not None:
             accepted = self.options.context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False)
-        opened: list[Peer] = []
-        machine = Server(lambda request: self._open(request, opened), peer, self.options.token)
+        stranger = Stranger(accepted, host)
+        machine = Server(lambda request: self._open(request, stranger), name, self.options.token)
         greeting = Greeting(
-            self.driver, accepted, machine, peer,
-            lambda g, s: self._greeted(g, s, opened), lambda g, error: self._failed(g, error, opened),
+            self.driver, accepted, machine, name,
+            lambda g, s: self._greeted(g, s, stranger),
+            lambda g, error: self._failed(g, error, stranger),
+            gone=lambda g: self._strangers.pop(g, None),
         )  # fmt: skip
-        self._greetings[greeting] = host
+        self._strangers[greeting] = stranger
 
-    def _open(self, request: Request, opened: list[Peer]) -> Reply:
+    def _no_room(self, host: str) -> str:
+        """Makes room for one more from there. Why there is none, else ""."""
+        most = self.options.max_connections
+        each, strangers = max(1, most // 4), max(1, min(STRANGERS, most // 2))
+        if self._from(host) >= each and not self._make_room(host):
+            return f"{each} connections from there, the most that max_connections={most} allows one address"
+        if len(self.peers) + len(self._strangers) >= most and not self._make_room():
+            return f"max_connections={most}"
+        if len(self._strangers) >= strangers:
+            self._make_room()
+        return ""
+
+    def _from(self, host: str) -> int:
+        return sum(one.host == host for one in self.peers) + sum(s.host == host for s in self._strangers.values())
+
+    def _make_room(self, host: str = "") -> bool:
+        """The oldest stranger from there goes, or of the address with the most; False: there is none."""
+        hosts = Counter(stranger.host for stranger in self._strangers.values())
+        crowd = host or (hosts.most_common(1)[0][0] if hosts else "")
+        oldest = next((g for g, stranger in self._strangers.items() if stranger.host == crowd), None)
+        if oldest is None:
+            return False
+        self.sent_away += 1
+        self._send_off(oldest)
+        return True
+
+    def _send_off(self, greeting: Greeting) -> None:
+        stranger = self._strangers.pop(greeting)
+        greeting.close()
+        self._undo(stranger)
+
+    # ---- the handshake ----------------------------------------------------------------------------------------------
+
+    def _open(self, request: Request, stranger: Stranger) -> Reply:
         """What the peer wants to join; a session that is known goes on."""
         hosted = self._hosted(request.channel)
-        session = self.sessions.find(request.session) if request.session else None
-        peer = next((p for p in self.peers if p.session is session), None) if session is not None else None
-        resumed = peer is not None and peer.same(request)
-        if peer is None or not resumed:
-            if self._closed:
-                raise ChannelBusy(f"{hosted.address} is closing")
-            peer = Peer(self, hosted, request)
-            self.peers.add(peer)
-            self.quiet.clear()
-        else:
+        peer = self._known(request, stranger) if request.session else None
+        if resumed := peer is not None:
             peer.suspend()
-        opened.append(peer)
+            peer.admit()
+        else:
+            if self._closed:
+                raise ChannelClosed(f"{hosted.address} is closing")
+            peer = Peer(self, hosted, request, stranger.host, stranger.identity)
+            self.peers.add(peer)
+            stranger.made = True
+        stranger.peer = peer
+        peer.greeting = stranger
         there = hosted.there
+        schema = there["schema"] if there else request.schema or ""
         return Reply(
-            schema=(schema := there["schema"] if there else request.schema or ""),
+            schema=schema,
             session=peer.session.id,
             resumed=resumed,
             next=peer.link.next if peer.incoming and peer.link is not None else 0,
@@ -264,28 +257,46 @@ class Bound:
             checksum=request.checksum or self.options.checksum,
         )
 
-    def _greeted(self, greeting: Greeting, sock: socket.socket, opened: list[Peer]) -> None:
-        self._greetings.pop(greeting, None)
-        peer, agreed = opened[0], greeting.machine.opened
+    def _known(self, request: Request, stranger: Stranger) -> Peer | None:
+        """Who goes on with a session. Its number alone is not enough, it must be the same one who wants the same."""
+        session = self.sessions.find(request.session)
+        peer = next((one for one in self.peers if one.session is session), None) if session is not None else None
+        if peer is not None and peer.identity != stranger.identity:
+            raise AuthenticationFailed("this session was begun with another certificate")
+        if peer is not None and not peer.same(request):
+            raise InvalidArgument("this session was begun with another request: it can only go on as it was")
+        return peer
+
+    def _greeted(self, greeting: Greeting, sock: socket.socket, stranger: Stranger) -> None:
+        self._strangers.pop(greeting, None)
+        peer, agreed = stranger.peer, greeting.machine.opened
+        assert peer is not None
         assert agreed is not None
-        if peer.session.state == "over" or peer not in self.peers:
+        if peer not in self.peers or peer.session.state == "over":
             sock.close()
             return
+        self.accepted += 1
         try:
             peer.run(sock, agreed, greeting.machine.rest)
         except PsyneError as error:
-            warn(f"port {self.port}: {error}")
-            with suppress(OSError):
-                sock.send(refusal(error))
-            sock.close()
+            self.refused += 1
+            warn(f"port {self.port}: {greeting.peer} was refused: {error}")
+            if sock.fileno() >= 0:
+                Farewell(self.driver, sock, refusal(error))
             peer.close()
 
-    def _failed(self, greeting: Greeting, error: PsyneError, opened: list[Peer]) -> None:
-        self._greetings.pop(greeting, None)
-        for peer in opened:
-            if peer.running is None and not isinstance(error, SystemFailure) and peer in self.peers:
-                peer.close()
-        warn(f"port {self.port}: {error}")
+    def _failed(self, greeting: Greeting, error: PsyneError, stranger: Stranger) -> None:
+        if greeting.machine.done and stranger.peer is not None:  # it may know its session, and come back
+            stranger.peer.unheard(stranger)
+        else:
+            self._undo(stranger)
+        self.refused += 1
+        warn(f"port {self.port}: {printable(str(error))}")
+
+    def _undo(self, stranger: Stranger) -> None:
+        """What was joined for a handshake that fails is left at once. A session from before waits on."""
+        if stranger.made and stranger.peer is not None and stranger.peer in self.peers:
+            stranger.peer.close()
 
 
 def _listen(family: int, place: Any) -> socket.socket:

@@ -1,4 +1,4 @@
-"""A socket until both sides agree: connecting, TLS, the handshake."""
+"""A socket until both sides agree: connecting, TLS, the handshake; and the last words to one with whom they do not."""
 
 from __future__ import annotations
 
@@ -7,48 +7,101 @@ import os
 import socket
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 
 from ..errors import PsyneError, SystemFailure
+from .bodies import refusal
 from .driver import Driver
 from .handshake import Handshake, Server
-from .security import tls_failure
+from .security import speaks_no_tls, tls_failure
 
-__all__ = ["HANDSHAKE", "Greeting"]
+__all__ = ["FAREWELL", "HANDSHAKE", "Farewell", "Greeting"]
 
 HANDSHAKE = 5.0  # seconds that it may take in all
+FAREWELL = 1.0  # seconds that a peer has to hear the last words
+ROUNDS = 16  # of reading, before others have their turn
+WAITS = (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError)
+
+
+class Farewell:
+    """Says the last words and closes the socket.
+
+    To close it with bytes that nobody read resets the connection, and the reset may overtake the words. So the writing
+    half is shut, and what still comes is dropped until the peer closes too, or has had its time.
+    """
+
+    def __init__(
+        self, driver: Driver, sock: socket.socket, words: bytes, gone: Callable[[], object] = lambda: None
+    ) -> None:
+        self._driver, self._sock, self._gone = driver, sock, gone
+        self._left = memoryview(words)
+        self._shut = False
+        self._cancel = driver.later(FAREWELL, self._over)
+        driver.watch(sock.fileno(), True, True, self._step)
+
+    def close(self) -> None:
+        """At once; nobody is called."""
+        self._cancel()
+        if self._sock.fileno() >= 0:
+            self._driver.unwatch(self._sock.fileno())
+            self._sock.close()
+
+    def _over(self) -> None:
+        self.close()
+        self._gone()
+
+    def _step(self) -> None:
+        try:
+            while self._left:
+                self._left = self._left[self._sock.send(self._left) :]
+            if not self._shut:
+                self._shut = True
+                self._sock.shutdown(socket.SHUT_WR)  # of TLS, too: what comes is not decrypted any more
+                self._driver.watch(self._sock.fileno(), True, False, self._step)
+            for _ in range(ROUNDS):
+                if not self._sock.recv(1 << 16):
+                    self._over()
+                    return
+        except WAITS:
+            pass
+        except OSError:
+            self._over()
 
 
 class Greeting:
-    """Drives one handshake. ``done`` gets the socket when it is over, ``failed`` why it never will be.
+    """Drives one handshake.
 
-    ``secure`` puts TLS around a socket once it is connected. The server is done when it has got something behind the
-    handshake, too: until then the client may not know that it is welcome.
+    ``done`` gets the socket when it is over; ``failed`` hears why it never will be, and then ``gone``, when the last
+    words are said and the socket is closed. ``secure`` puts TLS around a socket once it is connected. The server is
+    done when it has got something behind the handshake, too: until then the client may not know that it is welcome.
     """
 
     def __init__(
         self, driver: Driver, sock: socket.socket, machine: Handshake, peer: str,
         done: Callable[[Greeting, socket.socket], object], failed: Callable[[Greeting, PsyneError], object],
         secure: Callable[[socket.socket], socket.socket] | None = None,
+        gone: Callable[[Greeting], object] = lambda greeting: None,
     ) -> None:  # fmt: skip
         self.machine, self.peer = machine, peer
-        self._driver, self._sock, self._done, self._failed = driver, sock, done, failed
+        self._driver, self._sock, self._done, self._failed, self._gone = driver, sock, done, failed, gone
         self._out = memoryview(b"")
-        self._refusing: PsyneError | None = None
         self._secure = secure
         self._greets = secure is None and not isinstance(sock, ssl.SSLSocket)  # TLS first
+        self._farewell: Farewell | None = None
         self._cancel = driver.later(HANDSHAKE, self._too_late)
         driver.watch(sock.fileno(), True, True, self._step)
 
     def close(self) -> None:
         """Not any more; nobody is called."""
         self._cancel()
-        if self._sock.fileno() >= 0:
+        if self._farewell is not None:
+            self._farewell.close()
+        elif self._sock.fileno() >= 0:
             self._driver.unwatch(self._sock.fileno())
             self._sock.close()
 
     def _too_late(self) -> None:
-        self._fail(SystemFailure(110, f"{self.peer} did not finish the handshake within {HANDSHAKE:.0f} s"))
+        late = SystemFailure(errno.ETIMEDOUT, f"{self.peer} did not finish the handshake within {HANDSHAKE:.0f} s")
+        self._fail(late, refusal(late) if self._greets and not self._out else b"")
 
     def _step(self) -> None:
         try:
@@ -63,23 +116,27 @@ class Greeting:
                 self._sock.do_handshake()
                 self._greets = True
             self._write()
-            if self._refusing is None:
-                self._read()
-                self._write()
+            self._read()
         except (ssl.SSLWantReadError, BlockingIOError):
             self._driver.watch(self._sock.fileno(), True, bool(self._out), self._step)
         except ssl.SSLWantWriteError:
             self._driver.watch(self._sock.fileno(), True, True, self._step)
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError):
+            self._fail(SystemFailure(errno.ECONNRESET, f"{self.peer} closed the connection before TLS was agreed"))
         except ssl.SSLError as error:
-            self._fail(tls_failure(error, self.peer))
+            failure = tls_failure(error, self.peer)
+            self._plain()  # OpenSSL has said what it says; whoever speaks no TLS hears it in the clear
+            self._fail(failure, refusal(failure) if speaks_no_tls(error) else b"", lingers=True)
         except SystemFailure as error:
             self._fail(error)
         except PsyneError as error:
-            self._refuse(error)
+            self._fail(error, bytes(self._out) + self.machine.take())
         except OSError as error:
             self._fail(SystemFailure(error.errno, f"{self.peer}: {error.strerror or error}"))
         else:
-            self._settle()
+            self._cancel()
+            self._driver.unwatch(self._sock.fileno())
+            self._done(self, self._sock)
 
     def _write(self) -> None:
         while self._out or (more := self.machine.take()):
@@ -96,21 +153,18 @@ class Greeting:
             if not self.machine.rest:
                 raise SystemFailure(errno.ECONNRESET, f"{self.peer} closed the connection at once")
 
-    def _settle(self) -> None:
-        if self._refusing is not None:
-            self._fail(self._refusing)
-        elif self.machine.done:
-            self._cancel()
-            self._driver.unwatch(self._sock.fileno())
-            self._done(self, self._sock)
+    def _plain(self) -> None:
+        """The socket without TLS."""
+        self._driver.unwatch(self._sock.fileno())
+        self._sock = socket.socket(fileno=self._sock.detach())
+        self._sock.setblocking(False)
 
-    def _refuse(self, error: PsyneError) -> None:
-        """The peer hears why, if it still listens."""
-        self._refusing = error
-        with suppress(OSError):
-            self._write()
-        self._fail(error)
-
-    def _fail(self, error: PsyneError) -> None:
-        self.close()
+    def _fail(self, error: PsyneError, words: bytes = b"", *, lingers: bool = False) -> None:
+        self._cancel()
+        if words or lingers:
+            self._farewell = Farewell(self._driver, self._sock, words, lambda: self._gone(self))
+        else:
+            self.close()
         self._failed(self, error)
+        if self._farewell is None:
+            self._gone(self)

@@ -50,15 +50,17 @@ class Hosted:
     """One local channel, as remote ends see it.
 
     ``accept`` is called with the schema of a remote sender before it joins, and raises if it is not wanted.
+    ``creates``: the first remote sender makes the channel.
     """
 
     def __init__(
         self, local: str, address: str, *, pattern: Pattern = "mpsc", stages: Sequence[Stage | str] = ("main",),
         capacity: int | None = None, accept: Callable[[str], object] | None = None,
+        creates: bool = True,
     ) -> None:  # fmt: skip
         self.local, self.address = local, address
         self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
-        self._accept = accept
+        self._accept, self._creates = accept, creates
 
     @property
     def there(self) -> dict[str, Any] | None:
@@ -73,6 +75,8 @@ class Hosted:
         there = self.there
         if there is not None:
             check_schema(there["schema"], schema, self.address)
+        elif not self._creates:
+            raise ChannelNotFound(f"there is no channel {self.address} yet, and only senders of its own host make it")
         return there
 
     def slots(self, request: Request) -> int:

@@ -10,11 +10,12 @@ from ..errors import InvalidArgument
 from .security import Side, Tls, context_for, token_bytes
 from .sessions import SESSION_TIMEOUT
 
-__all__ = ["HEARTBEAT", "LINGER", "MAX_FRAME", "NetworkOptions", "split_options"]
+__all__ = ["HEARTBEAT", "LINGER", "MAX_CONNECTIONS", "MAX_FRAME", "NetworkOptions", "split_options"]
 
 HEARTBEAT = 5.0  # seconds between signs of life; without any for three of them a connection is dead
 LINGER = 5.0  # seconds that close() waits for what was sent
 MAX_FRAME = 64 << 20  # bytes
+MAX_CONNECTIONS = 256
 
 
 @dataclass(frozen=True)
@@ -29,12 +30,13 @@ class NetworkOptions:
     linger: float = LINGER
     max_frame: int = MAX_FRAME
     heartbeat: float = HEARTBEAT
+    max_connections: int = MAX_CONNECTIONS
 
     @classmethod
     def of(
         cls, side: Side, *, token: str | bytes | None = None, tls: Tls | ssl.SSLContext | None = None,
         checksum: bool = False, session_timeout: float = SESSION_TIMEOUT, linger: float = LINGER,
-        max_frame: int = MAX_FRAME, heartbeat: float = HEARTBEAT,
+        max_frame: int = MAX_FRAME, heartbeat: float = HEARTBEAT, max_connections: int = MAX_CONNECTIONS,
     ) -> NetworkOptions:  # fmt: skip
         """Raises InvalidArgument for what can never work."""
         for name, value in (("session_timeout", session_timeout), ("linger", linger)):
@@ -46,6 +48,8 @@ class NetworkOptions:
             raise InvalidArgument(f"checksum={checksum!r}; it is one of True, False")
         if not isinstance(max_frame, int) or not 1 << 16 <= max_frame < 1 << 48:
             raise InvalidArgument(f"max_frame is a number of bytes, 65536 or more; got {max_frame!r}")
+        if type(max_connections) is not int or not 1 <= max_connections <= 1 << 16:
+            raise InvalidArgument(f"max_connections is a number from 1 to 65536; got {max_connections!r}")
         return cls(
             token_bytes(token),
             None if tls is None else context_for(tls, side),
@@ -55,10 +59,13 @@ class NetworkOptions:
             float(linger),
             max_frame,
             float(heartbeat),
+            max_connections,
         )
 
 
-NAMES = frozenset({"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame", "heartbeat"})
+NAMES = frozenset(
+    {"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame", "heartbeat", "max_connections"}
+)
 
 
 def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

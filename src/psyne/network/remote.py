@@ -18,6 +18,7 @@ from .. import _native
 from ..ends import Receiver
 from ..errors import (
     AuthenticationFailed,
+    ChannelBusy,
     ForkedError,
     IncompatibleChannel,
     InvalidArgument,
@@ -39,7 +40,7 @@ from .sessions import Backoff
 
 __all__ = ["Remote"]
 
-FOR_GOOD = (AuthenticationFailed, IncompatibleChannel, InvalidArgument, LayoutMismatch)
+FOR_GOOD = (AuthenticationFailed, ChannelBusy, IncompatibleChannel, InvalidArgument, LayoutMismatch)
 STEADY = 10.0  # seconds that a connection holds before the next pause is short again, if it brought nothing
 
 

@@ -13,14 +13,17 @@ from typing import Protocol
 
 from .. import _native
 from ..errors import ProtocolError, PsyneError, SystemFailure
-from .bodies import decode_refusal
-from .driver import Callback, Driver
+from .bodies import decode_refusal, refusal
+from .driver import Callback, Driver, thread_driver
 from .frames import Frame, Type
+from .greeting import Farewell
 from .handshake import Opened
 
 __all__ = ["Owner", "Running"]
 
 SILENT = 3  # signs of life that are not answered, after which a connection is dead
+SLOWEST = 1024  # bytes per second that a frame which has begun comes or goes with at least
+STANDS = 6  # signs of life in a row between which it was slower, after which a connection is dead
 RECORD = 1 << 14  # bytes that one record of TLS has room for
 ROUNDS = 64  # of records each way, before others have their turn
 
@@ -39,6 +42,20 @@ class Owner(Protocol):
         """Once, the connection is gone: it broke, or is finished (then ``why`` is None). Not after `Running.close`."""
 
 
+class Pace:
+    """How one direction gets on while it is in the middle of a frame; between frames it may rest for ever."""
+
+    def __init__(self, least: float) -> None:
+        self._least = least  # bytes from one look to the next
+        self._bytes = self._slow = 0
+
+    def slow(self, bytes: int, midway: bool) -> bool:
+        """Was it too slow in each of the last looks?"""
+        self._slow = self._slow + 1 if midway and bytes - self._bytes < self._least else 0
+        self._bytes = bytes
+        return self._slow > STANDS
+
+
 class Running:
     """One connection in use.
 
@@ -52,6 +69,7 @@ class Running:
         rest: bytes, owner: Owner, heartbeat: float,
     ) -> None:  # fmt: skip
         self.link = link
+        self._comes, self._goes = Pace(SLOWEST * heartbeat), Pace(SLOWEST * heartbeat)
         self._driver, self._gateway, self._owner, self._heartbeat = driver, gateway, owner, heartbeat
         self._gone = self._over = False
         self._tls = sock if isinstance(sock, ssl.SSLSocket) else None
@@ -62,7 +80,7 @@ class Running:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
         link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
         _all.add(self)
-        _listen(driver)
+        _listen()
 
     def start(self) -> None:
         """From here on bytes move, and the owner hears of it."""
@@ -92,13 +110,22 @@ class Running:
         if refused := self.link.refused:
             self._lose(_refusal(refused))
         elif failure := self.link.failure:
+            if (fd := self.link.take_violator()) >= 0:
+                sock = socket.socket(fileno=fd)
+                sock.setblocking(False)
+                Farewell(self._driver, sock, refusal(ProtocolError(failure)))
             self._lose(ProtocolError(failure) if self.link.violated else SystemFailure(errno.ECONNRESET, failure))
         elif self._tell() and self.link.finished:
             self._lose(None)
 
-    def leave(self) -> None:
-        """Tells a sending side that no more is taken. It closes the connection then."""
-        self.link.leave()
+    def leave(self, *, keeps: bool = False) -> None:
+        """Tells a sending side that no more is taken. It closes the connection then. ``keeps``: what has come stays."""
+        self.link.leave(keeps)
+        self.move()
+
+    def finish(self) -> None:
+        """Tells a receiving side that no more will come than was sent."""
+        self.link.finish()
         self.move()
 
     def _tell(self) -> bool:
@@ -120,8 +147,14 @@ class Running:
             return
         if (silent := self.link.silent) > SILENT * self._heartbeat:
             self._lose(SystemFailure(errno.ETIMEDOUT, f"nothing was heard for {silent:.1f} s"))
-        else:
-            self._ping()
+            return
+        came, in_frame, went, left = self.link.progress
+        for slow, what in ((self._comes.slow(came, in_frame), "sends"), (self._goes.slow(went, left > 0), "takes")):
+            if slow:
+                seconds = f"for {STANDS * self._heartbeat:.1f} s"
+                self._lose(ProtocolError(f"the peer {what} less than {SLOWEST} bytes per second of a frame, {seconds}"))
+                return
+        self._ping()
 
     def _ping(self) -> None:
         self._cancel_sign = self._driver.later(self._heartbeat, self._sign_of_life)
@@ -138,6 +171,10 @@ class Running:
         try:
             writes = self._move(self._tls)
         except PsyneError as error:
+            if isinstance(error, ProtocolError) and self.link.progress[3] == 0:  # between two frames
+                self._driver.unwatch(self._tls.fileno())
+                Farewell(self._driver, self._tls, refusal(error))
+                self._tls = None
             self._lose(error)
         except OSError as error:  # ssl.SSLError is one
             self._lose(SystemFailure(error.errno or errno.ECONNRESET, str(error)))
@@ -213,8 +250,8 @@ def _refusal(text: str) -> PsyneError:
         return error
 
 
-def _listen(driver: Driver) -> None:
-    """Hear of what becomes of connections that the pump drives."""
+def _listen() -> None:
+    """Hear of what becomes of connections that the pump drives; on the thread, as loops may be closed before others."""
     fd = _native.network_news()
     if (os.getpid(), fd) in _listened:
         return
@@ -224,6 +261,7 @@ def _listen(driver: Driver) -> None:
         with suppress(BlockingIOError):
             os.read(fd, 4096)
         for running in list(_all):
-            running._driver.soon(running.look)
+            with suppress(RuntimeError):  # its loop is closed
+                running._driver.soon(running.look)
 
-    driver.watch(fd, True, False, hear)
+    thread_driver().watch(fd, True, False, hear)

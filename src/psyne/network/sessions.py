@@ -13,7 +13,7 @@ __all__ = ["SESSION_TIMEOUT", "Backoff", "Session", "Sessions"]
 
 FIRST, MOST = 0.1, 10.0  # seconds between tries to connect
 SESSION_TIMEOUT = 30.0  # seconds that a session waits for the next connection
-MOST_SESSIONS = 512
+MOST_SESSIONS = 256
 
 State = Literal["connected", "waiting", "over"]
 

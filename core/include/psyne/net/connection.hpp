@@ -33,6 +33,7 @@ public:
     void connect(sys::Fd socket, uint64_t next, uint64_t capacity, std::string_view rest = {}) {
         side_->connected(next, capacity);
         failure_.clear();
+        violator_.reset();
         over_ = nullptr;
         finished_ = false;
         socket_ = std::move(socket);
@@ -121,6 +122,8 @@ public:
         if (came) due_ = now;
         return bell_;
     }
+    /// The socket of a peer that broke the protocol, where it stands between two frames and so can be told why.
+    sys::Fd take_violator() noexcept { return std::move(violator_); }
     bool failed() const noexcept { return !failure_.empty(); }
     const std::string& failure() const noexcept { return failure_; }
     Errc failure_code() const noexcept { return code_; }
@@ -180,7 +183,7 @@ private:
 
     std::unique_ptr<Side> side_;
     const std::shared_ptr<Sleepers> sleepers_;
-    sys::Fd socket_;
+    sys::Fd socket_, violator_;
     short events_ = 0;
     int bell_ = -1;
     uint64_t due_ = kForever, look_at_ = kForever, pause_ = kSoonest, kicked_at_ = 0, heard_ = 0;
@@ -250,6 +253,7 @@ private:
         code_ = e.code;
         look_for_news();  // what it said before it went counts
         news_.store(true, release);
+        if (code_ == Errc::protocol && link().unwritten() == 0) violator_ = std::move(socket_);
         disconnect();
     }
 };

@@ -50,13 +50,14 @@ public:
     }
 
     /// Messages that all local stages have let go.
-    uint64_t let_go() { return let_go_ = sender_.let_go_until(let_go_); }
+    uint64_t let_go() { return let_go_ = kept_ ? next_ : sender_.let_go_until(let_go_); }
     /// Tells the peer what was let go and received, if it does not know: for who has nothing else to do.
     void acknowledge() { acks_ = acks_ || let_go() != told_let_go_ || next_ != told_next_; }
-    /// Nothing more is taken; the peer is told.
-    void leave() noexcept {
+    /// Nothing more is taken; the peer is told. `keeps`: what has come stays in the channel, so the peer lets go of it.
+    void leave(bool keeps = false) noexcept {
         discard();
         leaves_ = left_ = acks_ = true;  // what was let go was not in vain
+        kept_ = keeps;
         turn_deaf();
     }
     /// The peer knows that all was let go.
@@ -81,7 +82,7 @@ private:
     uint64_t told_next_ = 0, told_let_go_ = 0;  // in the last ACK
     uint64_t bytes_ = 0;                       // of payload, since the last ACK
     bool acks_ = false, byes_ = false, leaves_ = false;  // to be told
-    bool end_ = false, failed_ = false, left_ = false, parted_ = false;
+    bool end_ = false, failed_ = false, left_ = false, kept_ = false, parted_ = false;
     bool end_here_ = false;  // END came in this connection
 
     // The frame whose payload is coming.

@@ -65,6 +65,8 @@ public:
     /// Bytes that were gathered and are not written.
     uint64_t unwritten() const noexcept { return outbox_.bytes(); }
 
+    /// Has a frame begun to arrive that is not whole, for lack of bytes?
+    bool waits_for_rest() const noexcept { return !stuck_ && !deaf_ && (midway() || begin_ != end_); }
     /// Asks for a sign of life: the peer sends `word` back.
     void ping(uint64_t word) noexcept { ping_ = word, pings_ = true; }
     /// The word that came back last.

@@ -84,7 +84,7 @@ private:
             for (int tries = 0; at_ == runs_.last; ++tries) {  // some may be good for nothing
                 const uint64_t most = std::min<uint64_t>(credit(next_), kMostMessages);
                 Taken t;
-                if (most == 0 || tries == 16 || !receiver_.try_take(most, t)) return;
+                if (most == 0 || tries == 16 || finishes() || !receiver_.try_take(most, t)) return;
                 keep(t);
             }
             if (!frame(runs_[at_])) return;

@@ -44,12 +44,14 @@ public:
     /// Messages of the local channel that contradict themselves. The far end knows them as missed.
     uint64_t corrupted() const noexcept { return corrupted_; }
     /// It has sent all that there was, and may send more.
-    bool wants_messages() const noexcept { return !end_sent_ && !left_ && !understood_ && credit(sent_) != 0; }
+    bool wants_messages() const noexcept { return !end_sent_ && !left_ && !understood_ && !finishes_ && credit(sent_) != 0; }
     /// Another far end, which has nothing: what was not let go comes first, from sequence 0 on. Not while connected.
     virtual void restart() noexcept {
         let_go_ = acked_ = received_ = sent_ = flown_ = 0;
-        left_ = understood_ = false;
+        left_ = understood_ = finishes_ = false;
     }
+    /// No more is sent than was: it ends as if the last sender had closed.
+    void finish() noexcept { finishes_ = true; }
     /// The far end closed and takes no more.
     bool left() const noexcept { return left_; }
     /// The far end has all messages, and knows that it was the last.
@@ -60,6 +62,8 @@ public:
     bool finished() const noexcept { return understood_ && !byes_ && let_go_ == sent_ && unwritten() == 0; }
 
 protected:
+    bool finishes() const noexcept { return finishes_; }
+
     MessageShapes shapes_;
     bool checksum_;
     uint64_t capacity_ = 0;  // of the far ring; 0: not connected
@@ -106,7 +110,7 @@ protected:
     }
 
 private:
-    bool left_ = false, understood_ = false, end_sent_ = false, byes_ = false;
+    bool left_ = false, understood_ = false, end_sent_ = false, finishes_ = false, byes_ = false;
     uint32_t sum_ = 0;
 
     void plan(uint64_t bytes) final {
@@ -116,7 +120,7 @@ private:
         if (closing() || capacity_ == 0 || end_sent_ || left_ || understood_) return;
         fill(bytes);
         bool lost = false;
-        if (over(lost)) end_sent_ = add(Frame::end, sent_, 1, lost);
+        if (finishes_ ? sent_ == sent_most() : over(lost)) end_sent_ = add(Frame::end, sent_, 1, lost);
     }
     bool begin(const Header& h, std::span<const std::byte>, size_t&) final { violation(h.text() + " came from a receiving side"); }
     void take(const Header& h, const std::byte* body) final {

@@ -46,7 +46,7 @@ private:
 
     /// One frame at a time: the copy is free again when all is written.
     void fill(uint64_t) override {
-        if (!outbox_.empty()) return;
+        if (!outbox_.empty() || finishes()) return;
         const uint64_t most = std::min<uint64_t>(credit(sent_), kMostMessages);
         Sight s;
         for (int tries = 0; most != 0 && tries < 16; ++tries)

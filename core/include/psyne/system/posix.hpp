@@ -42,6 +42,8 @@ public:
         if (fd_ >= 0) ::close(std::exchange(fd_, -1));
     }
     int get() const noexcept { return fd_; }
+    /// The caller closes it.
+    int release() noexcept { return std::exchange(fd_, -1); }
     explicit operator bool() const noexcept { return fd_ >= 0; }
 
 private:
