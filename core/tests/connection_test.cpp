@@ -16,6 +16,7 @@ struct Carried {
     std::unique_ptr<Receiver> rx;
     explicit Carried(Kind kind = {})
         : near(home, "near", kind), far(home, "far", kind), tx(near.sender()), wire(near, far, *a.gateway, *b.gateway), rx(far.receiver()) {
+        const std::scoped_lock guard(wire.in->lock, wire.out->lock);  // the pumps look at them, too
         wire.in->connect({}, 0, 0);
         wire.out->connect({}, 0, kind.far_capacity);
     }

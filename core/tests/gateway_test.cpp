@@ -36,7 +36,7 @@ TESTS(gateway_test) {
              for (const bool kicked : {true, false}) {
                  Pair road({}, kicked);
                  Random random(1);
-                 for (uint64_t n = 0; n < kMany / 4; ++n) {
+                 for (uint64_t n = 0; n < kMany / 10; ++n) {
                      road.send(n);
                      road.check(n);
                      if (n % 3 == 0) nap(random, 60);  // the pump lingers, lies down, sleeps
