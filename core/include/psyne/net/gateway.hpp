@@ -61,6 +61,11 @@ public:
     /// Waits for messages as Receiver::receive does, and drives the connections that they come from meanwhile.
     template <class Tick>
     Wait receive(Receiver& r, uint64_t limit, Taken& out, uint64_t deadline, Tick&& tick) {
+        if (!pump_) {  // who moves the bytes must hear by when it has to look again: nobody else moves them
+            if (r.try_take(limit, out)) return Wait::ready;
+            if (r.over()) return Wait::stopped;
+            return deadline == 0 ? Wait::timeout : r.receive(limit, out, deadline, tick);
+        }
         look_for_connections();
         if (deadline == 0) return drive_until(r, limit, out, deadline, tick);  // it does not stay
         const Owning owning(*this);
@@ -115,7 +120,7 @@ private:
             std::lock_guard inside(c->lock);
             if (!c->side().starves()) continue;
             c->drive();
-            if (c->has_news() || (c->needs().events & POLLOUT) != 0) pass_on();
+            if (!pump_ || c->has_news() || (c->needs().events & POLLOUT) != 0) pass_on();
         }
     }
     /// Whoever drives the connections while nobody else does has something to do.
