@@ -242,7 +242,10 @@ void bind_network(nb::module_& m) {
                  return inside(w, [](net::Connection& c) { return static_cast<double>(sys::now_ns() - c.heard()) * 1e-9; });
              }, "Seconds since something came.")
         .def_prop_ro("wants", [](Wire& w) {
-                 const auto [bell, due] = inside(w, [](net::Connection& c) { return std::pair(c.settle(), c.due()); });
+                 const auto [bell, due] = inside(w, [](net::Connection& c) {
+                     const int rings = c.settle();
+                     return std::pair(rings, c.due());  // as it is then
+                 });
                  const uint64_t now = sys::now_ns();
                  return nb::make_tuple(bell, due == kForever ? -1.0 : due > now ? static_cast<double>(due - now) * 1e-9 : 0.0);
              }, nb::sig("def wants(self) -> tuple[int, float]"),
