@@ -134,7 +134,7 @@ bool warn(const std::string& text) {
     PyObject *type, *value, *trace;
     PyErr_Fetch(&type, &value, &trace);
     PyObject* module = PyImport_ImportModule("psyne.log");
-    PyObject* done = module ? PyObject_CallMethod(module, "warn", "N", text_of(text)) : nullptr;
+    PyObject* done = module ? PyObject_CallMethod(module, "warn", "N", text_of(shown(text))) : nullptr;
     // KeyboardInterrupt and SystemExit are not the logger's: they go to whoever waits.
     const bool fine = done || PyErr_ExceptionMatches(PyExc_Exception);
     Py_XDECREF(done);

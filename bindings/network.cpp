@@ -222,7 +222,7 @@ void bind_network(nb::module_& m) {
                      "It is over, and nothing has to be said any more.")
         .def_prop_ro("failure", [](Wire& w) -> nb::object {
                  const std::string why = inside(w, [](net::Connection& c) { return c.failure(); });
-                 return why.empty() ? nb::none() : shared_text(why);
+                 return why.empty() ? nb::none() : shared_text(shown(why));
              }, nb::sig("def failure(self) -> str | None"))
         .def_prop_ro("violated", [](Wire& w) {
                  return inside(w, [](net::Connection& c) { return c.failed() && c.failure_code() == Errc::protocol; });
@@ -273,6 +273,8 @@ void bind_network(nb::module_& m) {
               if (nb::isinstance<SenderEnd>(end)) name(sender_end(end.ptr()));
               else with_reader(end, [&](auto& e) { name(e); });
           }, nb::arg("end").lock(), nb::arg("address"), nb::sig("def rename(end: object, address: str) -> None"));
+    m.def("show_as", show_as, nb::arg("address"), nb::arg("shown"),
+          "Errors and warnings call the channel at this address inside the process by another one; \"\": no more.");
     m.def("sum_drops", [](nb::object end) { sender_end(end.ptr()).sender->sum_drops(); }, nb::arg("end"),
           nb::sig("def sum_drops(end: object) -> None"), "Each message that this end sends says how many its source missed in all.");
     m.def("signal", [](nb::object end, const std::string& error, const std::string& text, bool for_good) {

@@ -1,8 +1,47 @@
 #include "python.hpp"
 
 #include <cmath>
+#include <map>
+#include <mutex>
 
 namespace psyne::python {
+
+namespace {
+
+constexpr std::string_view kHidden = "memory://tcp.";  // and a number: the channel of an end over TCP
+
+struct Shown {
+    std::mutex lock;
+    std::map<std::string, std::string> names;
+};
+Shown& all_shown() {
+    static Shown* const all = new Shown;  // ends may outlive all static objects
+    return *all;
+}
+
+}  // namespace
+
+void show_as(const std::string& address, const std::string& shown) {
+    Shown& all = all_shown();
+    const std::lock_guard guard(all.lock);
+    if (shown.empty()) all.names.erase(address);
+    else all.names[address] = shown;
+}
+
+std::string shown(const std::string& text) {
+    std::string result;
+    size_t done = 0;
+    for (size_t at; (at = text.find(kHidden, done)) != std::string::npos;) {
+        const size_t end = std::min(text.find_first_not_of("0123456789", at + kHidden.size()), text.size());
+        const std::string address = text.substr(at, end - at);
+        Shown& all = all_shown();
+        const std::lock_guard guard(all.lock);
+        const auto found = all.names.find(address);
+        result.append(text, done, at - done).append(found == all.names.end() ? address : found->second);
+        done = end;
+    }
+    return result.append(text, done);
+}
 
 std::atomic<uint64_t> fork_generation{0};
 
@@ -44,9 +83,9 @@ PyObject* text_of(std::string_view bytes) {
 }
 
 PyObject* raise(const char* class_name, const std::string& text) {
-    PyObject *cls = error_class(class_name), *shown = cls ? text_of(text) : nullptr;
-    if (shown) PyErr_SetObject(cls, shown);
-    Py_XDECREF(shown);
+    PyObject *cls = error_class(class_name), *value = cls ? text_of(shown(text)) : nullptr;
+    if (value) PyErr_SetObject(cls, value);
+    Py_XDECREF(value);
     return nullptr;
 }
 

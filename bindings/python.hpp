@@ -49,6 +49,10 @@ PyObject* imported(std::atomic<PyObject*>& cache, const char* module, const char
 PyObject* error_class(const char* name);
 /// Whether the exception that is set is of this class; clears it if so.
 bool caught(const char* class_name);
+/// What people call a channel that has an address of its own in here: errors and warnings say that. "": no more.
+void show_as(const std::string& address, const std::string& shown);
+/// A text with the addresses that people know.
+std::string shown(const std::string& text);
 /// Sets a Python exception; always null, so that slots can `return raise(...)`.
 PyObject* raise(const char* class_name, const std::string& text);
 

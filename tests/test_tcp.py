@@ -18,6 +18,7 @@ from psyne import Array, ArrowBatch, Stage, Struct, Text, f32, u64
 
 from .helpers.layouts import Line, Number, Sample, line_of, lines_of
 from .helpers.process import Child, run_program, until
+from .helpers.raw_peer import RawPeer
 
 HERE = "tcp://127.0.0.1:0"
 Open = Callable[..., tuple[Any, Any]]
@@ -566,6 +567,19 @@ def test_a_stage_that_is_taken_is_busy() -> None:
         assert numbers(first, 1) == [2]
 
 
+def test_a_place_whose_peer_vanished_without_a_word_comes_free() -> None:
+    """A host that lost its power says nothing: who comes for its place keeps trying until it is given up."""
+    with bound_sender(Number, heartbeat=0.5, session_timeout=0.1) as tx:
+        far = tx._carrier.far
+        with RawPeer(tx.address) as vanished:
+            vanished.greet("", "receiver")
+            until(lambda: far.connections, "it to be there")
+            with psyne.receiver(tx.address, Number) as rx:
+                until(lambda: far.refused > 0, "it to hear that the place is taken")
+                tx.send(Number(n=1))
+                assert numbers(rx, 1) == [1]
+
+
 def test_a_wrong_token_is_an_error_of_who_connects() -> None:
     with bound_receiver(Number, token="s" * 32) as rx:
         stranger = psyne.sender(rx.address, Number, token="t" * 32, linger=0)
@@ -615,6 +629,39 @@ def test_an_address_of_all_the_world_needs_a_secret() -> None:
 def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
     with bound_receiver(Number) as rx, pytest.raises(psyne.SystemFailure):
         psyne.receiver(rx.address, Number, bind=True)
+
+
+def test_all_that_is_said_names_the_address_that_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{nobody.getsockname()[1]}"
+        tx = psyne.sender(address, Number, capacity=8, full="grow", budget=1 << 17, linger=0)
+        said = [repr(tx), tx.address]
+        with pytest.raises(psyne.Full) as full:
+            while True:
+                tx.send(Number(n=1), timeout=1.2)
+        with pytest.raises(psyne.Full) as still_there:
+            tx.drain(timeout=0.01)
+        said += [str(full.value), str(still_there.value)]
+        tx.close()
+        with pytest.raises(psyne.ChannelClosed) as closed:
+            tx.send(Number(n=1))
+        with pytest.raises(psyne.NoSpace) as no_space:
+            psyne.sender(address, Array("u1", 1 << 30), capacity=1 << 20)
+        said += [str(closed.value), str(no_space.value)]
+        said += [record.getMessage() for record in caplog.records]
+        assert any("has waited 1 s for room" in text for text in said)
+        assert any("cannot grow" in text for text in said)
+        assert not [text for text in said if "memory://" in text or address not in text]
+
+
+def test_a_bound_end_is_called_by_the_port_that_was_free(caplog: pytest.LogCaptureFixture) -> None:
+    with bound_sender(Number, capacity=8, linger=0) as tx:
+        assert int(tx.address.rpartition(":")[2]) > 0
+        with pytest.raises(psyne.Full, match=tx.address):
+            while True:
+                tx.send(Number(n=1), timeout=1.2)
+        assert [r.getMessage() for r in caplog.records if f"sender of {tx.address} has waited" in r.getMessage()]
 
 
 def test_calls_have_no_answer_over_a_network() -> None:
@@ -681,6 +728,15 @@ def _parting() -> Any:
     from psyne.network import ends
 
     return ends._parting
+
+
+@pytest.mark.parametrize("open_it", [psyne.sender, psyne.receiver])
+def test_an_end_that_could_not_be_opened_leaves_nothing(open_it: Callable[..., Any]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        with pytest.raises(psyne.SystemFailure):
+            open_it(f"tcp://127.0.0.1:{taken.getsockname()[1]}", Number, bind=True)
+        gc.collect()
+        until(lambda: not _parting(), "it to be gone")
 
 
 def test_an_end_that_nobody_keeps_is_closed() -> None:

@@ -17,9 +17,11 @@ import pytest
 import psyne
 from psyne import Array, Stage
 from psyne.network.serve import Serving
+from psyne.types.schema import schema_of
 
 from .helpers.certificates import HOST, write_files
 from .helpers.process import Child, until
+from .helpers.raw_peer import RawPeer
 
 NUMBER = Array("u8", (4,))
 TOKEN = "a token of more than sixteen bytes"
@@ -181,6 +183,26 @@ def test_where_the_pattern_has_no_place_a_remote_end_is_busy(serving: Serving) -
         stack.callback(tx.close)
         with pytest.raises(psyne.ChannelBusy, match="pid"):
             until(lambda: tx.send(np.zeros(4, "u8")) and False, "it to raise")
+
+
+def test_a_sender_that_vanished_without_a_word_leaves_its_place_to_the_next() -> None:
+    with ExitStack() as stack:
+        serving = stack.enter_context(psyne.serve("tcp://127.0.0.1:0", heartbeat=0.5, session_timeout=0.1))
+        address = f"{serving.address}/numbers"
+        first = stack.enter_context(psyne.sender("ipc://numbers", NUMBER, pattern="spsc"))
+        rx = stack.enter_context(psyne.receiver("ipc://numbers", NUMBER, follow=True))
+        vanished = stack.enter_context(RawPeer(serving.address))
+        first.close()
+        vanished.greet("numbers", schema=schema_of([NUMBER]))
+        until(lambda: serving.statistics().connected == 1, "it to be there")
+        tx = stack.enter_context(psyne.sender(address, NUMBER))
+        until(lambda: serving.statistics().refused > 0, "it to hear that the place is taken")
+        sends(tx, 0, 3)
+        got = []
+        while len(got) < 3:
+            with suppress(psyne.SenderLost):
+                got += receives(rx, 1)
+        assert got == [0, 1, 2]
 
 
 def test_an_unknown_stage_is_answered_with_those_that_there_are(serving: Serving) -> None:
@@ -383,6 +405,33 @@ def test_checksums_are_made_where_either_side_wants_them(asks: bool) -> None:
         sends(tx, 0, 50)
         assert receives(here, 50) == receives(rx, 50) == list(range(50))
         assert serving.statistics().refused == 0
+        del there
+
+
+def test_certificates_a_token_and_checksums_work_together(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    tls = psyne.Tls(files.cert, files.key, files.ca, server_name=HOST)
+    options: dict[str, Any] = {"tls": tls, "token": TOKEN, "checksum": True}
+    with ExitStack() as stack:
+        serving = stack.enter_context(psyne.serve("tcp://127.0.0.1:0", **options))
+        address = f"{serving.address}/numbers"
+        there = stack.enter_context(psyne.sender("ipc://numbers", NUMBER, pattern="mpmc", stages=["here", "there"]))
+        here = stack.enter_context(psyne.receiver("ipc://numbers", NUMBER, stage="here"))
+        tap = stack.enter_context(psyne.tap(address, NUMBER, **options))
+        tx = stack.enter_context(psyne.sender(address, NUMBER, **options))
+        rx = stack.enter_context(psyne.receiver(address, NUMBER, stage="there", **options))
+        until(lambda: serving.statistics().connected == 3, "all to be there")
+        for first in range(0, 500, 50):
+            sends(tx, first, 50)
+            assert receives(here, 50) == receives(rx, 50) == receives(tap, 50) == list(range(first, first + 50))
+        for wrong in ({"token": TOKEN[::-1]}, {"tls": psyne.Tls(files.other_cert, files.other_key, files.ca)}):
+            with (
+                psyne.receiver(address, NUMBER, **options | wrong) as stranger,
+                pytest.raises(psyne.AuthenticationFailed),
+            ):
+                stranger.receive(timeout=30)
+        sends(tx, 500, 1)
+        assert receives(here, 1) == receives(rx, 1) == receives(tap, 1) == [500]
         del there
 
 

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from psyne import Array
 from psyne.network import greeting, remote, sessions
 from psyne.network.bodies import Request
 from psyne.network.driver import thread_driver
+from psyne.network.frames import Type
 from psyne.network.handshake import Client
 
 from .helpers.cutting import Cut, Proxy
 from .helpers.layouts import Number
 from .helpers.process import Child, until
+from .helpers.raw_peer import RawPeer
 
 ANYWHERE = (0, 1, 16, 32, 40, -1)  # bytes of a frame: nothing, of the header, all of it, of the body, all but one
 HOWS = ("close", "reset")
@@ -509,6 +512,20 @@ def test_a_client_does_not_take_itself_for_its_peer(monkeypatch: pytest.MonkeyPa
         assert "nobody listens" in str(until(lambda: failures)[0])
 
 
+def test_a_session_does_not_come_to_its_end_while_its_handshake_goes_on() -> None:
+    with (
+        psyne.sender("tcp://127.0.0.1:0", Number, bind=True, session_timeout=0.05) as tx,
+        RawPeer(tx.address) as peer,
+    ):
+        peer.greet("", "receiver", speaks=False)
+        passed = threading.Event()
+        thread_driver().later(0.2, passed.set)  # by the same clock
+        assert passed.wait(60)
+        peer.speak()
+        tx.send(Number(n=1))
+        assert peer.next(Type.DATA) is not None
+
+
 @pytest.mark.parametrize("heartbeat", [0, -1, "often"])
 def test_a_heartbeat_that_cannot_be_is_refused(heartbeat: Any) -> None:
     with pytest.raises(psyne.InvalidArgument, match="heartbeat"):
@@ -578,3 +595,20 @@ def test_a_slow_reader_over_tls_holds_the_sender_and_gets_everything(sends: str,
         pair.tx.send(np.full(1 << 16, 99, "u1"))
         with pair.rx.receive() as message:
             assert (message.array == 99).all()
+
+
+def test_a_fault_of_this_host_is_not_taken_for_a_refusal(
+    tls: Any, psyne_directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no bell can be made, as in a directory that is not private, the end goes on as soon as it can be."""
+    blocked = threading.Event()
+    thread_driver().soon(blocked.wait)
+    with tls("C") as pair:
+        psyne_directory.chmod(0o777)
+        blocked.set()
+        until(lambda: "is lost" in caplog.text, "it to be felt")
+        assert str(psyne_directory) in caplog.text
+        psyne_directory.chmod(0o700)
+        pair.tx.send(Number(n=1))
+        with pair.rx.receive(timeout=30) as message:
+            assert message.n == 1

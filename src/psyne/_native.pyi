@@ -469,6 +469,11 @@ def attach(end: object, gateway: Gateway) -> None:
 
 def rename(end: object, address: str) -> None: ...
 
+def show_as(address: str, shown: str) -> None:
+    """
+    Errors and warnings call the channel at this address inside the process by another one; "": no more.
+    """
+
 def sum_drops(end: object) -> None:
     """
     Each message that this end sends says how many its source missed in all.

@@ -45,16 +45,23 @@ class RawPeer:
         self.said = b""
         """All that was sent."""
 
-    def greet(self, channel: str, role: Any = "sender", *, token: bytes | None = None, **fields: Any) -> Opened:
-        """Raises what the other side refuses with."""
+    def greet(
+        self, channel: str, role: Any = "sender", *, token: bytes | None = None, speaks: bool = True, **fields: Any
+    ) -> Opened:
+        """Raises what the other side refuses with. ``speaks``: it shows that it knows that it is welcome."""
         client = Client(Request(role, channel, **fields), "the bound side", token)
         while not client.done:
             self.send(client.take())
             client.feed(self.sock.recv(1 << 16))
         self._held = client.rest
-        self.send(frame(Type.PING, bytes(8)))  # it knows that it is welcome: only now it is somebody
+        if speaks:
+            self.speak()
         assert client.opened is not None
         return client.opened
+
+    def speak(self) -> None:
+        """Only now it is somebody."""
+        self.send(frame(Type.PING, bytes(8)))
 
     def send(self, *pieces: bytes) -> None:
         self.said += b"".join(pieces)

@@ -67,7 +67,7 @@ class Bound:
         self.driver, self.options, self.gateway, self.kicks = driver, options, gateway, kicks
         self.sessions = Sessions(driver, options.session_timeout, options.max_connections)
         self.peers: set[Peer] = set()
-        self.quiet = Happening()  # no peer is there that has spoken and does not know that this is the end
+        self.quiet = Happening()  # no peer is there that has spoken and still has to say or hear something
         self.quiet.set()
         self.accepted = 0
         """Handshakes that came to a good end."""
@@ -79,7 +79,7 @@ class Bound:
         """How often nobody was accepted for a while, for lack of descriptors or memory."""
         self._hosted = hosted
         self._strangers: dict[Greeting, Stranger] = {}  # the oldest first
-        self._closed = False
+        self._closed = self._finishing = False
         self._sockets: list[socket.socket] = []
         try:
             for family, place in bind_places(
@@ -116,7 +116,7 @@ class Bound:
 
     def settle(self) -> None:
         """Is there a peer that something is to be said to, or heard from?"""
-        if any(peer.link is not None and not peer.ended for peer in self.peers):
+        if any(peer.keeps_busy(self._finishing) for peer in self.peers):
             self.quiet.clear()
             return
         self.quiet.set()
@@ -145,7 +145,8 @@ class Bound:
                 peer.close()
 
     def finish(self) -> None:
-        """All hear that this is the end; `quiet` is set when they have taken it in. By the driver."""
+        """All hear that this is the end; `quiet` is set when they have let go of all. By the driver."""
+        self._finishing = True
         self.stop_listening()
         for peer in list(self.peers):
             peer.finish()
@@ -253,7 +254,7 @@ class Bound:
             self.peers.add(peer)
             stranger.made = True
         stranger.peer = peer
-        peer.greeting = stranger
+        peer.session.connected(stranger)  # while its handshake goes on no session comes to its end
         there = hosted.there
         schema = there["schema"] if there else request.schema or ""
         return Reply(
@@ -303,8 +304,13 @@ class Bound:
 
     def _undo(self, stranger: Stranger) -> None:
         """What was joined for a handshake that fails is left at once. A session from before waits on."""
-        if stranger.made and stranger.peer is not None and stranger.peer in self.peers:
-            stranger.peer.close()
+        peer = stranger.peer
+        if peer is None or peer not in self.peers:
+            return
+        if stranger.made:
+            peer.close()
+        else:
+            peer.session.lost(stranger)
 
 
 def _listen(family: int, place: Any) -> socket.socket:

@@ -264,10 +264,8 @@ class ThreadDriver:
 class LoopDriver:
     """An event loop of asyncio, or uvloop. Where it is closed nothing is called any more."""
 
-    pumps = False
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, pumps: bool = False) -> None:
+        self._loop, self.pumps = loop, pumps
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
         self._inside(self._watch, fd, read, write, callback)

@@ -8,7 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from .. import _native
 from ..address import program_name, tcp_place
@@ -33,6 +33,7 @@ __all__ = ["receiver", "sender", "tap"]
 LEAVING = 1.0  # seconds that a receiver which has left gives its senders to hear of it
 
 End = Sender[Any] | Receiver[Any] | Tap[Any]
+E = TypeVar("E", bound=End)
 
 _number = itertools.count(1)
 _open: weakref.WeakSet[Any] = weakref.WeakSet()  # ends
@@ -65,11 +66,11 @@ class Looker(Joining, Tap[Any]):
 class Carrier:
     """What carries the channel of one end. It does not keep the end alive, and outlives it until all is said."""
 
-    def __init__(self, driver: Driver, end: End, address: str, linger: float) -> None:
-        self.name = address
+    def __init__(self, driver: Driver, end: End, local: str, address: str, linger: float) -> None:
+        self.local, self.name = local, address
         self.gateway = _native.Gateway(driver.pumps)
         self.gone = Happening()  # no connection is there any more
-        self.far: Bound | Remote
+        self.far: Bound | Remote | None = None  # None: it could not be opened
         self.hosted: Hosted | None = None  # of an end that takes messages
         self._driver, self._linger = driver, linger
         self._sends, self._pid, self._parting = isinstance(end, Sender), os.getpid(), False
@@ -117,6 +118,9 @@ class Carrier:
 
     def _part(self) -> None:
         far = self.far
+        if far is None:
+            self._close()
+            return
         if isinstance(far, Bound):
             far.stop_listening()
             if not self._sends:
@@ -146,17 +150,19 @@ class Carrier:
         if not self._driver.pumps:
             self._driver.unwatch(self.gateway.fileno())
         try:
-            self.far.close()
+            if self.far is not None:
+                self.far.close()
             if self.hosted is not None:
                 self.hosted.let_lanes_go()
         finally:
+            _native.show_as(self.local, "")
             _parting.discard(self)
             self.gone.set()
 
     def _stirred(self) -> None:
         """A thread that used the end could not do all for its connections."""
         self.gateway.hush()
-        for running in self.far.connections:
+        for running in self.far.connections if self.far is not None else ():
             running.move()
 
 
@@ -175,12 +181,12 @@ def sender(address: str, types: Sequence[object], options: dict[str, Any], drive
                 f"stage {name!r} of {address} cannot change messages in place: that needs memory in common. Leave "
                 "mutate=True out"
             )
-    local = _local()
     if not bind:
         own["pattern"] = "spsc"
-    end: Sender[Any] = Sender(local, types, **own)
+    end: Sender[Any]
+    local, end = _local(address, lambda local: Sender(local, types, **own))
     try:
-        carrier = _carrier(end, address, chosen, driver)
+        carrier = _carrier(end, local, address, chosen, driver)
         if bind:
             hosted = Hosted(local, address, takes_senders=False)
             carrier.far = _bound(carrier, address, chosen, hosted, carrier.gateway)
@@ -219,8 +225,7 @@ def receiver(
             else f"stage {name!r} of {address} cannot change messages in place: that needs memory in common. Leave "
             "mutate=True out"
         )
-    local = _local()
-    end = Reader(local, types, **own)
+    local, end = _local(address, lambda local: Reader(local, types, **own))
     hosted = Hosted(
         local, address, stages=[name or "main"] if bind else ["main"], capacity=capacity,
         accept=_accept(types, own.get("subset", False), address),
@@ -241,8 +246,7 @@ def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: 
         raise InvalidArgument(f"a tap looks on at a channel of others: it connects to {address}; leave bind=True out")
     latest, history = own.pop("latest", False), own.pop("history", 0)
     check_tap_options(latest, history, own.get("wait", "adaptive"), own.get("follow", False))
-    local = _local()
-    end = Looker(local, types, latest=latest, **own)
+    local, end = _local(address, lambda local: Looker(local, types, latest=latest, **own))
     hosted = Hosted(local, address, stages=[], accept=_accept(types, False, address), sums_missed=True)
     request = Request("tap", "", latest=latest, history=history)
     _carry(end, address, False, chosen, hosted, request, own.get("follow", False), driver)
@@ -256,7 +260,7 @@ def _carry(
     host, port, channel = tcp_place(address)
     hosted.joining, end._hosted = weakref.ref(end), hosted
     try:
-        carrier = _carrier(end, address, options, driver)
+        carrier = _carrier(end, hosted.local, address, options, driver)
         carrier.hosted = hosted
         if bind:
             carrier.far = _bound(carrier, address, options, hosted)
@@ -280,16 +284,23 @@ def _network(options: dict[str, Any]) -> tuple[bool, NetworkOptions]:
     return bind, NetworkOptions.of("server" if bind else "client", **options)
 
 
-def _local() -> str:
-    """An address inside this process that nobody else has."""
-    return f"memory://tcp.{next(_number)}"
-
-
-def _carrier(end: End, address: str, options: NetworkOptions, driver: Driver | None) -> Carrier:
+def _local(address: str, open: Callable[[str], E]) -> tuple[str, E]:
+    """A channel inside this process that nobody else has, and an end of it, which people know by this address."""
+    local = f"memory://tcp.{next(_number)}"
+    _native.show_as(local, address)
+    try:
+        end = open(local)
+    except BaseException:
+        _native.show_as(local, "")
+        raise
     _native.rename(end, address)
+    return local, end
+
+
+def _carrier(end: End, local: str, address: str, options: NetworkOptions, driver: Driver | None) -> Carrier:
     driver = driver or thread_driver()
     _close_at_exit()
-    return Carrier(driver, end, address, options.linger)
+    return Carrier(driver, end, local, address, options.linger)
 
 
 def _bound(
@@ -302,6 +313,7 @@ def _bound(
         hosted.address = carrier.name = f"tcp://{shown}:{bound.port}" + (f"/{channel}" if channel else "")
         if (end := carrier._end()) is not None:
             _native.rename(end, carrier.name)
+            _native.show_as(carrier.local, carrier.name)
     return bound
 
 

@@ -41,7 +41,6 @@ class Peer:
         self._bound, self._hosted = bound, hosted
         self._leaving = self.ended = False
         self._violations = 0
-        self.greeting: object = None  # the last one that wanted this session
         self.admit()
         try:
             self.session: Session = bound.sessions.open(self._session_over)
@@ -66,21 +65,36 @@ class Peer:
         if self.incoming:
             self._hosted.admit(self.request)
         elif self.end is None:
-            try:
-                self.end = self._hosted.reader(self.request)
-            except ChannelBusy as error:
-                if self._place_waits():
-                    raise PsyneError(f"{error}; its connection is lost, but it may come back") from error
-                raise
+            self.end = self._join()
 
-    def _place_waits(self) -> bool:
-        """Does another far end keep its place here without a connection? That is not for good."""
-        others = (peer for peer in self._bound.peers if peer is not self and peer.running is None)
-        return any(peer.end is not None and peer.request.stage == self.request.stage for peer in others)
+    def _join(self) -> Lane | Receiver[Any] | Tap[Any]:
+        try:
+            return self._hosted.sender(self.request) if self.incoming else self._hosted.reader(self.request)
+        except ChannelBusy as error:
+            if self._may_come_free():
+                raise PsyneError(f"{error}; it may be gone, its connection gives no sign of life") from error
+            raise
 
-    def unheard(self, greeting: object) -> None:
+    def _may_come_free(self) -> bool:
+        """Is the place kept for a far end that has no connection, or none that works? Then it is not busy for good."""
+        others = [peer for peer in self._bound.peers if peer.end is not None and self._competes_with(peer)]
+        return any([peer.running is None or not peer.running.answers() for peer in others])
+
+    def _competes_with(self, peer: Peer) -> bool:
+        stages = {self.request.stage, peer.request.stage}
+        return (
+            peer is not self
+            and peer.request.role == self.request.role
+            and peer._hosted.local == self._hosted.local
+            and (len(stages) == 1 or "" in stages)  # "" is the stage that there is
+        )
+
+    def unheard(self, stranger: object) -> None:
         """A connection was lost before its far end spoke: others may have the place meanwhile."""
-        if self.greeting is greeting and self.link is None and self.end is not None:
+        if self.session.connection is not stranger:  # it has come over another one
+            return
+        self.session.lost(stranger)
+        if self.link is None and self.end is not None:
             self.end.close()
             self.end = None
 
@@ -90,7 +104,7 @@ class Peer:
         bound = self._bound
         if self.link is None:
             self.admit()
-            self.end = self.end or self._hosted.sender(self.request)
+            self.end = self.end or self._join()
             kicks = bound.kicks if not self.incoming and self._hosted.is_next(self.request) else None
             checksum = self.request.checksum or bound.options.checksum
             self.link = _native.Connection(self.end, checksum, kicks, bound.options.max_frame)
@@ -118,6 +132,10 @@ class Peer:
             self.running.finish()
         else:
             self.close()
+
+    def keeps_busy(self, finishing: bool) -> bool:
+        """Is something to be said to it, or heard from it? ``finishing``: others get what it has not let go."""
+        return self.link is not None and not (self.ended and not (finishing and isinstance(self.end, Receiver)))
 
     def over(self, running: Running, why: str) -> None:
         self.ended = True

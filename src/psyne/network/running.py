@@ -80,13 +80,17 @@ class Running:
         self._cancel_sign: Callback | None = None
         self._cancel_move: Callback | None = None
         self._move_at = 0.0  # time.monotonic()
+        self._asked: float | None = None  # when, for a sign of life beside the usual ones
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # of bytes that nobody acknowledges the kernel knows more than we do
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
-        if self._tls is None and not driver.pumps:
-            self._fd = os.dup(sock.fileno())  # our own: the link closes its one when it likes
-        link.connect(sock.detach() if self._tls is None else -1, opened.next, opened.capacity, rest)
+        # The link has a descriptor of its own, and closes it when it likes; where it raises, the socket is the caller's.
+        link.connect(os.dup(sock.fileno()) if self._tls is None else -1, opened.next, opened.capacity, rest)
         if self._tls is not None:
             self._fd = self._tls.fileno()
+        elif driver.pumps:
+            sock.close()
+        else:
+            self._fd = sock.detach()
         _all.add(self)
         if driver.pumps:
             _listen()
@@ -115,6 +119,18 @@ class Running:
             else:
                 os.close(self._fd)
         self.link.disconnect()
+
+    def answers(self) -> bool:
+        """Has it given a sign of life since it was asked? If nobody has asked this does, and says no."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+            self.link.ping(next(_words))
+            self.move()
+            return False
+        if time.monotonic() - self.link.silent <= self._asked:
+            return False
+        self._asked = None
+        return True
 
     def look(self) -> None:
         """Has something become of it?"""
@@ -195,7 +211,8 @@ class Running:
                 self._driver.unwatch(self._tls.fileno())
                 Farewell(self._driver, self._tls, refusal(error))
                 self._tls, self._fd = None, -1
-            self._lose(error)
+            # What failed here, as the bell of a link may, is not what the peer has said.
+            self._lose(error if isinstance(error, ProtocolError) else PsyneError(str(error)))
         except OSError as error:  # ssl.SSLError is one
             self._lose(SystemFailure(error.errno or errno.ECONNRESET, str(error)))
         else:

@@ -99,7 +99,7 @@ class Serving:
         self._closing = threading.Lock()
         self._closed = False
         self._loop = _loop()
-        self._driver = LoopDriver(self._loop)
+        self._driver = LoopDriver(self._loop, pumps=True)
         try:
             self._bound = Bound(self._driver, host, port, options, self._hosted, _native.Gateway(self._driver.pumps))
         except BaseException:
