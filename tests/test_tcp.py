@@ -631,6 +631,11 @@ def test_a_port_that_is_taken_is_an_error_of_the_system() -> None:
         psyne.receiver(rx.address, Number, bind=True)
 
 
+def fill(tx: Any, timeout: float) -> None:
+    while True:
+        tx.send(Number(n=1), timeout=timeout)
+
+
 def test_all_that_is_said_names_the_address_that_was_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
@@ -638,8 +643,7 @@ def test_all_that_is_said_names_the_address_that_was_asked_for(caplog: pytest.Lo
         tx = psyne.sender(address, Number, capacity=8, full="grow", budget=1 << 17, linger=0)
         said = [repr(tx), tx.address]
         with pytest.raises(psyne.Full) as full:
-            while True:
-                tx.send(Number(n=1), timeout=1.2)
+            fill(tx, 1.2)
         with pytest.raises(psyne.Full) as still_there:
             tx.drain(timeout=0.01)
         said += [str(full.value), str(still_there.value)]
@@ -659,8 +663,7 @@ def test_a_bound_end_is_called_by_the_port_that_was_free(caplog: pytest.LogCaptu
     with bound_sender(Number, capacity=8, linger=0) as tx:
         assert int(tx.address.rpartition(":")[2]) > 0
         with pytest.raises(psyne.Full, match=tx.address):
-            while True:
-                tx.send(Number(n=1), timeout=1.2)
+            fill(tx, 1.2)
         assert [r.getMessage() for r in caplog.records if f"sender of {tx.address} has waited" in r.getMessage()]
 
 

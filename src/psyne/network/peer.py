@@ -78,7 +78,8 @@ class Peer:
     def _may_come_free(self) -> bool:
         """Is the place kept for a far end that has no connection, or none that works? Then it is not busy for good."""
         others = [peer for peer in self._bound.peers if peer.end is not None and self._competes_with(peer)]
-        return any([peer.running is None or not peer.running.answers() for peer in others])
+        there = [peer.running is not None and peer.running.answers() for peer in others]  # all are asked
+        return not all(there)
 
     def _competes_with(self, peer: Peer) -> bool:
         stages = {self.request.stage, peer.request.stage}
