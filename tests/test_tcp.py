@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -375,13 +375,11 @@ def test_a_sender_that_is_killed_is_lost_when_its_session_is_over(network: str) 
 def test_many_senders_are_lanes_of_one_bound_receiver() -> None:
     with bound_receiver(Line) as rx:
         children = [Child() for _ in range(3)]
+        for child in children:
+            child.run("import layouts\ntx = psyne.sender(address, Line, capacity=16)\nNone", address=rx.address)
+        until(lambda: len(rx._carrier.far.connections) == 3, "all to be there: the channel ends with the last of them")
         for number, child in enumerate(children):
-            child.begin(
-                "import layouts\nwith psyne.sender(address, Line, capacity=16) as tx:\n"
-                "    tx.send_many(layouts.lines_of(number, 0, 2000))",
-                address=rx.address,
-                number=number,
-            )
+            child.begin("tx.send_many(layouts.lines_of(number, 0, 2000))\ntx.close()", number=number)
         next_of, sender_of = [0, 0, 0], {}
         for _ in range(6000):
             with rx.receive() as m:
@@ -742,6 +740,20 @@ def test_an_end_that_could_not_be_opened_leaves_nothing(open_it: Callable[..., A
         until(lambda: not _parting(), "it to be gone")
 
 
+def test_a_bound_end_that_closes_while_some_are_in_the_handshake_leaves_nothing() -> None:
+    with ExitStack() as stack:
+        tx = bound_sender(Number, stages=["a", "b", "c"])
+        for stage in "abc":
+            peer = stack.enter_context(RawPeer(tx.address))
+            peer.greet("", "receiver", stage=stage, speaks=False)
+        carrier = tx._carrier
+        assert carrier.far.strangers == 3
+        tx.close()
+        assert carrier.gone.wait(60)
+        assert not carrier.far.strangers
+        assert not carrier.far.peers
+
+
 def test_an_end_that_nobody_keeps_is_closed() -> None:
     with bound_receiver(Number) as rx:
         tx = psyne.sender(rx.address, Number)
@@ -761,6 +773,21 @@ def test_a_program_that_ends_with_open_ends_delivers_what_it_sent() -> None:
         program = f"import psyne, layouts\ntx = psyne.sender({rx.address!r}, layouts.Number)\n"
         with meanwhile(lambda: run_program(program + "for n in range(100): tx.send(layouts.Number(n=n))")):
             assert [m.n for m in rx] == list(range(100))
+
+
+def test_a_process_of_multiprocessing_delivers_what_it_sent() -> None:
+    """It ends without the handlers of `atexit`, and here its end is gone before it has connected."""
+    run_program(
+        "import multiprocessing, psyne, layouts\n"
+        "def work(address):\n"
+        "    psyne.sender(address, layouts.Number).send(layouts.Number(n=7))\n"
+        f"with psyne.receiver({HERE!r}, layouts.Number, bind=True) as rx:\n"
+        "    process = multiprocessing.get_context('fork').Process(target=work, args=(rx.address,))\n"
+        "    process.start()\n"
+        "    assert rx.receive(timeout=30).n == 7\n"
+        "    process.join()\n"
+        "    assert process.exitcode == 0\n"
+    )
 
 
 def test_close_waits_no_longer_than_it_may_linger() -> None:

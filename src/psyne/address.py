@@ -22,8 +22,8 @@ def channel_name(address: str) -> str:
     scheme, separator, name = address.partition("://")
     if not separator or scheme not in ("ipc", "memory"):
         raise InvalidArgument(
-            f"unknown address {address!r}; this version knows ipc://name (shared memory of one host) and memory://name "
-            "(inside one process)"
+            f"unknown address {address!r}; here it is ipc://name (shared memory of one host) or memory://name (inside "
+            "one process). Senders, receivers and taps have tcp://host:port, too"
         )
     check_name(name, address)
     return name

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import threading
 from collections.abc import Iterable, Iterator
 
 from . import PsyneError, __version__, _native
@@ -92,14 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
 
     names = ("max_connections", "session_timeout", "linger")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    stop = threading.Event()
-
-    def end(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # again: at once
-        stop.set()
-
-    signal.signal(signal.SIGINT, end)
-    signal.signal(signal.SIGTERM, end)
+    signalled = _pipe_of_signals()
     try:
         if options.token_file is not None:
             with open(options.token_file, "rb") as file:
@@ -110,13 +102,26 @@ def _serve(options: argparse.Namespace) -> int:
             options.address, options.channels or None, checksum=options.checksum, create=not options.no_create, **given
         ) as serving:
             print(f"psyne serve: {serving.address}", flush=True)
-            stop.wait()
+            os.read(signalled, 1)
     except (PsyneError, OSError) as error:
         print(f"psyne serve: {error}", file=sys.stderr)
         return 1
     seen = serving.statistics()
     print(f"psyne serve: stopped; accepted {seen.accepted}, refused {seen.refused}, sent away {seen.sent_away}")
     return 0
+
+
+def _pipe_of_signals() -> int:
+    """A descriptor that is readable after SIGINT or SIGTERM. The same signal once more ends the program at once.
+
+    A signal that comes to another thread, or just before this one sleeps, wakes no other wait of this one.
+    """
+    woken, waker = os.pipe()
+    os.set_blocking(waker, False)
+    signal.set_wakeup_fd(waker)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    return woken
 
 
 def _bridge(options: argparse.Namespace) -> int:

@@ -234,9 +234,10 @@ class Bound:
         return True
 
     def _send_off(self, greeting: Greeting) -> None:
-        stranger = self._strangers.pop(greeting)
-        greeting.close()
-        self._undo(stranger)
+        stranger = self._strangers.pop(greeting, None)
+        if stranger is not None:  # the peers that go with strangers may have been the last, and then all go
+            greeting.close()
+            self._undo(stranger)
 
     # ---- the handshake ----------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import os
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from multiprocessing.util import Finalize
 from typing import Any, TypeVar
 
 from .. import _native
@@ -121,6 +122,10 @@ class Carrier:
         if far is None:
             self._close()
             return
+        if self._sends:
+            self._cancel = self._driver.later(self._linger, self._too_late)
+        else:
+            self._cancel = self._driver.later(LEAVING, self._close)
         if isinstance(far, Bound):
             far.stop_listening()
             if not self._sends:
@@ -129,10 +134,6 @@ class Carrier:
         else:
             far.stop()
             done = far.finished
-        if self._sends:
-            self._cancel = self._driver.later(self._linger, self._too_late)
-        else:
-            self._cancel = self._driver.later(LEAVING, self._close)
         done.then(lambda: self._soon(self._close))
 
     def _too_late(self) -> None:
@@ -169,7 +170,7 @@ class Carrier:
 def sender(address: str, types: Sequence[object], options: dict[str, Any], driver: Driver | None = None) -> Sender[Any]:
     """The sending end of a channel over TCP."""
     network, own = split_options(options)
-    bind, chosen = _network(network)
+    bind, chosen = _network(address, network)
     host, port, channel = tcp_place(address)
     if not types:
         raise InvalidArgument(f"a sender of {address} needs the types of its messages")
@@ -211,7 +212,7 @@ def receiver(
 ) -> Receiver[Any]:
     """The receiving end of a channel over TCP."""
     network, own = split_options(options)
-    bind, chosen = _network(network)
+    bind, chosen = _network(address, network)
     stage, new_stage, capacity = own.pop("stage", None), own.pop("new_stage", False), own.pop("capacity", None)
     check_receiver_options(
         own.get("wait", "adaptive"), own.get("follow", False), own.get("subset", False), stage, new_stage
@@ -241,7 +242,7 @@ def tap(address: str, types: Sequence[object], options: dict[str, Any], driver: 
     The far tap misses what the connection is too slow for, this end what its user is too slow for; ``missed`` has both.
     """
     network, own = split_options(options)
-    bind, chosen = _network(network)
+    bind, chosen = _network(address, network)
     if bind:
         raise InvalidArgument(f"a tap looks on at a channel of others: it connects to {address}; leave bind=True out")
     latest, history = own.pop("latest", False), own.pop("history", 0)
@@ -277,10 +278,12 @@ def _carry(
     end._carrier = carrier
 
 
-def _network(options: dict[str, Any]) -> tuple[bool, NetworkOptions]:
+def _network(address: str, options: dict[str, Any]) -> tuple[bool, NetworkOptions]:
     bind = options.pop("bind", False)
     if not isinstance(bind, bool):
         raise InvalidArgument(f"bind={bind!r}; it is one of True, False")
+    if not bind and tcp_place(address)[1] == 0:
+        raise InvalidArgument(f"nobody listens at port 0 of {address}: connect to the address that the bound end has")
     return bind, NetworkOptions.of("server" if bind else "client", **options)
 
 
@@ -336,11 +339,12 @@ _registered_in = 0  # process
 
 
 def _close_at_exit() -> None:
-    """Before the network thread stops, which was registered earlier."""
+    """Before the network thread stops, which was registered earlier. Children of `multiprocessing` know no `atexit`."""
     global _registered_in
     if _registered_in != os.getpid():
         _registered_in = os.getpid()
         atexit.register(_close_all)
+        Finalize(None, _close_all, exitpriority=-100)
 
 
 def _close_all() -> None:

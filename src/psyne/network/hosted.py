@@ -139,7 +139,8 @@ class Hosted:
         """Join as a member of a stage, or to look on."""
         there = self.there
         if there is None:
-            raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it")
+            bound = " (a receiver is bound there)" if self.joining() is not None else ""
+            raise ChannelNotFound(f"there is no channel {self.address} yet: no sender has made it{bound}")
         if request.role == "tap":
             tap: Tap[Any] = Tap(self.local, (), latest=request.latest, history=request.history)
             return tap

@@ -83,7 +83,7 @@ class Running:
         self._asked: float | None = None  # when, for a sign of life beside the usual ones
         if hasattr(socket, "TCP_USER_TIMEOUT"):  # of bytes that nobody acknowledges the kernel knows more than we do
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
-        # The link has a descriptor of its own, to close when it likes; where it raises, the socket is still the caller's.
+        # The link closes a descriptor of its own when it likes; where it raises, the socket is still the caller's.
         link.connect(os.dup(sock.fileno()) if self._tls is None else -1, opened.next, opened.capacity, rest)
         if self._tls is not None:
             self._fd = self._tls.fileno()

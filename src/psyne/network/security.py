@@ -52,8 +52,9 @@ def bind_places(host: str, port: int, *, tls: bool, token: bool) -> list[Place]:
     found = places(host, port)
     open_to_others = [place[0] for _, place in found if not _is_loopback(place[0])]
     if open_to_others and not tls and not token:
+        where = "an address that" if open_to_others[0] == host else f"{open_to_others[0]}, which"
         raise InsecureBind(
-            f"{host} is {open_to_others[0]}, which other hosts reach: give tls=psyne.Tls(cert=…, key=…), or token=…, "
+            f"{host} is {where} other hosts reach: give tls=psyne.Tls(cert=…, key=…), or token=…, "
             "which does not encrypt; or bind 127.0.0.1, which only this machine reaches"
         )
     return found
