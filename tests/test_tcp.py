@@ -578,6 +578,18 @@ def test_a_place_whose_peer_vanished_without_a_word_comes_free() -> None:
                 assert numbers(rx, 1) == [1]
 
 
+def test_a_bound_end_has_one_channel_and_says_its_name(caplog: pytest.LogCaptureFixture) -> None:
+    with (
+        psyne.receiver(f"{HERE}/camera", Number, bind=True) as rx,
+        psyne.sender(rx.address.replace("camera", "lidar"), Number, linger=0) as other,
+        psyne.sender(rx.address, Number) as tx,
+    ):
+        other.send(Number(n=1))
+        until(lambda: "no channel 'lidar'" in caplog.text and "it has 'camera'" in caplog.text, "it to be told")
+        tx.send(Number(n=2))
+        assert numbers(rx, 1) == [2]
+
+
 def test_a_wrong_token_is_an_error_of_who_connects() -> None:
     with bound_receiver(Number, token="s" * 32) as rx:
         stranger = psyne.sender(rx.address, Number, token="t" * 32, linger=0)
@@ -601,6 +613,7 @@ def test_a_wrong_token_is_an_error_of_who_connects() -> None:
         (lambda: bound_receiver(Number, stage="a", new_stage=True), "leave it out"),
         (lambda: psyne.tap(HERE, Number, bind=True), "leave bind=True out"),
         (lambda: psyne.sender("tcp://127.0.0.1:9"), "types"),
+        (lambda: psyne.sender(HERE, Number), "port 0"),
         (lambda: psyne.sender("tcp://127.0.0.1", Number), "bad host or port"),
         (lambda: psyne.sender("tcp://::1:80", Number), "brackets"),
         (lambda: psyne.receiver("tcp://127.0.0.1:99999", Number), "65535"),

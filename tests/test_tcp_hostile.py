@@ -19,6 +19,7 @@ import pytest
 import psyne
 from psyne import Array
 from psyne.network import bound, greeting
+from psyne.network.driver import thread_driver
 from psyne.network.frames import Header, Type, frame
 from psyne.network.serve import Serving
 from psyne.types.schema import schema_of
@@ -51,7 +52,7 @@ class Place:
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self.serving: Serving = stack.enter_context(
-            psyne.serve("tcp://127.0.0.1:0", session_timeout=0.2, linger=0.5, heartbeat=0.2, **options)
+            psyne.serve("tcp://127.0.0.1:0", session_timeout=0.3, linger=0.5, heartbeat=0.5, **options)
         )
         self.address = self.serving.address
         self.tx = stack.enter_context(psyne.sender("ipc://numbers", NUMBER, pattern="mpmc", capacity=64))
@@ -61,6 +62,7 @@ class Place:
         self._sent = 0
         self._before: tuple[int, int] | None = None
         self.good_client_works()
+        until(lambda: self.serving.statistics().connected == 1, "the good client")
         self._before = self._have()
 
     def good_client_works(self) -> None:
@@ -157,6 +159,23 @@ def test_the_refusal_arrives_even_when_the_peer_goes_on_talking(place: Place) ->
     good_after(place, attack)
 
 
+def test_the_last_words_are_not_overtaken_by_a_reset(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To close a socket with bytes that nobody has read resets it, so it stays open until its peer has closed, too."""
+    monkeypatch.setattr(greeting, "FAREWELL", 1e6)
+    driver, ours_is_closed, done = thread_driver(), threading.Event(), threading.Event()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        theirs.sendall(b"x" * 100_000)
+        driver.soon(lambda: greeting.Farewell(driver, ours, b"the last words", ours_is_closed.set))
+        assert theirs.recv(100) == b"the last words"
+        assert theirs.recv(100) == b""
+        driver.soon(done.set)
+        assert done.wait(60)
+        assert not ours_is_closed.is_set()
+    assert ours_is_closed.wait(60)
+
+
 def test_a_client_that_speaks_tls_hears_that_here_is_none(place: Place) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
@@ -164,6 +183,16 @@ def test_a_client_that_speaks_tls_hears_that_here_is_none(place: Place) -> None:
         context.wrap_socket(sock)
     place.nothing_is_left()
     place.good_client_works()
+
+
+def test_a_client_that_speaks_no_tls_hears_that_here_is_some(tmp_path: Path) -> None:
+    files = write_files(tmp_path)
+    with (
+        psyne.serve("tcp://127.0.0.1:0", tls=psyne.Tls(files.cert, files.key)) as serving,
+        RawPeer(serving.address) as peer,
+    ):
+        peer.send(HELLO)
+        assert "TLS" in peer.refusal()["message"]
 
 
 def test_random_bytes_in_every_phase_end_their_connection_alone(place: Place) -> None:

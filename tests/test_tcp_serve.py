@@ -205,6 +205,21 @@ def test_a_sender_that_vanished_without_a_word_leaves_its_place_to_the_next() ->
         assert got == [0, 1, 2]
 
 
+def test_a_place_that_may_come_free_is_one_of_the_same_channel() -> None:
+    with ExitStack() as stack:
+        serving = stack.enter_context(psyne.serve("tcp://127.0.0.1:0", session_timeout=1e6, linger=0))
+        for name in ("here", "elsewhere"):
+            stack.enter_context(psyne.sender(f"ipc://{name}", NUMBER, pattern="spsc"))
+        stack.enter_context(psyne.receiver("ipc://here", NUMBER))
+        with RawPeer(serving.address) as lost:
+            lost.greet("elsewhere", "receiver")
+            until(lambda: serving.statistics().connected == 1, "it to be there")
+        until(lambda: serving.statistics().waiting == 1, "it to be gone")
+        remote = stack.enter_context(psyne.receiver(f"{serving.address}/here", NUMBER))
+        with pytest.raises(psyne.ChannelBusy):
+            remote.receive(timeout=30)
+
+
 def test_an_unknown_stage_is_answered_with_those_that_there_are(serving: Serving) -> None:
     with (
         psyne.sender("ipc://numbers", NUMBER, stages=["red", "blue"]),
@@ -344,6 +359,29 @@ def test_remote_receivers_hear_that_serve_has_closed_and_lose_nothing() -> None:
         assert got == list(range(len(got)))
         with psyne.receiver("ipc://numbers", NUMBER) as rx:  # what was not taken any more is here
             assert got + receives(rx, 30 - len(got)) == list(range(30))
+            assert rx.try_receive() is None
+
+
+def test_serve_waits_for_what_is_with_a_remote_receiver_when_it_closes() -> None:
+    with ExitStack() as stack:
+        serving = psyne.serve("tcp://127.0.0.1:0", linger=1e6)
+        tx = stack.enter_context(psyne.sender("ipc://numbers", NUMBER, pattern="mpmc", capacity=64))
+        remote = stack.enter_context(psyne.receiver(f"{serving.address}/numbers", NUMBER))
+        sends(tx, 0, 1)
+        held = remote.receive(timeout=30)
+        closing = threading.Thread(target=serving.close)
+        closing.start()
+        with pytest.raises(psyne.EndOfChannel):
+            remote.receive(timeout=30)
+        until(lambda: all(peer.ended for peer in list(serving._bound.peers)), "the end to be understood")
+        looked = threading.Event()
+        serving._driver.soon(looked.set)
+        assert looked.wait(60)
+        assert not serving._bound.quiet.is_set()
+        del held
+        closing.join(60)
+        assert not closing.is_alive()
+        with psyne.receiver("ipc://numbers", NUMBER) as rx:
             assert rx.try_receive() is None
 
 

@@ -20,6 +20,7 @@ from psyne.network.bodies import Request
 from psyne.network.driver import thread_driver
 from psyne.network.frames import Type
 from psyne.network.handshake import Client
+from psyne.types.schema import schema_of
 
 from .helpers.cutting import Cut, Proxy
 from .helpers.layouts import Number
@@ -524,6 +525,27 @@ def test_a_session_does_not_come_to_its_end_while_its_handshake_goes_on() -> Non
         peer.speak()
         tx.send(Number(n=1))
         assert peer.next(Type.DATA) is not None
+
+
+def test_a_receiver_that_goes_before_it_has_spoken_keeps_no_place() -> None:
+    with psyne.sender("tcp://127.0.0.1:0", Number, bind=True, session_timeout=1e6) as tx:
+        tx.send(Number(n=1))
+        with RawPeer(tx.address) as peer:
+            peer.greet("", "receiver", speaks=False)
+        with psyne.receiver(tx.address, Number) as rx, rx.receive(timeout=30) as message:
+            assert message.n == 1
+
+
+def test_a_sender_that_goes_before_it_has_spoken_was_none() -> None:
+    with psyne.receiver("tcp://127.0.0.1:0", Number, bind=True, session_timeout=0.0) as rx:
+        with RawPeer(rx.address) as peer:
+            peer.greet("", schema=schema_of([Number]), speaks=False)
+        bound = rx._carrier.far
+        until(lambda: bound.refused == 1 and not bound.peers, "it to be forgotten")
+        with psyne.sender(rx.address, Number) as tx:
+            tx.send(Number(n=1))
+            with rx.receive(timeout=30) as message:
+                assert message.n == 1
 
 
 @pytest.mark.parametrize("heartbeat", [0, -1, "often"])

@@ -171,7 +171,10 @@ class Running:
             self._owner.lost(self, why)
 
     def _sign_of_life(self) -> None:
+        if self._fd < 0:
+            self.link.drive()  # the native thread may be late, too
         self.move()  # something may have come that was not read yet
+        self.look()
         if self._gone:
             return
         if (silent := self.link.silent) > SILENT * self._heartbeat:
