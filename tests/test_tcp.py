@@ -803,10 +803,12 @@ def test_a_process_of_multiprocessing_delivers_what_it_sent() -> None:
     )
 
 
-def test_close_waits_no_longer_than_it_may_linger() -> None:
+def test_close_waits_no_longer_than_it_may_linger(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))
         tx = psyne.sender(f"tcp://127.0.0.1:{nobody.getsockname()[1]}", Number, linger=0.1)
         tx.send(Number(n=1))
         tx.close()
     assert tx.closed
+    assert f"{tx.address} cannot be reached: Connection refused; trying again" in caplog.text
+    assert f"{tx.address} closed, and not all that it sent has arrived after 0.1 s" in caplog.text

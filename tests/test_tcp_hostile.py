@@ -176,6 +176,17 @@ def test_the_last_words_are_not_overtaken_by_a_reset(monkeypatch: pytest.MonkeyP
     assert ours_is_closed.wait(60)
 
 
+def test_the_last_words_wait_for_nobody_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(greeting, "FAREWELL", 0.05)
+    driver, ours_is_closed = thread_driver(), threading.Event()
+    ours, theirs = socket.socketpair()
+    ours.setblocking(False)
+    with theirs:
+        driver.soon(lambda: greeting.Farewell(driver, ours, b"the last words", ours_is_closed.set))
+        assert ours_is_closed.wait(60)
+        assert theirs.recv(100) == b"the last words"
+
+
 def test_a_client_that_speaks_tls_hears_that_here_is_none(place: Place) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
