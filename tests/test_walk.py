@@ -90,7 +90,7 @@ def cpp_body(source: str, symbol: str) -> str:
         inside = (a, b) in spans  # else it must say its class: Class::member(
         for match in re.finditer(rf"\b{name if inside else symbol}\s*\(", code[a:b]):
             end = closed(code, a + match.end() - 1)
-            opened = re.match(r"(?:\s|const\b|noexcept\b|try\b)*(?::[^;{}]*(?:\{[^{}]*\}[^;{}]*)*?)?\{", code[end:])
+            opened = re.match(r"(?:\s|const\b|noexcept\b|override\b|final\b|try\b)*(?::[^;{}]*(?:\{[^{}]*\}[^;{}]*)*?)?\{", code[end:])
             if opened:
                 bodies.append(source[a + match.start() : closed(code, end + opened.end() - 1)])
         bodies += [source[i : closed(code, i)] for i in class_starts(code, name) if inside and a <= i < b]
