@@ -15,6 +15,7 @@ import pytest
 
 import psyne
 from psyne import Array, ArrowBatch, Stage, Struct, Text, f32, u64
+from psyne.types.schema import schema_of
 
 from .helpers.layouts import Line, Number, Sample, line_of, lines_of
 from .helpers.process import Child, run_program, until
@@ -555,6 +556,25 @@ def test_a_type_that_differs_is_refused_with_its_fields_and_no_other_notices() -
         assert numbers(rx, 2) == [1, 2]
 
 
+def test_a_first_sender_of_other_types_is_refused_and_the_next_one_is_the_first() -> None:
+    class Other(Struct):
+        n = f32()
+
+    with bound_receiver(Number) as rx:
+        with psyne.sender(rx.address, Other, linger=0) as bad, pytest.raises(psyne.LayoutMismatch, match="n"):
+            until(lambda: bad.send(Other(n=1)) and False)
+        with psyne.sender(rx.address, Number) as tx:
+            tx.send(Number(n=2))
+            assert numbers(rx, 1) == [2]
+
+
+def test_a_sender_that_connects_to_a_sender_hears_what_is_there() -> None:
+    with bound_sender(Number) as tx, psyne.sender(tx.address, Number, linger=0) as other:
+        with pytest.raises(psyne.InvalidArgument, match=f"{tx.address} is bound by its sender"):
+            until(lambda: other.send(Number(n=1)) and False)
+        assert not tx._carrier.far.peers
+
+
 def test_a_stage_that_is_taken_is_busy() -> None:
     with bound_sender(Number) as tx, psyne.receiver(tx.address, Number) as first:
         tx.send(Number(n=1))
@@ -745,15 +765,30 @@ def _parting() -> Any:
 
 
 @pytest.mark.parametrize("open_it", [psyne.sender, psyne.receiver])
-def test_an_end_that_could_not_be_opened_leaves_nothing(open_it: Callable[..., Any]) -> None:
+def test_an_end_that_could_not_be_opened_leaves_nothing(
+    open_it: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(psyne.SystemFailure):
             open_it(f"tcp://127.0.0.1:{taken.getsockname()[1]}", Number, bind=True)
         gc.collect()
         until(lambda: not _parting(), "it to be gone")
+    assert not caplog.records
 
 
-def test_a_bound_end_that_closes_while_some_are_in_the_handshake_leaves_nothing() -> None:
+def test_a_receiver_that_leaves_waits_for_no_sender_for_ever() -> None:
+    with bound_receiver(Number) as rx, RawPeer(rx.address) as peer:
+        peer.greet("", schema=schema_of([Number]))
+        carrier = rx._carrier
+        until(lambda: carrier.far.connections, "it to be there")
+        rx.close()
+        assert carrier.gone.wait(60)
+        assert not carrier.far.peers
+
+
+def test_a_bound_end_that_closes_while_some_are_in_the_handshake_leaves_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     with ExitStack() as stack:
         tx = bound_sender(Number, stages=["a", "b", "c"])
         for stage in "abc":
@@ -765,6 +800,7 @@ def test_a_bound_end_that_closes_while_some_are_in_the_handshake_leaves_nothing(
         assert carrier.gone.wait(60)
         assert not carrier.far.strangers
         assert not carrier.far.peers
+        assert not caplog.records
 
 
 def test_an_end_that_nobody_keeps_is_closed() -> None:

@@ -278,6 +278,16 @@ def test_only_channels_that_match_are_offered() -> None:
             rx.receive(timeout=30)
 
 
+def test_one_name_is_a_list_of_one() -> None:
+    with (
+        psyne.serve("tcp://127.0.0.1:0", "camera") as serving,
+        psyne.sender("ipc://c", NUMBER),
+        psyne.receiver(f"{serving.address}/c", NUMBER) as rx,
+        pytest.raises(psyne.InvalidArgument, match=r"not offered.*; camera are"),
+    ):
+        rx.receive(timeout=30)
+
+
 @pytest.mark.parametrize(
     ("address", "options", "error"),
     [
@@ -401,6 +411,26 @@ def test_what_a_remote_sender_had_sent_when_serve_closed_comes_once() -> None:
             assert rx.try_receive() is None
             remote.run("tx.drain(30); tx.close()")
         del keep
+
+
+def test_a_forked_child_does_not_close_what_its_parent_serves() -> None:
+    with Child() as child:
+        address = child.run("serving = psyne.serve('tcp://127.0.0.1:0')\nserving.address")
+        assert child.run("forked(serving.close)") is None
+        with psyne.sender("ipc://numbers", NUMBER) as tx, psyne.receiver(f"{address}/numbers", NUMBER) as rx:
+            sends(tx, 0, 1)
+            assert receives(rx, 1) == [0]
+
+
+def test_a_program_that_ends_without_a_word_tells_its_peers() -> None:
+    with Child() as child, psyne.sender("ipc://numbers", NUMBER) as tx:
+        address = child.run("serving = psyne.serve('tcp://127.0.0.1:0')\nserving.address")
+        with psyne.receiver(f"{address}/numbers", NUMBER) as rx:
+            sends(tx, 0, 1)
+            assert receives(rx, 1) == [0]
+            child.finish()
+            with pytest.raises(psyne.EndOfChannel):
+                rx.receive(timeout=30)
 
 
 @pytest.mark.leaves_nothing
