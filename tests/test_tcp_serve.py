@@ -424,11 +424,11 @@ def test_a_forked_child_does_not_close_what_its_parent_serves() -> None:
 
 def test_a_program_that_ends_without_a_word_tells_its_peers() -> None:
     with Child() as child, psyne.sender("ipc://numbers", NUMBER) as tx:
-        address = child.run("serving = psyne.serve('tcp://127.0.0.1:0')\nserving.address")
+        address = child.run("serving = psyne.serve('tcp://127.0.0.1:0', linger=1e6)\nserving.address")
         with psyne.receiver(f"{address}/numbers", NUMBER) as rx:
             sends(tx, 0, 1)
             assert receives(rx, 1) == [0]
-            child.finish()
+            child.finish()  # it has heard that all was taken in
             with pytest.raises(psyne.EndOfChannel):
                 rx.receive(timeout=30)
 

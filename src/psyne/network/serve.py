@@ -23,7 +23,7 @@ from ..errors import InvalidArgument
 from ..log import warn
 from ..tls import Tls
 from .bound import Bound
-from .driver import LoopDriver
+from .driver import LoopDriver, thread_driver
 from .hosted import Hosted
 from .options import HEARTBEAT, LINGER, MAX_CONNECTIONS, MAX_FRAME, NetworkOptions
 from .sessions import SESSION_TIMEOUT
@@ -98,6 +98,7 @@ class Serving:
         self._pid = os.getpid()
         self._closing = threading.Lock()
         self._closed = False
+        thread_driver()  # it hears what becomes of connections: at exit it stops behind `close`, if it is there before
         self._loop = _loop()
         self._driver = LoopDriver(self._loop, pumps=True)
         try:
