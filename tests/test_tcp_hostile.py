@@ -300,6 +300,19 @@ def test_a_session_goes_on_only_with_the_same_certificate(tmp_path: Path) -> Non
             assert peer.greet("numbers", "receiver", session=session).reply.resumed
 
 
+def test_a_session_whose_new_connection_is_sent_away_waits_no_longer_than_it_may() -> None:
+    with ExitStack() as stack:
+        serving = stack.enter_context(psyne.serve("tcp://127.0.0.1:0", max_connections=16, session_timeout=0.05))
+        stack.enter_context(psyne.sender("ipc://numbers", NUMBER))
+        first, again = (stack.enter_context(RawPeer(serving.address)) for _ in range(2))
+        session = first.greet("numbers", "receiver").reply.session
+        until(lambda: serving.statistics().connected == 1, "it to be there")
+        assert again.greet("numbers", "receiver", session=session, speaks=False).reply.resumed
+        for _ in range(3):  # a quarter of all may be from one address
+            stack.enter_context(RawPeer(serving.address))
+        until(lambda: not serving._bound.peers, "it to be given up")
+
+
 def test_a_session_that_goes_on_with_messages_that_were_never_sent_is_over(place: Place) -> None:
     with place.peer() as peer:
         session = peer.greet("numbers", "receiver").reply.session
