@@ -425,7 +425,7 @@ def test_a_peer_that_sends_a_frame_byte_by_byte_is_dropped(place: Place) -> None
         with suppress(ConnectionError):
             for at in range(len(words)):
                 peer.send(words[at : at + 1])
-                time.sleep(0.03)  # no message is whole when it is dropped
+                time.sleep(0.1)  # no message is whole when it is dropped
             raise AssertionError("it was let send all of it")
 
     good_after(place, attack)
