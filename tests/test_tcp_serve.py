@@ -16,6 +16,7 @@ import pytest
 
 import psyne
 from psyne import Array, Stage
+from psyne.network.hosted import Lane
 from psyne.network.serve import Serving
 from psyne.types.schema import schema_of
 
@@ -459,6 +460,26 @@ def test_whatever_serve_had_is_closed_with_it() -> None:
     before = open_files(), threading.active_count()
     serves()
     until(lambda: (open_files(), threading.active_count()) <= before, "all to be closed")
+
+
+def test_the_memory_of_a_remote_sender_goes_with_it() -> None:
+    gc.collect()
+    gc.disable()  # no cycle holds it
+    try:
+        with psyne.serve("tcp://127.0.0.1:0") as serving, psyne.receiver("ipc://numbers", NUMBER, follow=True) as rx:
+
+            def comes_and_goes() -> None:
+                with Child() as child:
+                    child.run(SENDER, address=f"{serving.address}/numbers", options={})
+                    child.run(SEND, first=0, count=10)
+                    assert receives(rx, 10) == list(range(10))
+                    child.run("tx.close()")
+                until(lambda: not serving._bound.peers, "it to be gone")
+
+            comes_and_goes()
+            until(lambda: not [one for one in gc.get_objects() if type(one) is Lane], "its memory to be given back")
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("asks", [True, False])

@@ -200,4 +200,5 @@ class Peer:
             self.end.close()
         if self.link is not None:
             self._bound.gateway.remove(self.link)
+        self.link = self.end = None  # the memory of a lane goes now, not when garbage is collected
         self._bound.gateway.wake()
