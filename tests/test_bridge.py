@@ -1,6 +1,7 @@
 """`psyne bridge`: real sessions of Zenoh over loopback TCP, found by their endpoints alone, in real processes."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -15,9 +16,10 @@ import pytest
 
 import psyne
 from psyne import Array, Matrix, Struct, Text, f32, u8, u64
-from psyne.bridge import bridge
-from psyne.bridge.envelope import Envelope, description
-from psyne.bridge.network import schema_key
+from psyne import bridge
+from psyne.bridges import Bridged
+from psyne.bridges.envelope import Envelope, description
+from psyne.bridges.network import schema_key
 from psyne.types import VariantHdr
 from psyne.types.schema import schema_of
 
@@ -50,6 +52,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
         )
         assert self.process.stdout is not None
         assert "→" in self.process.stdout.readline(), self.end()
@@ -58,7 +61,11 @@ class Program:
         """Exit code and all that it said, after a signal or by itself."""
         if sent is not None:
             self.process.send_signal(sent)
-        out, err = self.process.communicate(timeout=PATIENCE)
+        try:
+            out, err = self.process.communicate(timeout=PATIENCE)
+        except subprocess.TimeoutExpired:
+            self.process.send_signal(signal.SIGABRT)  # it says where its threads are
+            pytest.fail(f"it does not end\n{self.process.communicate()[1]}")
         return self.process.returncode, out + err
 
     def __enter__(self) -> Self:
@@ -308,7 +315,7 @@ def test_a_source_that_follows_goes_on_with_the_next_sender_and_its_types(endpoi
 def test_a_signal_ends_a_bridge_that_waits_and_one_that_carries(sent: signal.Signals, endpoint: str) -> None:
     source, target = both_ways(endpoint)
     with source, target:
-        assert target.end(sent) == (0, "psyne bridge: stopped; carried 0, missed 0, refused 0\n")
+        assert target.end(sent) == (0, "psyne bridge: stopped; carried 0, missed 0, refused 0, skipped 0\n")
         assert source.end(sent)[0] == 0
     with psyne.sender("ipc://here", Imu, stages=["net"]) as out, psyne.receiver("ipc://there", Imu) as there:
         source, target = both_ways(endpoint, "--stage", "net")
@@ -318,7 +325,7 @@ def test_a_signal_ends_a_bridge_that_waits_and_one_that_carries(sent: signal.Sig
             assert source.end(sent)[0] == 0
             with pytest.raises(psyne.EndOfChannel):
                 there.receive(timeout=PATIENCE)
-            assert target.end() == (0, "psyne bridge: the source has ended; carried 1, missed 0, refused 0\n")
+            assert target.end() == (0, "psyne bridge: the source has ended; carried 1, missed 0, refused 0, skipped 0\n")
 
 
 def test_a_signal_gives_a_message_that_nobody_subscribed_to_back_to_its_stage(endpoint: str) -> None:
@@ -334,7 +341,7 @@ def test_a_signal_gives_a_message_that_nobody_subscribed_to_back_to_its_stage(en
 def test_a_bridge_that_drops_never_waits_and_counts(endpoint: str) -> None:
     with (
         bridge(f"zenoh://{KEY}", "ipc://there", full="drop", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         n = 10_000
         for k in range(n):
@@ -347,7 +354,7 @@ def test_what_zenoh_lost_and_what_the_source_missed_is_counted(endpoint: str) ->
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         source.put(10, imu(0))  # who comes late has missed nothing
         source.put(11, imu(1), missed=3)
@@ -355,7 +362,7 @@ def test_what_zenoh_lost_and_what_the_source_missed_is_counted(endpoint: str) ->
         assert stamps(there, 3) == [0, 1, 2]
         source.end(18)
         assert target.join(PATIENCE)
-        assert target.statistics() == psyne.bridge.Bridged(carried=3, missed=3 + 3 + 2, refused=0, sources=1)
+        assert target.statistics() == Bridged(carried=3, missed=3 + 3 + 2, refused=0, sources=1)
 
 
 GOOD = VariantHdr.of_type(0, Imu).word
@@ -384,13 +391,13 @@ def test_a_message_that_lies_is_refused_and_the_next_one_arrives(
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         source.put(0, imu(0))
         source.put_raw(payload, attachment)
         source.put(1, imu(1))
         assert stamps(there, 2) == [0, 1]
-        assert target.statistics() == psyne.bridge.Bridged(carried=2, missed=0, refused=1, sources=1)
+        assert target.statistics() == Bridged(carried=2, missed=0, refused=1, sources=1)
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1 << 40), (1 << 63, 2), (0, 1 << 63), (1 << 62, 0), (2, 1 << 10)])
@@ -398,7 +405,7 @@ def test_a_shape_that_lies_is_refused(shape: tuple[int, ...], endpoint: str) -> 
     with (
         psyne.receiver("ipc://there", Plane) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Plane]))) as source,
+        Source(endpoint, description(schema_of([Plane]), "")) as source,
     ):
         size = 4 * shape[0] * shape[1] if len(shape) == 2 and 0 in shape else 8192
         source.put(0, bytes(size), Plane, shape=shape)
@@ -408,7 +415,7 @@ def test_a_shape_that_lies_is_refused(shape: tuple[int, ...], endpoint: str) -> 
         assert target.statistics().refused == 1
 
 
-FOREIGN = json.loads(description(schema_of([Imu])))
+FOREIGN = json.loads(description(schema_of([Imu]), ""))
 DESCRIPTIONS = {
     "big-endian with words of 8 bytes, this one little-endian": {**FOREIGN, "byteorder": "big"},
     "little-endian with words of 4 bytes, this one little-endian with 8": {**FOREIGN, "word": 4},
@@ -432,7 +439,7 @@ def test_a_source_that_cannot_be_understood_is_refused_and_the_next_one_taken(
         bad.put(0, imu(6))
         until(lambda: target.statistics().refused == 1, "the refusal of its message")
         assert reason in caplog.text
-        with Source(endpoint, description(schema_of([Imu])), number=2) as good:
+        with Source(endpoint, description(schema_of([Imu]), ""), number=2) as good:
             good.put(0, imu(5))
             assert stamps(there, 1) == [5]
 
@@ -461,12 +468,12 @@ def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge("zenoh://*/camera", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu])), "robot1/camera", 1) as one,
-        Source(endpoint, description(schema_of([Imu])), "robot2/camera", 2) as two,
+        Source(endpoint, description(schema_of([Imu]), ""), "robot1/camera", 1) as one,
+        Source(endpoint, description(schema_of([Imu]), ""), "robot2/camera", 2) as two,
     ):
         one.put(0, imu(1))
         assert stamps(there, 1) == [1]
-        with Source(endpoint, description(other), "robot3/camera", 3) as three:
+        with Source(endpoint, description(other, ""), "robot3/camera", 3) as three:
             three.put(0, bytes(24), Plane, shape=(2, 3))
             until(lambda: target.statistics().refused == 1, "the refusal")
         until(lambda: 2 in target._carrier._live, "the token of the other")  # type: ignore[attr-defined]

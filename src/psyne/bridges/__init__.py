@@ -45,7 +45,8 @@ def bridge(
     key may have wildcards there: then it carries all sources of the same types. Ends with its source, unless
     ``follow``. ``connect`` and ``listen`` name endpoints, ``config`` is a file of Zenoh's (default $ZENOH_CONFIG).
 
-    Raises InvalidArgument, ChannelBusy, SystemFailure, and ImportError without ``psyne[zenoh]``.
+    Ends by `Bridge.close`, or with the program. Raises InvalidArgument, ChannelBusy, SystemFailure, and ImportError
+    without ``psyne[zenoh]``.
     """
     if source.startswith(SCHEME) == target.startswith(SCHEME):
         raise InvalidArgument(f"a bridge has one end zenoh://… and one ipc://…; got {source!r} and {target!r}")

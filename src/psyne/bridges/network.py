@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import InvalidArgument, SystemFailure
 
-__all__ = ["open_session", "schema_key", "zenoh"]
+__all__ = ["QUEUE", "open_session", "schema_key", "zenoh"]
 
+QUEUE = 16  # things between Zenoh's threads and ours; when they wait, Zenoh's do, and with them the network
 PATIENCE_MS = 10_000  # until somebody must be there to connect to
 
 
