@@ -1,40 +1,29 @@
 """`psyne bridge`: real sessions of Zenoh over loopback TCP, found by their endpoints alone, in real processes."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 
 import psyne
-from psyne import Array, Matrix, Struct, Text, f32, u8, u64
-from psyne import bridge
+from psyne import Array, Matrix, Struct, Text, bridge, f32, u8, u64
 from psyne.bridges import Bridged
 from psyne.bridges.envelope import Envelope, description
-from psyne.bridges.network import schema_key
 from psyne.types import VariantHdr
 from psyne.types.schema import schema_of
 
+from .helpers.bridging import KEY, Imu, Program, Source, both_ways, free_endpoint, imu, stamps
 from .helpers.process import PATIENCE, until
 
-zenoh = pytest.importorskip("zenoh")
+pytest.importorskip("zenoh")
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
-KEY = "robot1/camera"
 Plane = Array("f4", ndim=2)
-
-
-class Imu(Struct):
-    stamp = u64()
-    accel = f32(3)
 
 
 class Frame(Struct, layout="columns"):
@@ -42,97 +31,9 @@ class Frame(Struct, layout="columns"):
     image = u8(4, 6)
 
 
-class Program:
-    """`psyne bridge` in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [COMMAND, "bridge", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONFAULTHANDLER": "1"},
-        )
-        assert self.process.stdout is not None
-        assert "→" in self.process.stdout.readline(), self.end()
-
-    def end(self, sent: signal.Signals | None = None) -> tuple[int, str]:
-        """Exit code and all that it said, after a signal or by itself."""
-        if sent is not None:
-            self.process.send_signal(sent)
-        try:
-            out, err = self.process.communicate(timeout=PATIENCE)
-        except subprocess.TimeoutExpired:
-            self.process.send_signal(signal.SIGABRT)  # it says where its threads are
-            pytest.fail(f"it does not end\n{self.process.communicate()[1]}")
-        return self.process.returncode, out + err
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.__exit__(None, None, None)  # closes its pipes
-
-
 @pytest.fixture
 def endpoint() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{s.getsockname()[1]}"
-
-
-class Source:
-    """A source of the test's own, which may lie."""
-
-    def __init__(self, endpoint: str, said: bytes, key: str = KEY, number: int = 1) -> None:
-        config = zenoh.Config()
-        config.insert_json5("scouting/multicast/enabled", "false")
-        config.insert_json5("listen/endpoints", "[]")
-        config.insert_json5("connect/endpoints", json.dumps([endpoint]))
-        self.session = zenoh.open(config)
-        self.number, self.key = number, key
-        where = schema_key(key, f"{number:016x}")
-        self._replies = self.session.declare_queryable(where, lambda query: query.reply(where, said))
-        self._token = self.session.liveliness().declare_token(where)
-        self._publisher = self.session.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK)
-
-    def put(self, sequence: int, payload: bytes, cls: Any = Imu, **fields: Any) -> None:
-        envelope = Envelope(self.number, sequence, VariantHdr.of_type(0, cls).word, **fields)
-        self.put_raw(payload, envelope.encode())
-
-    def put_raw(self, payload: bytes, attachment: bytes | None) -> None:
-        until(lambda: self._publisher.matching_status.matching, "a subscriber")
-        self._publisher.put(payload, attachment=attachment)
-
-    def end(self, count: int) -> None:
-        self._publisher.delete(attachment=Envelope(self.number, count).encode())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
-
-
-def imu(n: int) -> bytes:
-    return np.array(Imu(stamp=n).array).tobytes()
-
-
-def stamps(receiver: Any, n: int) -> list[int]:
-    got = []
-    for _ in range(n):
-        with receiver.receive(timeout=PATIENCE) as m:
-            got.append(m.stamp)
-    return got
-
-
-def both_ways(endpoint: str, *outward: str) -> tuple[Program, Program]:
-    """ipc://here → zenoh → ipc://there; who sends starts first."""
-    source = Program("ipc://here", f"zenoh://{KEY}", *outward, "--listen", endpoint)
-    return source, Program(f"zenoh://{KEY}", "ipc://there", "--connect", endpoint)
+    return free_endpoint()
 
 
 @pytest.mark.leaves_nothing
@@ -315,7 +216,7 @@ def test_a_source_that_follows_goes_on_with_the_next_sender_and_its_types(endpoi
 def test_a_signal_ends_a_bridge_that_waits_and_one_that_carries(sent: signal.Signals, endpoint: str) -> None:
     source, target = both_ways(endpoint)
     with source, target:
-        assert target.end(sent) == (0, "psyne bridge: stopped; carried 0, missed 0, refused 0, skipped 0\n")
+        assert target.end(sent) == (0, "psyne bridge: stopped; carried 0, missed 0, refused 0\n")
         assert source.end(sent)[0] == 0
     with psyne.sender("ipc://here", Imu, stages=["net"]) as out, psyne.receiver("ipc://there", Imu) as there:
         source, target = both_ways(endpoint, "--stage", "net")
@@ -325,7 +226,7 @@ def test_a_signal_ends_a_bridge_that_waits_and_one_that_carries(sent: signal.Sig
             assert source.end(sent)[0] == 0
             with pytest.raises(psyne.EndOfChannel):
                 there.receive(timeout=PATIENCE)
-            assert target.end() == (0, "psyne bridge: the source has ended; carried 1, missed 0, refused 0, skipped 0\n")
+            assert target.end() == (0, "psyne bridge: the source has ended; carried 1, missed 0, refused 0\n")
 
 
 def test_a_signal_gives_a_message_that_nobody_subscribed_to_back_to_its_stage(endpoint: str) -> None:

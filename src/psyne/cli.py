@@ -144,8 +144,8 @@ def _bridge(options: argparse.Namespace) -> int:
         return 1
     seen = running.statistics()
     how = "stopped" if stopped else "the source has ended"
-    counts = f"carried {seen.carried}, missed {seen.missed}, refused {seen.refused}, skipped {seen.skipped}"
-    print(f"psyne bridge: {how}; {counts}")
+    counts = f"carried {seen.carried}, missed {seen.missed}, refused {seen.refused}"
+    print(f"psyne bridge: {how}; {counts}{f', skipped {seen.skipped}' if seen.skipped else ''}")
     return 0
 
 

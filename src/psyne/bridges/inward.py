@@ -27,7 +27,7 @@ ANSWER = 5.0  # seconds that a source has to say its types
 UNHEARD = 1.0  # seconds that one has whose token is not there yet: a message may overtake it
 SOURCES = 1024  # that are remembered
 MOST_TEXT = 1000  # characters of what a source that is refused makes us say
-LEAST_KEPT = 1 << 20  # bytes of messages that are kept while a source is asked for its types, even for a small max_bytes
+SMALL_KEPT = 1 << 20  # bytes that are kept besides max_bytes while a source is asked for its types
 BESIDES = 1024  # bytes that one kept message counts besides its own
 
 
@@ -50,7 +50,7 @@ class Inward:
     """Sends what comes for a key. The first source gives the channel its types; others must have the same.
 
         Zenoh ─▶ QUEUE samples ─▶ one in hand ─▶ the ring of our sender in the channel
-                                   kept while a source says its types: max_bytes in all
+                                   kept while a source says its types: max_bytes and 1 MiB in all
     When the ring is full and ``full`` is "block", all of these stand still, and the connection with them.
     """
 
@@ -67,7 +67,7 @@ class Inward:
         self._subscriber: Any = None
         self._samples: Any = None
         self._kept: deque[tuple[Any, int]] = deque()  # what came while a source was asked for its types, and its bytes
-        self._kept_bytes, self._most_kept = 0, max(max_bytes, LEAST_KEPT)
+        self._kept_bytes, self._most_kept = 0, max_bytes + SMALL_KEPT
         self._failure: SenderLost | None = None
         self._out: Any = None
         self._schema = ""
@@ -83,10 +83,11 @@ class Inward:
         watcher = threading.Thread(target=self._watch, args=(tokens.handler,), name="psyne bridge tokens", daemon=True)
         watcher.start()
         try:
-            subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
-            self._samples = subscriber.handler  # which goes on after the subscriber is undeclared, until it is empty
             with self._changed:
-                self._subscriber = subscriber
+                self._subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
+                self._samples = (
+                    self._subscriber.handler
+                )  # goes on after the subscriber is undeclared, until it is empty
                 if self._stopping:
                     self._unsubscribe()
             while (sample := self._next()) is not None:
@@ -97,7 +98,9 @@ class Inward:
         finally:
             with self._changed:
                 self._stopping = True
+                self._unsubscribe()
                 self._changed.notify_all()
+            self._samples = None  # a thread of Zenoh's may wait for room in it
             watcher.join()
             tokens.undeclare()
             self._close(lost=False)
