@@ -270,6 +270,7 @@ GOOD = VariantHdr.of_type(0, Imu).word
 HOSTILE = {
     "no envelope": (imu(0), None),
     "an empty envelope": (imu(0), b""),
+    "half an envelope": (imu(0), Envelope(1, 1, GOOD).encode()[:20]),
     "another magic": (imu(0), b"NSYP" + Envelope(1, 1, GOOD).encode()[4:]),
     "another version": (imu(0), b"PSYN\x02" + Envelope(1, 1, GOOD).encode()[5:]),
     "dimensions that are not there": (imu(0), b"PSYN\x01\x08" + bytes(42)),
@@ -412,6 +413,7 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
         ("zenoh://a", "ipc://b", {"stage": "net"}),
         ("zenoh://a", "ipc://b", {"full": "grow"}),
         ("zenoh://a", "ipc://b", {"max_bytes": 0}),
+        ("ipc://a", "zenoh://b", {"max_bytes": 1000}),
         ("ipc://a", "zenoh://b", {"full": "drop"}),
         ("ipc://a", "zenoh://b", {"new_stage": True}),
     ],

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from psyne.bridges.inward import QUIET
 from psyne.bridges.network import QUEUE
 from psyne.types.schema import schema_of
 
-from .helpers.bridging import KEY, Imu, Program, Source, both_ways, free_endpoint, imu, stamps
+from .helpers.bridging import COMMAND, KEY, Imu, Program, Source, both_ways, free_endpoint, imu, stamps
 from .helpers.process import PATIENCE, run_program, until
 
 pytest.importorskip("zenoh")
@@ -81,6 +82,16 @@ def fill_up(out: Any, n: int = 1000) -> int:
         except psyne.Full:
             return k
     return n
+
+
+def to_the_end(there: Any) -> list[int]:
+    """The first number of each message."""
+    got = []
+    with suppress(psyne.EndOfChannel):
+        while True:
+            with there.receive(timeout=PATIENCE) as m:
+                got.append(int(m.array[0]))
+    return got
 
 
 # ---- memory ---------------------------------------------------------------------------------------------
@@ -154,8 +165,10 @@ def test_what_comes_while_a_source_says_nothing_is_bounded_and_what_is_lost_is_c
         until(lambda: carrier._kept_bytes > 2 * MIB - 8 * size - 2048, "as much as is kept")
         assert carrier._kept_bytes <= 2 * MIB  # max_bytes and one more
         source.answer()
+        with there.receive(timeout=PATIENCE) as m:
+            got = [int(m.array[0])]
         source.end(n)
-        got = [int(m.array[0]) for m in there]  # to the end of the channel
+        got += to_the_end(there)
         assert target.join(PATIENCE)
         seen = target.statistics()
         assert got == sorted(set(got))
@@ -226,6 +239,14 @@ def test_a_signal_ends_a_bridge_that_waits_for_room(direction: str, endpoint: st
             program = source if direction == "stage" else target
             code, said = program.end(signal.SIGTERM)
             assert (code, "stopped" in said) == (0, True), said
+
+
+def test_a_signal_ends_a_bridge_at_once_that_finds_no_router(endpoint: str) -> None:
+    with subprocess.Popen([COMMAND, "bridge", "ipc://here", f"zenoh://{KEY}", "--connect", endpoint]) as waiting:
+        threads = Path(f"/proc/{waiting.pid}/task")
+        until(lambda: any((it / "comm").read_text() == "net-0\n" for it in threads.iterdir()), "a thread of Zenoh's")
+        waiting.send_signal(signal.SIGINT)
+        assert waiting.wait(PATIENCE) == -signal.SIGINT
 
 
 def test_a_source_that_comes_back_at_once_is_not_lost(endpoint: str) -> None:

@@ -121,11 +121,11 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _bridge(options: argparse.Namespace) -> int:
-    from .bridges import MAX_BYTES, bridge
+    from .bridges import bridge
 
-    given = {**vars(options), "max_bytes": MAX_BYTES if options.max_bytes is None else options.max_bytes}
-    del given["command"]
+    given = {name: value for name, value in vars(options).items() if name != "command"}
     stopped = False
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet, and Zenoh looks for a router for 10 seconds
     try:
         with bridge(**given) as running:
 

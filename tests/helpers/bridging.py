@@ -20,7 +20,7 @@ from psyne.types import VariantHdr
 
 from .process import PATIENCE, until
 
-__all__ = ["KEY", "Imu", "Program", "Source", "both_ways", "free_endpoint", "imu", "stamps"]
+__all__ = ["COMMAND", "KEY", "Imu", "Program", "Source", "both_ways", "free_endpoint", "imu", "stamps"]
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
 KEY = "robot1/camera"

@@ -32,7 +32,7 @@ def bridge(
     new_stage: bool = False,
     full: Full = "block",
     follow: bool = False,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     connect: Sequence[str] = (),
     listen: Sequence[str] = (),
     config: str | None = None,
@@ -59,7 +59,9 @@ def bridge(
         raise InvalidArgument("a new stage needs a name: stage='log'")
     if outward and full != "block":
         raise InvalidArgument("full= is for bridges to ipc://; one from ipc:// is a tap, or a member of stage=")
-    if max_bytes < 1:
+    if outward and max_bytes is not None:
+        raise InvalidArgument("max_bytes= is for bridges to ipc://; one from ipc:// carries what its channel does")
+    if max_bytes is not None and max_bytes < 1:
         raise InvalidArgument(f"max_bytes is a number of bytes, 1 or more; got {max_bytes!r}")
     key = (target if outward else source)[len(SCHEME) :]
     channel_place(source if outward else target)  # raises for what is no address of a channel
@@ -68,7 +70,7 @@ def bridge(
         carrier = (
             Outward(session, source, key, stage, new_stage, follow)
             if outward
-            else Inward(session, key, target, full, follow, max_bytes)
+            else Inward(session, key, target, full, follow, MAX_BYTES if max_bytes is None else max_bytes)
         )
     except BaseException:
         session.close()
