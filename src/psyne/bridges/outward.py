@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import _native
 from ..errors import Empty, EndOfChannel
+from ..info import Info
 from ..openers import receiver, tap
 from ..types import VariantHdr
 from ..types.schema import types_in
@@ -92,7 +93,8 @@ class Outward:
         source = self._source
         while source is None or not source.carries(type(m)):  # followed to another channel
             source = self._announce()
-        if self._is_brought(m.info.sender, m.info.sequence):
+        info = m.info
+        if self._is_brought(info.sender, info.sequence):
             self._skipped += 1
             m.release()
             return True
@@ -101,8 +103,8 @@ class Outward:
                 return False
             time.sleep(UNHEARD)
         with m:
-            self._missed += m.info.missed
-            source.put(m)
+            self._missed += info.missed
+            source.put(m, info)
         self._carried += 1
         return True
 
@@ -162,8 +164,7 @@ class _Source:
                     self._words[cls] = VariantHdr.of_type(number, cls).word
         return cls in self._words
 
-    def put(self, m: Any) -> None:
-        info = m.info
+    def put(self, m: Any, info: Info) -> None:
         shape = m.array.shape if m.__layout__.shaped else ()
         envelope = Envelope(self._number, self._sent, self._words[type(m)], info.stamp, info.missed, 0, shape)
         self._publisher.put(payload_of(m), attachment=envelope.encode())
