@@ -325,6 +325,7 @@ DESCRIPTIONS = {
     "KeyError": {},
     "TypeError": [],
     "does not know, or its file is damaged": {**FOREIGN, "schema": "{}"},
+    "more than 1048576": {**FOREIGN, "besides": "x" * (1 << 20)},
     "this bridge takes 67108864": {**FOREIGN, "schema": schema_of([Array("u1", (1 << 40,))])},
 }
 
