@@ -366,6 +366,18 @@ def test_a_source_of_other_types_than_the_channel_is_refused_with_the_difference
         assert target.end(signal.SIGTERM)[0] == 0
 
 
+def test_a_source_of_fewer_types_than_the_channel_is_refused(endpoint: str) -> None:
+    with (
+        bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
+        Source(endpoint, description(schema_of([Imu, Plane]), ""), number=1) as one,
+        Source(endpoint, description(schema_of([Imu]), ""), number=2) as two,
+    ):
+        one.put(0, imu(0))
+        until(lambda: target.statistics().sources == 1, "the one")
+        two.put(0, imu(0))
+        until(lambda: target.statistics().refused == 1, "the refusal of the other")
+
+
 def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last(endpoint: str) -> None:
     other = schema_of([Plane])
     with (

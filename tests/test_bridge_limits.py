@@ -21,14 +21,15 @@ import psyne
 from psyne import Array, bridge
 from psyne.bridges import Bridge, Bridged
 from psyne.bridges.envelope import description
+from psyne.bridges.horizon import BridgeSender
 from psyne.bridges.inward import QUIET
 from psyne.bridges.network import QUEUE
 from psyne.types.schema import schema_of
 
 from .helpers.bridging import COMMAND, KEY, Imu, Program, Source, both_ways, free_endpoint, imu, stamps
-from .helpers.process import PATIENCE, run_program, until
+from .helpers.process import PATIENCE, run_program, sleeping, until
 
-pytest.importorskip("zenoh")
+zenoh = pytest.importorskip("zenoh")
 
 MIB = 1 << 20
 Block = Array("u8", (MIB // 8,))
@@ -133,8 +134,6 @@ def test_while_a_receiver_stands_still_both_bridges_keep_a_few_messages_and_then
 
 
 def test_a_tap_keeps_nothing_for_a_subscriber_that_stands_still(endpoint: str, far: str) -> None:
-    import zenoh
-
     with (
         psyne.sender("ipc://here", Block, stages=[], capacity=8) as out,
         Program("ipc://here", f"zenoh://{KEY}", "--listen", endpoint, "--config", far) as source,
@@ -184,6 +183,35 @@ def test_what_comes_while_a_source_says_nothing_is_bounded_and_what_is_lost_is_c
         assert got == sorted(set(got))
         assert 0 < len(got) < n
         assert seen == Bridged(carried=len(got), missed=n - len(got), sources=1)
+
+
+def test_the_end_of_a_source_is_kept_even_where_there_is_no_room(endpoint: str) -> None:
+    n = 3000
+    with (
+        bridge(f"zenoh://{KEY}", "ipc://there", full="drop", max_bytes=MIB, listen=[endpoint]) as target,
+        Source(endpoint, description(schema_of([Imu]), ""), answers=False) as source,
+    ):
+        for k in range(n):
+            source.put(k, imu(k))
+        source.end(n)
+        carrier: Any = target._carrier
+        until(lambda: carrier._kept and carrier._kept[-1][0].kind == zenoh.SampleKind.DELETE, "the end")
+        source.answer()
+        assert target.join(PATIENCE)
+        seen = target.statistics()
+        assert (seen.carried + seen.missed, seen.carried < n) == (n, True)
+
+
+def test_only_so_many_sources_are_remembered(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psyne.bridges.inward.SOURCES", 2)
+    said = description(schema_of([Imu]), "")
+    with bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target:
+        carrier: Any = target._carrier
+        for number in (1, 2, 3):
+            with Source(endpoint, said, number=number) as source:
+                source.put(0, imu(0))
+                until(lambda n=number: target.statistics().sources == n, "the source")
+        assert list(carrier._sources) == [2, 3]
 
 
 # ---- ends -----------------------------------------------------------------------------------------------
@@ -249,6 +277,44 @@ def test_a_signal_ends_a_bridge_that_waits_for_room(direction: str, endpoint: st
             program = source if direction == "stage" else target
             code, said = program.end(signal.SIGTERM)
             assert (code, "stopped" in said) == (0, True), said
+
+
+def test_a_signal_that_another_thread_got_ends_a_join(endpoint: str) -> None:
+    code = f"""
+import psyne, signal, threading
+running = psyne.bridge("zenoh://{KEY}", "ipc://there", listen=[{endpoint!r}])
+try:
+    threading.Timer(0.5, lambda: signal.pthread_kill(threading.get_ident(), signal.SIGINT)).start()
+    running.join()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    assert run_program(code).stdout == "interrupted\n"
+
+
+def test_a_bridge_that_cannot_be_had_leaves_its_endpoint(endpoint: str) -> None:
+    with pytest.raises(psyne.InvalidArgument):
+        bridge("ipc://here", f"zenoh://{KEY}", stage="net", new_stage=7, listen=[endpoint])  # type: ignore[arg-type]
+    bridge("ipc://here", f"zenoh://{KEY}", listen=[endpoint]).close()
+
+
+def test_what_a_tap_missed_is_counted(endpoint: str) -> None:
+    with (
+        psyne.sender("ipc://here", Imu, stages=[], capacity=8) as out,
+        Program("ipc://here", f"zenoh://{KEY}", "--listen", endpoint) as source,
+    ):
+        out.send(Imu(stamp=0))
+        until(lambda: sleeping(source.process.pid), "the bridge")
+        source.process.send_signal(signal.SIGSTOP)
+        for k in range(1, 1000):
+            out.send(Imu(stamp=k))
+        source.process.send_signal(signal.SIGCONT)
+        out.close()
+        code, said = source.end()
+        counts = re.search(r"carried (\d+), missed (\d+), refused 0", said)
+        assert code == 0
+        assert counts
+        assert int(counts[2]) > 0
 
 
 def test_a_signal_ends_a_bridge_at_once_that_finds_no_router(endpoint: str) -> None:
@@ -415,6 +481,21 @@ def test_two_bridges_in_both_directions_join_two_channels_and_nothing_goes_in_ci
             late.send(Imu(stamp=2 * n))
             for there in (at_a, at_b):
                 assert stamps(there, 1) == [2 * n]
+
+
+def test_a_source_that_follows_looks_anew_who_the_senders_are(endpoint: str) -> None:
+    with (
+        bridge("ipc://here", f"zenoh://{KEY}", stage="main", follow=True, listen=[endpoint]) as source,
+        Source(endpoint, b"", "nobody") as other,
+        other.session.declare_subscriber(KEY, zenoh.handlers.RingChannel(1)),
+    ):
+        with BridgeSender("ipc://here", [Imu]) as out:  # number 1 of its channel
+            out.send(Imu(stamp=1))
+            until(lambda: source.statistics().skipped == 1, "the first message")
+        with psyne.sender("ipc://here", Imu) as out:  # number 1 of the next
+            out.send(Imu(stamp=2))
+            until(lambda: source.statistics().carried == 1, "the second message")
+        assert source.statistics().skipped == 1
 
 
 def test_a_page_names_all_of_it() -> None:

@@ -54,14 +54,15 @@ class Bridge:
         self._carrier = carrier
         self._error: BaseException | None = None
         self._pid = os.getpid()
+        self._ended = threading.Event()  # a join() that Ctrl-C interrupts makes Python take the thread for ended
         self._thread = threading.Thread(target=self._run, name=f"psyne bridge {source}", daemon=True)
         self._thread.start()
         atexit.register(self._exit)
 
     @property
     def closed(self) -> bool:
-        """Has it ended?"""
-        return not self._thread.is_alive()
+        """Has it ended? In a forked child it has: the thread is the parent's."""
+        return self._ended.is_set() or self._pid != os.getpid()
 
     def stop(self) -> None:
         """End soon, and do not wait for it; also from a signal handler.
@@ -69,7 +70,7 @@ class Bridge:
         What it has not carried stays in its stage. A put that waits for the network is given up by Zenoh after some
         seconds.
         """
-        if self._pid == os.getpid():  # else the thread is the parent's
+        if not self.closed:
             self._carrier.stop()
 
     def join(self, timeout: float | None = None) -> bool:
@@ -79,12 +80,12 @@ class Bridge:
         SystemFailure for Zenoh's errors.
         """
         until = None if timeout is None else time.monotonic() + timeout
-        while self._thread.is_alive():
+        while not self.closed:
             # Python sees a signal that comes just before a wait only behind it: so no wait is long.
             left = SLICE if until is None else min(SLICE, until - time.monotonic())
             if left <= 0:
                 return False
-            self._thread.join(left)
+            self._ended.wait(left)
         if self._error is not None:
             raise self._error
         return True
@@ -107,16 +108,16 @@ class Bridge:
         if kind is None:
             self.close()
         else:  # the block's own exception is the one to see
-            self.stop()
-            self._thread.join()
+            self._exit()
 
     def __repr__(self) -> str:
         return f"<psyne.Bridge {self.source} → {self.target}{', closed' if self.closed else ''}>"
 
     def _exit(self) -> None:
-        """A program that forgot to close it ends: a thread that is in Zenoh when Python ends aborts the program."""
+        """Also where a program forgot to close it: a thread that is in Zenoh when Python ends aborts the program."""
         self.stop()
-        self._thread.join()
+        while not self.closed:
+            self._ended.wait(SLICE)
 
     def _run(self) -> None:
         failure = zenoh().ZError
@@ -130,3 +131,4 @@ class Bridge:
             with suppress(failure):  # the network holds it up: it is gone with the process
                 self._session.close()
             atexit.unregister(self._exit)
+            self._ended.set()
