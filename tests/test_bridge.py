@@ -394,6 +394,8 @@ def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last
         until(lambda: 2 in target._carrier._live, "the token of the other")  # type: ignore[attr-defined]
         one.end(1)
         until(lambda: target._carrier._sources[1].ended, "the end of the one")  # type: ignore[attr-defined]
+        one.put(1, imu(9))
+        until(lambda: target.statistics().refused == 2, "the refusal of what comes behind an end")
         two.put(0, imu(2))
         two.put(1, imu(3))
         assert stamps(there, 2) == [2, 3]

@@ -344,6 +344,24 @@ def test_a_source_that_comes_back_at_once_is_not_lost(endpoint: str) -> None:
         assert target.statistics() == Bridged(carried=2, sources=1)
 
 
+def test_a_source_that_comes_back_after_it_was_lost_is_met_again_and_what_was_lost_meanwhile_is_counted(
+    endpoint: str,
+) -> None:
+    with (
+        psyne.receiver("ipc://there", Imu, follow=True) as there,
+        bridge(f"zenoh://{KEY}", "ipc://there", follow=True, listen=[endpoint]) as target,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
+    ):
+        carrier: Any = target._carrier
+        source.put(0, imu(0))
+        assert stamps(there, 1) == [0]
+        source.appear(False)
+        until(lambda: carrier._sources[1].gone, "the loss of the source")
+        source.put(3, imu(3))
+        assert stamps(there, 1) == [3]
+        assert target.statistics() == Bridged(carried=2, missed=2, sources=2)
+
+
 def test_a_source_that_is_lost_is_known_to_be_while_others_go_on(endpoint: str) -> None:
     said = description(schema_of([Imu]), "")
     stop = threading.Event()
