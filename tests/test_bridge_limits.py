@@ -341,7 +341,7 @@ def test_a_source_that_comes_back_at_once_is_not_lost(endpoint: str) -> None:
         time.sleep(QUIET * 1.5)  # as long as it would need to be lost
         source.put(1, imu(1))
         assert stamps(there, 1) == [1]
-        assert target.statistics() == Bridged(carried=2, sources=1)
+        until(lambda: target.statistics() == Bridged(carried=2, sources=1), "the counts")
 
 
 def test_a_source_that_comes_back_after_it_was_lost_is_met_again_and_what_was_lost_meanwhile_is_counted(
@@ -359,7 +359,7 @@ def test_a_source_that_comes_back_after_it_was_lost_is_met_again_and_what_was_lo
         until(lambda: carrier._sources[1].gone, "the loss of the source")
         source.put(3, imu(3))
         assert stamps(there, 1) == [3]
-        assert target.statistics() == Bridged(carried=2, missed=2, sources=2)
+        until(lambda: target.statistics() == Bridged(carried=2, missed=2, sources=2), "the counts")
 
 
 def test_a_source_that_is_lost_is_known_to_be_while_others_go_on(endpoint: str) -> None:
