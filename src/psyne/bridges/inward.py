@@ -85,9 +85,7 @@ class Inward:
         try:
             with self._changed:
                 self._subscriber = self._session.declare_subscriber(self._key, z.handlers.FifoChannel(QUEUE))
-                self._samples = (
-                    self._subscriber.handler
-                )  # goes on after the subscriber is undeclared, until it is empty
+                self._samples = self._subscriber.handler  # is read to its end after the subscriber is undeclared
                 if self._stopping:
                     self._unsubscribe()
             while (sample := self._next()) is not None:
@@ -124,7 +122,7 @@ class Inward:
 
     def _meet(self, number: int, where: str) -> _Source:
         """Ask a source for its types, and take it or refuse it."""
-        old = self._sources.get(number)
+        old, was_live = self._sources.get(number), number in self._live
         source = _Source(next=old.next if old else None)
         try:
             schema, channel = self._ask(number, where)
@@ -142,7 +140,8 @@ class Inward:
             if not source.types:
                 self._end_if_over()
                 return source
-            self._live.setdefault(number, where)
+            if was_live and number not in self._live:  # it went while we asked
+                source.left = time.monotonic()
             self._met.append(source)
             self._taken += 1
         return source
