@@ -93,7 +93,7 @@ class Source:
             where, lambda query: self._answers.wait(PATIENCE) and query.reply(where, said)
         )
         self.appear(True)
-        self._publisher = self.session.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK)
+        self._publisher: Any = self.session.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK)
 
     def put(self, sequence: int, payload: bytes, cls: Any = Imu, **fields: Any) -> None:
         envelope = Envelope(self.number, sequence, VariantHdr.of_type(0, cls).word, **fields)
