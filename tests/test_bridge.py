@@ -444,3 +444,11 @@ def test_an_endpoint_that_cannot_be_had_is_said(endpoint: str) -> None:
     _, _, port = endpoint.rpartition(":")
     with socket.create_server(("127.0.0.1", int(port))), pytest.raises(psyne.errors.SystemFailure):
         bridge("ipc://a", "zenoh://a", listen=[endpoint])
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("ipc://a", "ipc://b"), ("zenoh://a", "zenoh://b"), ("tcp://a", "ipc://a")]
+)
+def test_two_ends_of_one_kind_are_said_to_be(source: str, target: str) -> None:
+    with pytest.raises(psyne.errors.InvalidArgument, match="one end zenoh://… and one ipc://…; got"):
+        bridge(source, target)
