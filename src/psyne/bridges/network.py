@@ -44,9 +44,7 @@ def open_session(key: str, *, wild: bool, connect: Sequence[str], listen: Sequen
     try:
         config = config or os.environ.get("ZENOH_CONFIG")
         made = z.Config.from_file(config) if config else z.Config()
-        if (
-            not config
-        ):  # between processes of one machine there are channels, and killed ones leave Zenoh's memory behind
+        if not config:  # one machine has channels; and bridges that are killed leave such memory of Zenoh behind
             made.insert_json5("transport/shared_memory/enabled", "false")
         if connect and not listen and not config:
             made.insert_json5("mode", '"client"')
