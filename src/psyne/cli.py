@@ -125,17 +125,18 @@ def _pipe_of_signals() -> int:
 
 
 def _bridge(options: argparse.Namespace) -> int:
-    from .bridge import MAX_BYTES, bridge
+    from .bridges import bridge
 
-    given = {**vars(options), "max_bytes": MAX_BYTES if options.max_bytes is None else options.max_bytes}
-    del given["command"]
+    given = {name: value for name, value in vars(options).items() if name != "command"}
     stopped = False
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet, and Zenoh looks for a router for 10 seconds
     try:
         with bridge(**given) as running:
 
-            def stop(*_: object) -> None:
+            def stop(number: int, _: object) -> None:
                 nonlocal stopped
                 stopped = True
+                signal.signal(number, signal.SIG_DFL)  # again: at once
                 running.stop()
 
             signal.signal(signal.SIGINT, stop)
@@ -147,7 +148,8 @@ def _bridge(options: argparse.Namespace) -> int:
         return 1
     seen = running.statistics()
     how = "stopped" if stopped else "the source has ended"
-    print(f"psyne bridge: {how}; carried {seen.carried}, missed {seen.missed}, refused {seen.refused}")
+    counts = f"carried {seen.carried}, missed {seen.missed}, refused {seen.refused}"
+    print(f"psyne bridge: {how}; {counts}{f', skipped {seen.skipped}' if seen.skipped else ''}")
     return 0
 
 
