@@ -228,7 +228,8 @@ def test_a_sender_that_comes_and_goes_leaves_its_messages() -> None:
     with bound_receiver(Number) as rx:
         with psyne.sender(rx.address, Number) as tx:
             tx.send(Number(n=1))
-        until(lambda: rx._carrier.hosted._kept, "the sender to be gone before the receiver has joined")
+        carrier = rx._carrier
+        until(lambda: carrier.hosted._kept and not carrier.far.peers, "it to be gone before the receiver has joined")
         assert [m.n for m in rx] == [1]
 
 
