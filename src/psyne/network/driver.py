@@ -265,7 +265,8 @@ class LoopDriver:
     """An event loop of asyncio, or uvloop. Where it is closed nothing is called any more."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, pumps: bool = False) -> None:
-        self._loop, self.pumps = loop, pumps
+        self._loop = loop
+        self.pumps: bool = pumps
 
     def watch(self, fd: int, read: bool, write: bool, callback: Callback) -> None:
         self._inside(self._watch, fd, read, write, callback)

@@ -68,7 +68,8 @@ class Carrier:
     """What carries the channel of one end. It does not keep the end alive, and outlives it until all is said."""
 
     def __init__(self, driver: Driver, end: End, local: str, address: str, linger: float) -> None:
-        self.local, self.name = local, address
+        self.local: str = local
+        self.name = address
         self.gateway = _native.Gateway(driver.pumps)
         self.gone = Happening()  # no connection is there any more
         self.far: Bound | Remote | None = None  # None: it could not be opened
