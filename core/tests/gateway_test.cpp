@@ -304,6 +304,7 @@ TESTS(gateway_test) {
              road.check(0);
              road.a.pump->before_fork();
              Child child([&](Child& c) {
+                 road.wire.out->close_in_child();
                  road.a.pump->after_fork_in_child();
                  c.here();
                  for (;;) ::pause();
@@ -314,6 +315,7 @@ TESTS(gateway_test) {
                  const std::lock_guard guard(road.wire.out->lock);
                  road.wire.out->close_in_child();  // as when the parent is killed
              }
+             road.a.pump->wake();  // what it polls stays open
              while (road.b.told.load() == 0) ::sched_yield();
          }},
     });
