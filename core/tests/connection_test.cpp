@@ -38,11 +38,6 @@ struct Carried {
     void send(uint64_t number) { CHECK(test::send(near.kind, *tx, number)); }
 };
 
-bool readable(int fd, int ms) {
-    pollfd p{fd, POLLIN, 0};
-    return ::poll(&p, 1, ms) == 1;
-}
-
 }  // namespace
 
 TESTS(connection_test) {
