@@ -98,5 +98,20 @@ TESTS(connection_test) {
              CHECK(due - before >= 10'000'000);
              c.rx->end(kept, false);
          }},
+        {"a link is over once the peer was told that its last word was understood",
+         [] {
+             Carried c;
+             c.carry();
+             goodbye(c.tx);
+             Connection &out = *c.wire.out, &in = *c.wire.in;
+             drink_all(in.link(), pour_all(out.link()));  // END
+             CHECK(in.over() == nullptr);
+             drink_all(out.link(), pour_all(in.link()));  // BYE
+             CHECK_EQ(std::string(in.over()), "closed");
+             CHECK(out.over() == nullptr);
+             drink_all(in.link(), pour_all(out.link()));  // and the answer
+             CHECK_EQ(std::string(out.over()), "understood");
+             CHECK(in.finished() && out.finished());
+         }},
     });
 }
