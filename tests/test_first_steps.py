@@ -226,7 +226,7 @@ def test_a_loan_that_needs_a_shape_says_so():
 def test_an_option_of_another_end_is_refused_with_those_that_there_are():
     for call, options in (
         (lambda: psyne.sender("ipc://a", Imu, stage="main"), "pattern, stages"),  # type: ignore[call-overload]
-        (lambda: psyne.receiver("ipc://a", Imu, capacity=4), "stage, new_stage, wait"),  # type: ignore[call-overload]
+        (lambda: psyne.receiver("ipc://a", Imu, history=4), "stage, new_stage, wait"),  # type: ignore[call-overload]
         (lambda: psyne.channel(Imu, stage="main"), "pattern, stages"),  # type: ignore[call-overload]
         (lambda: psyne.aio.sender("ipc://a", Imu, timeout=1), "pattern, stages"),  # type: ignore[call-overload]
     ):

@@ -116,7 +116,6 @@ def test_no_name_leads_out_of_the_directory_of_channels(channel: str):
     ("changes", "reason"),
     [
         ({"role": "king"}, "one of sender, receiver, tap"),
-        ({"role": "receiver"}, "capacity=0; it is a whole number from 1 on"),
         ({"schema": None}, "schema=None"),
         ({"next": 5}, "goes on at 5 and names no session"),
     ],

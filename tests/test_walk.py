@@ -20,6 +20,8 @@ MENTION = re.compile(r"`((?:examples|src|bindings|core|tests|tools|models|benchm
 LINK = re.compile(r"\]\((?!https?:)([^)#]+)[^)]*\)")
 CONSTANT = re.compile(r"^\| `(k\w+)` \| (\d+) \|", re.MULTILINE)
 PAIR = re.compile(r"^\| `([A-Z ]+)` \| `([\w./-]+)` \| `([\w./-]+)` \|$", re.MULTILINE)
+# Between the parameters of a C++ function and its body.
+OPENED = re.compile(r"(?:\s|(?:const|noexcept|override|final|try)\b)*(?::[^;{}]*(?:\{[^{}]*\}[^;{}]*)*?)?\{")
 NOT_CODE = re.compile(r'//[^\n]*|/\*.*?\*/|R"\((.*?)\)"|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])\'', re.DOTALL)
 
 
@@ -90,9 +92,9 @@ def cpp_body(source: str, symbol: str) -> str:
         inside = (a, b) in spans  # else it must say its class: Class::member(
         for match in re.finditer(rf"\b{name if inside else symbol}\s*\(", code[a:b]):
             end = closed(code, a + match.end() - 1)
-            opened = re.match(r"(?:\s|const\b|noexcept\b|try\b)*(?::[^;{}]*(?:\{[^{}]*\}[^;{}]*)*?)?\{", code[end:])
+            opened = OPENED.match(code, end)
             if opened:
-                bodies.append(source[a + match.start() : closed(code, end + opened.end() - 1)])
+                bodies.append(source[a + match.start() : closed(code, opened.end() - 1)])
         bodies += [source[i : closed(code, i)] for i in class_starts(code, name) if inside and a <= i < b]
     return "\n".join(bodies)
 

@@ -111,7 +111,8 @@ def without_capacity(address: object, options: Mapping[str, object]) -> None:
 def known_options(options: Mapping[str, object], known: type, call: str) -> None:
     """Raise TypeError for an option that is another end's, or none."""
     for name in options.keys() - known.__annotations__.keys():
-        raise TypeError(f"{call}() has no option {name!r}; it has {', '.join(known.__annotations__)}")
+        own_first = sorted(known.__annotations__, key=NetworkOptions.__annotations__.__contains__)
+        raise TypeError(f"{call}() has no option {name!r}; it has {', '.join(own_first)}")
 
 
 def check_sender_options(

@@ -139,9 +139,11 @@ class Greeting:
             self._done(self, self._sock)
 
     def _write(self) -> None:
-        while self._out or (more := self.machine.take()):
+        while True:
             if not self._out:
-                self._out = memoryview(more)
+                self._out = memoryview(self.machine.take())
+            if not self._out:
+                return
             self._out = self._out[self._sock.send(self._out) :]
 
     def _read(self) -> None:

@@ -67,7 +67,8 @@ class Hosted:
         self.joining: Callable[[], Receiver[Any] | Tap[Any] | None] = lambda: None  # the end of this process
         self._kept: list[tuple[Lane, bool]] = []  # lanes that are over, and whether they failed
         self._lock = threading.Lock()  # of these two
-        self._pattern, self._stages, self._capacity = pattern, stage_graph(stages), capacity
+        self._pattern: Pattern = pattern
+        self._stages, self._capacity = stage_graph(stages), capacity
         self._accept, self._creates = accept, creates
         self._takes_senders, self._sums_missed = takes_senders, sums_missed
 

@@ -6,6 +6,7 @@ import ssl
 from dataclasses import dataclass
 from typing import Any
 
+from .. import options
 from ..errors import InvalidArgument
 from .security import Side, Tls, context_for, token_bytes
 from .sessions import SESSION_TIMEOUT
@@ -63,14 +64,12 @@ class NetworkOptions:
         )
 
 
-NAMES = frozenset(
-    {"bind", "token", "tls", "checksum", "session_timeout", "linger", "max_frame", "heartbeat", "max_connections"}
-)
+NAMES = options.NetworkOptions.__annotations__
 
 
-def split_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_options(given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Those of the network, and those of the local end."""
     return (
-        {name: value for name, value in options.items() if name in NAMES},
-        {name: value for name, value in options.items() if name not in NAMES},
+        {name: value for name, value in given.items() if name in NAMES},
+        {name: value for name, value in given.items() if name not in NAMES},
     )

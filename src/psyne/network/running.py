@@ -205,6 +205,7 @@ class Running:
 
     def _move(self, tls: ssl.SSLSocket) -> bool:
         """True: there is more to write when the socket takes it."""
+        blocked = False
         for _ in range(ROUNDS):
             sent, blocked = self._send(tls)
             received = self._receive(tls)

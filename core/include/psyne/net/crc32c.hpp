@@ -1,4 +1,4 @@
-// CRC-32C (Castagnoli, reflected, all ones before and after): by the processor where it can, else by tables.
+// The CRC-32C (Castagnoli, reflected, all ones before and after): by the processor where it can, else by tables.
 #pragma once
 
 #include <array>

@@ -57,7 +57,7 @@ struct Header {
     uint16_t flags = 0;
     uint32_t count = 0;
     uint64_t length = 0;    // bytes of the body
-    uint64_t sequence = 0;  // DATA: of its first message; ACK: all before are let go; END: messages in all
+    uint64_t sequence = 0;  // of DATA the first message; of ACK: all before are let go; of END: messages in all
 
     void encode(std::byte* to) const noexcept {
         put(to, kMagic);
