@@ -5,34 +5,25 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import threading
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import pytest
 
 import psyne
-from psyne import Array, Matrix, Struct, Text, f32, u8, u64
-from psyne.bridge import bridge
-from psyne.bridge.envelope import Envelope, description
-from psyne.bridge.network import schema_key
+from psyne import Array, Matrix, Struct, Text, bridge, f32, u8, u64
+from psyne.bridges import Bridged
+from psyne.bridges.envelope import Envelope, description
 from psyne.types import VariantHdr
 from psyne.types.schema import schema_of
 
+from .helpers.bridging import KEY, Imu, Program, Source, both_ways, free_endpoint, imu, stamps
 from .helpers.process import PATIENCE, until
 
-zenoh = pytest.importorskip("zenoh")
+pytest.importorskip("zenoh")
 
-COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
-KEY = "robot1/camera"
 Plane = Array("f4", ndim=2)
-
-
-class Imu(Struct):
-    stamp = u64()
-    accel = f32(3)
 
 
 class Frame(Struct, layout="columns"):
@@ -40,92 +31,9 @@ class Frame(Struct, layout="columns"):
     image = u8(4, 6)
 
 
-class Program:
-    """`psyne bridge` in a process of its own."""
-
-    def __init__(self, *arguments: str) -> None:
-        self.process = subprocess.Popen(
-            [COMMAND, "bridge", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
-        assert "→" in self.process.stdout.readline(), self.end()
-
-    def end(self, sent: signal.Signals | None = None) -> tuple[int, str]:
-        """Exit code and all that it said, after a signal or by itself."""
-        if sent is not None:
-            self.process.send_signal(sent)
-        out, err = self.process.communicate(timeout=PATIENCE)
-        return self.process.returncode, out + err
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-        self.process.__exit__(None, None, None)  # closes its pipes
-
-
 @pytest.fixture
 def endpoint() -> str:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"tcp/127.0.0.1:{s.getsockname()[1]}"
-
-
-class Source:
-    """A source of the test's own, which may lie."""
-
-    def __init__(self, endpoint: str, said: bytes, key: str = KEY, number: int = 1) -> None:
-        config = zenoh.Config()
-        config.insert_json5("scouting/multicast/enabled", "false")
-        config.insert_json5("listen/endpoints", "[]")
-        config.insert_json5("connect/endpoints", json.dumps([endpoint]))
-        self.session = zenoh.open(config)
-        self.number, self.key = number, key
-        where = schema_key(key, f"{number:016x}")
-        self._replies = self.session.declare_queryable(where, lambda query: query.reply(where, said))
-        self._token = self.session.liveliness().declare_token(where)
-        self._publisher = self.session.declare_publisher(key, congestion_control=zenoh.CongestionControl.BLOCK)
-
-    def put(self, sequence: int, payload: bytes, cls: Any = Imu, **fields: Any) -> None:
-        envelope = Envelope(self.number, sequence, VariantHdr.of_type(0, cls).word, **fields)
-        self.put_raw(payload, envelope.encode())
-
-    def put_raw(self, payload: bytes, attachment: bytes | None) -> None:
-        until(lambda: self._publisher.matching_status.matching, "a subscriber")
-        self._publisher.put(payload, attachment=attachment)
-
-    def end(self, count: int) -> None:
-        self._publisher.delete(attachment=Envelope(self.number, count).encode())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.session.close()
-
-
-def imu(n: int) -> bytes:
-    return np.array(Imu(stamp=n).array).tobytes()
-
-
-def stamps(receiver: Any, n: int) -> list[int]:
-    got = []
-    for _ in range(n):
-        with receiver.receive(timeout=PATIENCE) as m:
-            got.append(m.stamp)
-    return got
-
-
-def both_ways(endpoint: str, *outward: str) -> tuple[Program, Program]:
-    """ipc://here → zenoh → ipc://there; who sends starts first."""
-    source = Program("ipc://here", f"zenoh://{KEY}", *outward, "--listen", endpoint)
-    return source, Program(f"zenoh://{KEY}", "ipc://there", "--connect", endpoint)
+    return free_endpoint()
 
 
 @pytest.mark.leaves_nothing
@@ -334,7 +242,7 @@ def test_a_signal_gives_a_message_that_nobody_subscribed_to_back_to_its_stage(en
 def test_a_bridge_that_drops_never_waits_and_counts(endpoint: str) -> None:
     with (
         bridge(f"zenoh://{KEY}", "ipc://there", full="drop", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         n = 10_000
         for k in range(n):
@@ -347,7 +255,7 @@ def test_what_zenoh_lost_and_what_the_source_missed_is_counted(endpoint: str) ->
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         source.put(10, imu(0))  # who comes late has missed nothing
         source.put(11, imu(1), missed=3)
@@ -355,13 +263,14 @@ def test_what_zenoh_lost_and_what_the_source_missed_is_counted(endpoint: str) ->
         assert stamps(there, 3) == [0, 1, 2]
         source.end(18)
         assert target.join(PATIENCE)
-        assert target.statistics() == psyne.bridge.Bridged(carried=3, missed=3 + 3 + 2, refused=0, sources=1)
+        until(lambda: target.statistics() == Bridged(carried=3, missed=3 + 3 + 2, refused=0, sources=1), "the counts")
 
 
 GOOD = VariantHdr.of_type(0, Imu).word
 HOSTILE = {
     "no envelope": (imu(0), None),
     "an empty envelope": (imu(0), b""),
+    "half an envelope": (imu(0), Envelope(1, 1, GOOD).encode()[:20]),
     "another magic": (imu(0), b"NSYP" + Envelope(1, 1, GOOD).encode()[4:]),
     "another version": (imu(0), b"PSYN\x02" + Envelope(1, 1, GOOD).encode()[5:]),
     "dimensions that are not there": (imu(0), b"PSYN\x01\x08" + bytes(42)),
@@ -384,13 +293,13 @@ def test_a_message_that_lies_is_refused_and_the_next_one_arrives(
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu]))) as source,
+        Source(endpoint, description(schema_of([Imu]), "")) as source,
     ):
         source.put(0, imu(0))
         source.put_raw(payload, attachment)
         source.put(1, imu(1))
         assert stamps(there, 2) == [0, 1]
-        assert target.statistics() == psyne.bridge.Bridged(carried=2, missed=0, refused=1, sources=1)
+        until(lambda: target.statistics() == Bridged(carried=2, missed=0, refused=1, sources=1), "the counts")
 
 
 @pytest.mark.parametrize("shape", [(3,), (3, 1 << 40), (1 << 63, 2), (0, 1 << 63), (1 << 62, 0), (2, 1 << 10)])
@@ -398,17 +307,17 @@ def test_a_shape_that_lies_is_refused(shape: tuple[int, ...], endpoint: str) -> 
     with (
         psyne.receiver("ipc://there", Plane) as there,
         bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Plane]))) as source,
+        Source(endpoint, description(schema_of([Plane]), "")) as source,
     ):
         size = 4 * shape[0] * shape[1] if len(shape) == 2 and 0 in shape else 8192
         source.put(0, bytes(size), Plane, shape=shape)
         source.put(1, bytes(24), Plane, shape=(2, 3))
         with there.receive(timeout=PATIENCE) as m:
             assert m.array.shape == (2, 3)
-        assert target.statistics().refused == 1
+        until(lambda: target.statistics().refused == 1, "the refusal")
 
 
-FOREIGN = json.loads(description(schema_of([Imu])))
+FOREIGN = json.loads(description(schema_of([Imu]), ""))
 DESCRIPTIONS = {
     "big-endian with words of 8 bytes, this one little-endian": {**FOREIGN, "byteorder": "big"},
     "little-endian with words of 4 bytes, this one little-endian with 8": {**FOREIGN, "word": 4},
@@ -416,6 +325,7 @@ DESCRIPTIONS = {
     "KeyError": {},
     "TypeError": [],
     "does not know, or its file is damaged": {**FOREIGN, "schema": "{}"},
+    "more than 1048576": {**FOREIGN, "besides": "x" * (1 << 20)},
     "this bridge takes 67108864": {**FOREIGN, "schema": schema_of([Array("u1", (1 << 40,))])},
 }
 
@@ -432,7 +342,7 @@ def test_a_source_that_cannot_be_understood_is_refused_and_the_next_one_taken(
         bad.put(0, imu(6))
         until(lambda: target.statistics().refused == 1, "the refusal of its message")
         assert reason in caplog.text
-        with Source(endpoint, description(schema_of([Imu])), number=2) as good:
+        with Source(endpoint, description(schema_of([Imu]), ""), number=2) as good:
             good.put(0, imu(5))
             assert stamps(there, 1) == [5]
 
@@ -456,22 +366,36 @@ def test_a_source_of_other_types_than_the_channel_is_refused_with_the_difference
         assert target.end(signal.SIGTERM)[0] == 0
 
 
+def test_a_source_of_fewer_types_than_the_channel_is_refused(endpoint: str) -> None:
+    with (
+        bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
+        Source(endpoint, description(schema_of([Imu, Plane]), ""), number=1) as one,
+        Source(endpoint, description(schema_of([Imu]), ""), number=2) as two,
+    ):
+        one.put(0, imu(0))
+        until(lambda: target.statistics().sources == 1, "the one")
+        two.put(0, imu(0))
+        until(lambda: target.statistics().refused == 1, "the refusal of the other")
+
+
 def test_a_wildcard_carries_all_sources_of_the_same_types_and_ends_with_the_last(endpoint: str) -> None:
     other = schema_of([Plane])
     with (
         psyne.receiver("ipc://there", Imu) as there,
         bridge("zenoh://*/camera", "ipc://there", listen=[endpoint]) as target,
-        Source(endpoint, description(schema_of([Imu])), "robot1/camera", 1) as one,
-        Source(endpoint, description(schema_of([Imu])), "robot2/camera", 2) as two,
+        Source(endpoint, description(schema_of([Imu]), ""), "robot1/camera", 1) as one,
+        Source(endpoint, description(schema_of([Imu]), ""), "robot2/camera", 2) as two,
     ):
         one.put(0, imu(1))
         assert stamps(there, 1) == [1]
-        with Source(endpoint, description(other), "robot3/camera", 3) as three:
+        with Source(endpoint, description(other, ""), "robot3/camera", 3) as three:
             three.put(0, bytes(24), Plane, shape=(2, 3))
             until(lambda: target.statistics().refused == 1, "the refusal")
         until(lambda: 2 in target._carrier._live, "the token of the other")  # type: ignore[attr-defined]
         one.end(1)
         until(lambda: target._carrier._sources[1].ended, "the end of the one")  # type: ignore[attr-defined]
+        one.put(1, imu(9))
+        until(lambda: target.statistics().refused == 2, "the refusal of what comes behind an end")
         two.put(0, imu(2))
         two.put(1, imu(3))
         assert stamps(there, 2) == [2, 3]
@@ -504,6 +428,7 @@ def test_without_the_extra_the_command_says_what_to_install() -> None:
         ("zenoh://a", "ipc://b", {"stage": "net"}),
         ("zenoh://a", "ipc://b", {"full": "grow"}),
         ("zenoh://a", "ipc://b", {"max_bytes": 0}),
+        ("ipc://a", "zenoh://b", {"max_bytes": 1000}),
         ("ipc://a", "zenoh://b", {"full": "drop"}),
         ("ipc://a", "zenoh://b", {"new_stage": True}),
     ],
@@ -519,3 +444,11 @@ def test_an_endpoint_that_cannot_be_had_is_said(endpoint: str) -> None:
     _, _, port = endpoint.rpartition(":")
     with socket.create_server(("127.0.0.1", int(port))), pytest.raises(psyne.errors.SystemFailure):
         bridge("ipc://a", "zenoh://a", listen=[endpoint])
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("ipc://a", "ipc://b"), ("zenoh://a", "zenoh://b"), ("tcp://a", "ipc://a")]
+)
+def test_two_ends_of_one_kind_are_said_to_be(source: str, target: str) -> None:
+    with pytest.raises(psyne.errors.InvalidArgument, match="one end zenoh://… and one ipc://…; got"):
+        bridge(source, target)

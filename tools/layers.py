@@ -53,7 +53,7 @@ PYTHON: Rows = [
     ["openers", "anonymous", "interop", "items"],
     ["queues", "ring", "waiting"],
     ["align"],
-    ["aio", "bridge", "pipeline"],
+    ["aio", "bridges", "pipeline"],
     ["__init__"],
     ["demo"],
     ["cli"],

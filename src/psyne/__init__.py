@@ -85,13 +85,16 @@ from .waiting import select
 if _typing.TYPE_CHECKING:
     from . import aio as aio
     from . import pipeline as pipeline
+    from .bridges import bridge as bridge
     from .network.serve import serve as serve
     from .pipeline import Pipeline as Pipeline
     from .tls import Tls as Tls
 else:
 
     def __getattr__(name: str) -> object:
-        """psyne.aio, psyne.pipeline and psyne.network are imported when they are first used."""
+        """psyne.aio, psyne.pipeline, psyne.bridges and psyne.network are imported when they are first used."""
+        if name == "bridge":
+            return _importlib.import_module(".bridges", __name__).bridge
         if name == "serve":
             return _importlib.import_module(".network.serve", __name__).serve
         if name in ("aio", "pipeline"):

@@ -110,7 +110,8 @@ def _serve(options: argparse.Namespace) -> int:
             options.address, options.channels or None, checksum=options.checksum, create=not options.no_create, **given
         ) as serving:
             print(f"psyne serve: {serving.address}", flush=True)
-            stop.wait()
+            while not stop.wait(0.5):  # Python sees a signal that comes just before a wait only behind it
+                pass
     except (PsyneError, OSError) as error:
         print(f"psyne serve: {error}", file=sys.stderr)
         return 1
@@ -120,17 +121,18 @@ def _serve(options: argparse.Namespace) -> int:
 
 
 def _bridge(options: argparse.Namespace) -> int:
-    from .bridge import MAX_BYTES, bridge
+    from .bridges import bridge
 
-    given = {**vars(options), "max_bytes": MAX_BYTES if options.max_bytes is None else options.max_bytes}
-    del given["command"]
+    given = {name: value for name, value in vars(options).items() if name != "command"}
     stopped = False
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # nothing is open yet, and Zenoh looks for a router for 10 seconds
     try:
         with bridge(**given) as running:
 
-            def stop(*_: object) -> None:
+            def stop(number: int, _: object) -> None:
                 nonlocal stopped
                 stopped = True
+                signal.signal(number, signal.SIG_DFL)  # again: at once
                 running.stop()
 
             signal.signal(signal.SIGINT, stop)
@@ -142,7 +144,8 @@ def _bridge(options: argparse.Namespace) -> int:
         return 1
     seen = running.statistics()
     how = "stopped" if stopped else "the source has ended"
-    print(f"psyne bridge: {how}; carried {seen.carried}, missed {seen.missed}, refused {seen.refused}")
+    counts = f"carried {seen.carried}, missed {seen.missed}, refused {seen.refused}"
+    print(f"psyne bridge: {how}; {counts}{f', skipped {seen.skipped}' if seen.skipped else ''}")
     return 0
 
 

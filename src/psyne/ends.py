@@ -76,6 +76,7 @@ class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
     _carrier: Carrier | None = None
+    _program: str | None = None  # how it appears to others; None: by the name of the program
 
     def __init__(
         self, address: str, types: Sequence[object], *, pattern: Pattern | None = None,
@@ -102,7 +103,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         try:
             _native.open_sender(
                 self, place, name, schema, PATTERNS.index(wanted), graph, capacity or 0, align or 0,
-                full == "drop", growth, timestamps, wait, program_name(), kinds_of(classes), Batch,
+                full == "drop", growth, timestamps, wait, self._program or program_name(), kinds_of(classes), Batch,
             )  # fmt: skip
         except LayoutMismatch as error:
             raise _mismatch(place, name, address, schema, wanted, graph) from error

@@ -67,18 +67,20 @@ class Envelope(NamedTuple):
         return cls(session, sequence, variant, timestamp, missed, flags, shape)
 
 
-def description(schema: str) -> bytes:
-    """What a source replies to who asks for its types."""
-    return json.dumps({"psyne": VERSION, "byteorder": sys.byteorder, "word": WORD, "schema": schema}).encode()
+def description(schema: str, channel: str) -> bytes:
+    """What a source replies to who asks for its types. ``channel`` is its `horizon.identity`."""
+    machine = {"byteorder": sys.byteorder, "word": WORD}
+    return json.dumps({"psyne": VERSION, **machine, "channel": channel, "schema": schema}).encode()
 
 
-def described(data: bytes) -> str:
-    """The schema text in a description. Raises Refused for one of another kind of machine, or none."""
+def described(data: bytes) -> tuple[str, str]:
+    """The schema text in a description, and the channel. Raises Refused for one of another kind of machine, or none."""
     if len(data) > MAX_DESCRIPTION:
         raise Refused(f"its description has {len(data)} bytes, more than {MAX_DESCRIPTION}")
     try:
         d = json.loads(data)
-        version, byteorder, word, schema = d["psyne"], d["byteorder"], d["word"], d["schema"]
+        version, byteorder, word = d["psyne"], d["byteorder"], d["word"]
+        schema, channel = d["schema"], d["channel"]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise Refused(f"its description cannot be read: {error!r}") from error
     if version != VERSION or not isinstance(schema, str):
@@ -87,4 +89,4 @@ def described(data: bytes) -> str:
         raise Refused(
             f"its machine is {byteorder}-endian with words of {word} bytes, this one {sys.byteorder}-endian with {WORD}"
         )
-    return schema
+    return schema, str(channel)

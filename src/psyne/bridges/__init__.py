@@ -32,7 +32,7 @@ def bridge(
     new_stage: bool = False,
     full: Full = "block",
     follow: bool = False,
-    max_bytes: int = MAX_BYTES,
+    max_bytes: int | None = None,
     connect: Sequence[str] = (),
     listen: Sequence[str] = (),
     config: str | None = None,
@@ -45,7 +45,8 @@ def bridge(
     key may have wildcards there: then it carries all sources of the same types. Ends with its source, unless
     ``follow``. ``connect`` and ``listen`` name endpoints, ``config`` is a file of Zenoh's (default $ZENOH_CONFIG).
 
-    Raises InvalidArgument, ChannelBusy, SystemFailure, and ImportError without ``psyne[zenoh]``.
+    Ends by `Bridge.close`, or with the program. Raises InvalidArgument, ChannelBusy, SystemFailure, and ImportError
+    without ``psyne[zenoh]``.
     """
     if source.startswith(SCHEME) == target.startswith(SCHEME):
         raise InvalidArgument(f"a bridge has one end zenoh://… and one ipc://…; got {source!r} and {target!r}")
@@ -58,7 +59,9 @@ def bridge(
         raise InvalidArgument("a new stage needs a name: stage='log'")
     if outward and full != "block":
         raise InvalidArgument("full= is for bridges to ipc://; one from ipc:// is a tap, or a member of stage=")
-    if max_bytes < 1:
+    if outward and max_bytes is not None:
+        raise InvalidArgument("max_bytes= is for bridges to ipc://; one from ipc:// carries what its channel does")
+    if max_bytes is not None and max_bytes < 1:
         raise InvalidArgument(f"max_bytes is a number of bytes, 1 or more; got {max_bytes!r}")
     key = (target if outward else source)[len(SCHEME) :]
     channel_place(source if outward else target)  # raises for what is no address of a channel
@@ -67,7 +70,7 @@ def bridge(
         carrier = (
             Outward(session, source, key, stage, new_stage, follow)
             if outward
-            else Inward(session, key, target, full, follow, max_bytes)
+            else Inward(session, key, target, full, follow, MAX_BYTES if max_bytes is None else max_bytes)
         )
     except BaseException:
         session.close()

@@ -9,8 +9,9 @@ from typing import Any
 
 from ..errors import InvalidArgument, SystemFailure
 
-__all__ = ["open_session", "schema_key", "zenoh"]
+__all__ = ["QUEUE", "open_session", "schema_key", "zenoh"]
 
+QUEUE = 16  # things between Zenoh's threads and ours; when they wait, Zenoh's do, and with them the network
 PATIENCE_MS = 10_000  # until somebody must be there to connect to
 
 
@@ -43,6 +44,8 @@ def open_session(key: str, *, wild: bool, connect: Sequence[str], listen: Sequen
     try:
         config = config or os.environ.get("ZENOH_CONFIG")
         made = z.Config.from_file(config) if config else z.Config()
+        if not config:  # one machine has channels; and bridges that are killed leave such memory of Zenoh behind
+            made.insert_json5("transport/shared_memory/enabled", "false")
         if connect and not listen and not config:
             made.insert_json5("mode", '"client"')
             made.insert_json5("connect/timeout_ms", str(PATIENCE_MS))
