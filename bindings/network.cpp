@@ -19,20 +19,41 @@ struct Network {
     }
 };
 
-Network* the_network = nullptr;  // the thread may outlive all static objects
+/// What a fork must find whole. It stays when static objects go, as the thread may.
+struct ThisProcess {
+    std::mutex lock;
+    Network* network = nullptr;
+    std::vector<net::Connection*> connections;  // a forked child closes their sockets: peers must see when the parent goes
+};
+ThisProcess& this_process = *new ThisProcess();
+
+void before_fork() {
+    this_process.lock.lock();
+    if (this_process.network) this_process.network->pump->before_fork();
+}
+void after_fork_in_parent() {
+    if (this_process.network) this_process.network->pump->after_fork_in_parent();
+    this_process.lock.unlock();
+}
+void after_fork_in_child() {
+    for (net::Connection* c : this_process.connections) c->close_in_child();
+    this_process.connections.clear();
+    if (this_process.network) this_process.network->pump->after_fork_in_child();
+    this_process.lock.unlock();
+}
 
 Network& network() {
-    static const int installed = ::pthread_atfork([] { if (the_network) the_network->pump->before_fork(); },
-                                                  [] { if (the_network) the_network->pump->after_fork_in_parent(); },
-                                                  [] { if (the_network) the_network->pump->after_fork_in_child(); });
-    (void)installed;
-    if (!the_network || the_network->generation != fork_generation.load(std::memory_order_relaxed)) the_network = new Network();
-    return *the_network;
+    const std::lock_guard guard(this_process.lock);
+    Network*& n = this_process.network;
+    if (!n || n->generation != fork_generation.load(std::memory_order_relaxed)) n = new Network();
+    return *n;
 }
 
 /// A connection waits for something else than before; where a loop drives them all there is no pump.
 void wake_pump() {
-    if (the_network) network().pump->wake();
+    const std::lock_guard guard(this_process.lock);
+    Network* const n = this_process.network;
+    if (n && n->generation == fork_generation.load(std::memory_order_relaxed)) n->pump->wake();
 }
 
 std::vector<net::MessageShape> shapes_of(const End& e) {
@@ -67,6 +88,11 @@ struct Wire {
             return;
         }
         const WithoutGil nogil;
+        if (const auto g = gateway.lock()) g->remove(*connection);  // which would ask an end that is gone
+        {
+            const std::lock_guard guard(this_process.lock);
+            std::erase(this_process.connections, connection.get());
+        }
         const std::lock_guard guard(connection->lock);
         connection->disconnect();
     }
@@ -87,6 +113,8 @@ std::unique_ptr<net::Side> side_of(nb::handle o, bool checksum, uint64_t max_fra
 
 void open_wire(Wire* w, nb::object end, bool checksum, std::shared_ptr<net::Gateway>* kicks, uint64_t max_frame) {
     new (w) Wire{end, std::make_shared<net::Connection>(side_of(end, checksum, max_frame), kicks ? (*kicks)->sleepers : nullptr), {}};
+    const std::lock_guard guard(this_process.lock);
+    this_process.connections.push_back(w->connection.get());
 }
 
 /// Calls `f` with the connection, under its lock.
@@ -140,6 +168,8 @@ nb::object buffer(Wire& w) {
 }  // namespace
 
 void bind_network(nb::module_& m) {
+    static const int installed = ::pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
+    (void)installed;
     nb::class_<std::shared_ptr<net::Gateway>>(m, "Gateway", "What carries one channel over a network.")
         .def("__init__", [](std::shared_ptr<net::Gateway>* g, bool pumps) {
                  new (g) std::shared_ptr(std::make_shared<net::Gateway>(pumps ? network().pump : nullptr));

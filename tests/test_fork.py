@@ -166,6 +166,20 @@ def test_the_death_of_a_sender_is_seen_although_its_child_lives(start: str):
                 rx.receive()
 
 
+def test_the_death_of_a_sender_over_tcp_is_seen_although_its_child_lives():
+    far = psyne.receiver("tcp://127.0.0.1:0", Number, bind=True, heartbeat=3600, session_timeout=0.1)
+    with far as rx, Child() as parent:
+        parent.begin(
+            "tx = psyne.sender(address, Number, heartbeat=3600); tx.send(Number(n=7)); tx.drain()", address=rx.address
+        )
+        assert rx.receive().n == 7  # and let go, for which drain() waits
+        parent.result()
+        with orphan(parent, FORKED):
+            parent.kill()
+            with pytest.raises(psyne.SenderLost):
+                rx.receive()
+
+
 def test_a_fork_of_a_process_with_many_open_ends_and_waiting_threads_is_harmless():
     with Child() as parent:
         parent.run(

@@ -27,7 +27,7 @@ struct Meaning {
     std::vector<Message> messages;
     size_t certain = 0;      // messages of whole frames
     bool bad = false;        // the connection ends with a violation
-    bool perhaps = false;    // a frame is not whole, so its fault need not have been seen
+    bool perhaps = false;    // that depends: on the rest of a frame, or on whether the peer's BYE answers ours
     bool refused = false, ended = false;
     std::optional<uint64_t> pinged;
 
@@ -82,6 +82,7 @@ private:
         if (type == 6) return refused = true, false;
         if (type == 18) return pinged = get<uint64_t>(body), true;
         if (type == 19) return true;
+        if (type == 21 && ended) return perhaps = true;
         if (type != 20 || ended || sequence != next || body[0] > std::byte{1}) return violated();
         return ended = true;
     }
@@ -137,13 +138,14 @@ public:
         stream_.assign(input.begin() + kInputPrefix, input.end());
         base_ = link_->next();
         taken_ = 0;
+        answers_.clear();
         meaning_.read(stream_, base_, c_);
         link_->connected();
 
         const uint64_t before = memory_peak() = memory_live();
         const bool threw = feed(stream_, cuts, lazy, leaves);
         const uint64_t grown = memory_peak() - before;
-        if (grown > kMemory) wrong("the link allocated " + std::to_string(grown) + " bytes");
+        if (grown > kMemory + answers_.capacity()) wrong("the link allocated " + std::to_string(grown) + " bytes");
 
         take();
         if (!left_) {
@@ -199,6 +201,7 @@ private:
                 link_->arrived(n);
                 at += n;
                 if (!lazy || cuts.one_in(8)) take();
+                if (link_->owes_bye() && cuts.one_in(2)) write();
                 if (at >= leave_at) {
                     take();
                     link_->leave();
@@ -258,11 +261,7 @@ private:
         return true;
     }
 
-    /// What the link writes: everything was received and let go, and a PING has its answer.
-    void answers() {
-        const uint64_t due = link_->next();
-        link_->acknowledge();
-        answers_.clear();
+    void write() {
         iovec pieces[8];
         for (size_t n; (n = link_->gather(pieces, std::size(pieces), 1 << 20)) != 0;)
             for (size_t i = 0; i < n; ++i) {
@@ -270,18 +269,25 @@ private:
                 answers_.insert(answers_.end(), data, data + pieces[i].iov_len);
                 link_->written(pieces[i].iov_len);
             }
-        bool acknowledged = false, understood = false, ponged = false;
+    }
+    /// What the link wrote: everything was received and let go, and a PING has its answer.
+    void answers() {
+        const uint64_t due = link_->next();
+        link_->acknowledge();
+        write();
+        bool acknowledged = false, understood = false;
+        uint64_t let_go = 0, received = 0;
+        std::optional<uint64_t> ponged;
         for (size_t at = 0; at < answers_.size();) {
             const Header h = Header::decode(&answers_[at]);
             const std::byte* body = &answers_[at] + kHeader;
             if (h.type == Frame::ack) {
-                require_equal(h.sequence, due, "an ACK of what was let go");
-                require_equal(get<uint64_t>(body), due, "an ACK of what was received");
+                require(h.sequence >= std::exchange(let_go, h.sequence) && h.sequence <= due, "an ACK of what was let go");
+                require(get<uint64_t>(body) >= std::exchange(received, get<uint64_t>(body)) && received <= due, "an ACK of what was received");
                 acknowledged = true;
             } else if (h.type == Frame::pong) {
-                require(acknowledged, "a PONG without an ACK before it");
-                require(meaning_.pinged && *meaning_.pinged == get<uint64_t>(body), "a PONG for another PING");
-                ponged = true;
+                require(std::exchange(acknowledged, false), "a PONG without an ACK before it");
+                ponged = get<uint64_t>(body);
             } else if (h.type == Frame::bye) {
                 understood = true;
             } else {
@@ -289,9 +295,18 @@ private:
             }
             at += kHeader + h.length;
         }
-        require(left_ || ponged == meaning_.pinged.has_value(), "a PING has no answer");
+        require(let_go == due && received == due, "not all was acknowledged");
+        require(left_ || ponged == meaning_.pinged, "a PING has no answer, or another one");
         require(left_ || understood == meaning_.ended, "an END has no answer");
-        if (meaning_.ended && !left_) require(link_->finished(), "everything came, and it is not finished");
+        if (!meaning_.ended || left_ || meaning_.refused || link_->waits_for_rest()) return;
+        if (!link_->parted()) answer_bye();
+        require(link_->finished(), "everything came, and it is not finished");
+    }
+    void answer_bye() {
+        require(!link_->finished(), "it is finished before the peer knows that END was understood");
+        const std::span<std::byte> to = link_->buffer();
+        Header{Frame::bye}.encode(to.data());
+        link_->arrived(kHeader);
     }
 
     /// Another connection of a good peer goes on behind what was taken, up to the end of a lap; then all is as it was at first.
@@ -302,6 +317,7 @@ private:
         require_equal(taken_, had, "a lost connection published messages");
         if (link_->ended() || left_) begin_lane();
         link_->connected();
+        answers_.clear();
         const MessageShape& shape = c_.shapes[0];
         for (uint64_t left = c_.capacity - link_->next() % c_.capacity; left != 0;) {
             const uint64_t n = std::min(left, c_.capacity / 2);

@@ -152,7 +152,7 @@ private:
             } else if (h.type == Frame::end) {
                 require(h.sequence == next && next == sent_, "an END before the end");
             } else {
-                require(h.type == Frame::pong, "a frame of a type that it does not send");
+                require(h.type == Frame::pong || (h.type == Frame::bye && link_->understood()), "a frame of a type that it does not send");
             }
             if (there < h.length) break;
             at += kHeader + h.length;

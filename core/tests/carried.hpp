@@ -108,4 +108,27 @@ inline void check_carried(const Kind& k, Receiver& rx, Gateway& gateway, uint64_
     rx.end(t, false);
 }
 
+inline bool readable(int fd, int ms) {
+    pollfd p{fd, POLLIN, 0};
+    return ::poll(&p, 1, ms) == 1;
+}
+
+/// Two hosts, a channel on each, and a connection from the first to the second.
+struct Pair {
+    Home home;
+    Host a, b;
+    Local near, far;
+    std::unique_ptr<Sender> tx;
+    Wire wire;
+    std::unique_ptr<Receiver> rx;
+    explicit Pair(Kind kind = {}, bool kicked = true, Spinner::Mode wait = Spinner::Mode::block)
+        : near(home, "near", kind), far(home, "far", kind), tx(near.sender()), wire(near, far, *a.gateway, *b.gateway, kicked),
+          rx(far.receiver(wait)) {
+        connect();
+    }
+    void connect() { wire.connect(*a.pump, *b.pump); }
+    void send(uint64_t number) { send_carried(near.kind, *tx, *a.gateway, number); }
+    void check(uint64_t number) { check_carried(far.kind, *rx, *b.gateway, number); }
+};
+
 }  // namespace psyne::test

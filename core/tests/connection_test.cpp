@@ -38,11 +38,6 @@ struct Carried {
     void send(uint64_t number) { CHECK(test::send(near.kind, *tx, number)); }
 };
 
-bool readable(int fd, int ms) {
-    pollfd p{fd, POLLIN, 0};
-    return ::poll(&p, 1, ms) == 1;
-}
-
 }  // namespace
 
 TESTS(connection_test) {
@@ -102,6 +97,21 @@ TESTS(connection_test) {
              }
              CHECK(due - before >= 10'000'000);
              c.rx->end(kept, false);
+         }},
+        {"a link is over once the peer was told that its last word was understood",
+         [] {
+             Carried c;
+             c.carry();
+             goodbye(c.tx);
+             Connection &out = *c.wire.out, &in = *c.wire.in;
+             drink_all(in.link(), pour_all(out.link()));  // END
+             CHECK(in.over() == nullptr);
+             drink_all(out.link(), pour_all(in.link()));  // BYE
+             CHECK_EQ(std::string(in.over()), "closed");
+             CHECK(out.over() == nullptr);
+             drink_all(in.link(), pour_all(out.link()));  // and the answer
+             CHECK_EQ(std::string(out.over()), "understood");
+             CHECK(in.finished() && out.finished());
          }},
     });
 }

@@ -7,24 +7,6 @@ namespace {
 
 constexpr uint64_t kMany = kSanitized ? 3000 : 20'000;
 
-/// Two hosts, a channel on each, and a connection from the first to the second.
-struct Pair {
-    Home home;
-    Host a, b;
-    Local near, far;
-    std::unique_ptr<Sender> tx;
-    Wire wire;
-    std::unique_ptr<Receiver> rx;
-    explicit Pair(Kind kind = {}, bool kicked = true, Spinner::Mode wait = Spinner::Mode::block)
-        : near(home, "near", kind), far(home, "far", kind), tx(near.sender()), wire(near, far, *a.gateway, *b.gateway, kicked),
-          rx(far.receiver(wait)) {
-        connect();
-    }
-    void connect() { wire.connect(*a.pump, *b.pump); }
-    void send(uint64_t number) { send_carried(near.kind, *tx, *a.gateway, number); }
-    void check(uint64_t number) { check_carried(far.kind, *rx, *b.gateway, number); }
-};
-
 void nap(Random& random, uint64_t most_us) { ::usleep(static_cast<useconds_t>(pick(random, most_us))); }
 
 }  // namespace
@@ -304,6 +286,7 @@ TESTS(gateway_test) {
              road.check(0);
              road.a.pump->before_fork();
              Child child([&](Child& c) {
+                 road.wire.out->close_in_child();
                  road.a.pump->after_fork_in_child();
                  c.here();
                  for (;;) ::pause();
@@ -314,6 +297,7 @@ TESTS(gateway_test) {
                  const std::lock_guard guard(road.wire.out->lock);
                  road.wire.out->close_in_child();  // as when the parent is killed
              }
+             road.a.pump->wake();  // what it polls stays open
              while (road.b.told.load() == 0) ::sched_yield();
          }},
     });

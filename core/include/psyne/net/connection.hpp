@@ -49,7 +49,7 @@ public:
                 link().arrived(n);
                 rest.remove_prefix(n);
             }
-        } catch (const Error& e) {
+        } catch (const std::exception& e) {
             failed_with(e);
         }
     }
@@ -84,7 +84,7 @@ public:
             plan(now);
             if (goes_on) due_ = now;  // others have their turn
             look_for_news();
-        } catch (const Error& e) {
+        } catch (const std::exception& e) {
             failed_with(e);
         }
         return side_->incoming() && link().bytes_in != before;
@@ -255,9 +255,10 @@ private:
             due_ = now + pause_;
         }
     }
-    void failed_with(const Error& e) noexcept {
+    void failed_with(const std::exception& e) noexcept {
+        const auto* ours = dynamic_cast<const Error*>(&e);
         failure_ = e.what();
-        code_ = e.code;
+        code_ = ours ? ours->code : Errc::system;  // else there is no memory
         look_for_news();  // what it said before it went counts
         news_.store(true, release);
         if (code_ == Errc::protocol && link().unwritten() == 0) violator_ = std::move(socket_);

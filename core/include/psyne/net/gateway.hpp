@@ -18,7 +18,7 @@ public:
     }
 
     void add(std::shared_ptr<Connection> c) {
-        c->channel = sleepers;
+        if (c->channel != sleepers) c->channel = sleepers;  // it may come back: others read it
         {
             std::lock_guard guard(lock_);
             connections_.push_back(c);

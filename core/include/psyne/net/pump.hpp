@@ -29,10 +29,7 @@ public:
     /// Around a fork: the child has none of these connections, and no thread; it leaves the pump as it is.
     void before_fork() { lock_.lock(); }
     void after_fork_in_parent() { lock_.unlock(); }
-    void after_fork_in_child() {
-        for (const auto& c : connections_) c->close_in_child();
-        lock_.unlock();
-    }
+    void after_fork_in_child() { lock_.unlock(); }
 
     void add(std::shared_ptr<Connection> c) {
         {
