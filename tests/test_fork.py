@@ -4,13 +4,15 @@ import contextlib
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 import psyne
 
+from .helpers.certificates import HOST, write_files
 from .helpers.layouts import Number
-from .helpers.process import Child
+from .helpers.process import Child, until
 
 OPEN = """
 tx = psyne.sender('ipc://family', Number, capacity=1)
@@ -166,18 +168,51 @@ def test_the_death_of_a_sender_is_seen_although_its_child_lives(start: str):
                 rx.receive()
 
 
-def test_the_death_of_a_sender_over_tcp_is_seen_although_its_child_lives():
-    far = psyne.receiver("tcp://127.0.0.1:0", Number, bind=True, heartbeat=3600, session_timeout=0.1)
+LOOP = """
+import asyncio
+async def go():
+    global tx
+    tx = psyne.aio.sender(address, Number, tls=tls, heartbeat=3600)
+    await tx.send(Number(n=7))
+    await tx.drain()
+loop = asyncio.new_event_loop()
+loop.run_until_complete(go())
+"""
+THREAD = "tx = psyne.sender(address, Number, tls=tls, heartbeat=3600); tx.send(Number(n=7)); tx.drain()"
+
+
+@pytest.mark.parametrize("send", [THREAD, LOOP], ids=["thread", "loop"])
+@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+def test_the_death_of_a_sender_over_tcp_is_seen_although_its_child_lives(send: str, secure: bool, tmp_path: Path):
+    files = write_files(tmp_path)
+    tls = psyne.Tls(cert=files.cert, key=files.key) if secure else None
+    far_tls = psyne.Tls(ca=files.ca, server_name=HOST) if secure else None
+    far = psyne.receiver("tcp://127.0.0.1:0", Number, bind=True, tls=tls, heartbeat=3600, session_timeout=0.1)
     with far as rx, Child() as parent:
-        parent.begin(
-            "tx = psyne.sender(address, Number, heartbeat=3600); tx.send(Number(n=7)); tx.drain()", address=rx.address
-        )
+        parent.begin(send, address=rx.address, tls=far_tls)
         assert rx.receive().n == 7  # and let go, for which drain() waits
         parent.result()
         with orphan(parent, FORKED):
             parent.kill()
             with pytest.raises(psyne.SenderLost):
                 rx.receive()
+
+
+def can_bind(address: str) -> bool:
+    try:
+        psyne.receiver(address, Number, bind=True).close()
+    except psyne.SystemFailure:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("bind", ["psyne.receiver(address, Number, bind=True)", "psyne.serve(address)"])
+def test_the_port_of_a_dead_process_is_free_although_its_child_lives(bind: str):
+    with Child() as parent:
+        address = parent.run(f"rx = {bind}\nrx.address", address="tcp://127.0.0.1:0")
+        with orphan(parent, FORKED):
+            parent.kill()
+            until(lambda: can_bind(address), "a free port")  # the child may have begun just now
 
 
 def test_a_fork_of_a_process_with_many_open_ends_and_waiting_threads_is_harmless():

@@ -19,6 +19,7 @@ from .greeting import Farewell, Greeting
 from .handshake import Server
 from .happening import Happening
 from .hosted import Hosted, usual_capacity
+from .inherited import not_inherited
 from .options import NetworkOptions
 from .peer import Peer
 from .running import Running
@@ -316,6 +317,7 @@ class Bound:
 
 def _listen(family: int, place: Any) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_STREAM)
+    not_inherited(sock)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:

@@ -12,6 +12,7 @@ from ..errors import PsyneError, SystemFailure
 from .bodies import refusal
 from .driver import Driver
 from .handshake import Handshake, Server
+from .inherited import not_inherited
 from .security import speaks_no_tls, tls_failure
 
 __all__ = ["FAREWELL", "HANDSHAKE", "Farewell", "Greeting"]
@@ -32,6 +33,7 @@ class Farewell:
     def __init__(
         self, driver: Driver, sock: socket.socket, words: bytes, gone: Callable[[], object] = lambda: None
     ) -> None:
+        not_inherited(sock)
         self._driver, self._sock, self._gone = driver, sock, gone
         self._left = memoryview(words)
         self._shut = False
@@ -81,6 +83,7 @@ class Greeting:
         secure: Callable[[socket.socket], socket.socket] | None = None,
         gone: Callable[[Greeting], object] = lambda greeting: None,
     ) -> None:  # fmt: skip
+        not_inherited(sock)
         self.machine, self.peer = machine, peer
         self._driver, self._sock, self._done, self._failed, self._gone = driver, sock, done, failed, gone
         self._out = memoryview(b"")
@@ -111,6 +114,7 @@ class Greeting:
                 raise SystemFailure(errno.ECONNREFUSED, f"{self.peer} cannot be reached: nobody listens")
             if self._secure is not None:
                 self._sock, self._secure = self._secure(self._sock), None
+                not_inherited(self._sock)
             if not self._greets:
                 assert isinstance(self._sock, ssl.SSLSocket)
                 self._sock.do_handshake()
@@ -159,6 +163,7 @@ class Greeting:
         """The socket without TLS."""
         self._driver.unwatch(self._sock.fileno())
         self._sock = socket.socket(fileno=self._sock.detach())
+        not_inherited(self._sock)
         self._sock.setblocking(False)
 
     def _fail(self, error: PsyneError, words: bytes = b"", *, lingers: bool = False) -> None:

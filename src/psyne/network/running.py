@@ -19,6 +19,7 @@ from .driver import Callback, Driver, thread_driver
 from .frames import Frame, Type
 from .greeting import Farewell
 from .handshake import Opened
+from .inherited import not_inherited
 
 __all__ = ["Owner", "Running"]
 
@@ -85,12 +86,11 @@ class Running:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, max(1, int(SILENT * heartbeat * 1000)))
         # The link closes a descriptor of its own when it likes; where it raises, the socket is still the caller's.
         link.connect(os.dup(sock.fileno()) if self._tls is None else -1, opened.next, opened.capacity, rest)
-        if self._tls is not None:
-            self._fd = self._tls.fileno()
-        elif driver.pumps:
+        if self._tls is None and driver.pumps:
             sock.close()
         else:
-            self._fd = sock.detach()
+            not_inherited(sock)
+            self._sock, self._fd = sock, sock.fileno()
         _all.add(self)
         if driver.pumps:
             _listen()
@@ -114,10 +114,7 @@ class Running:
             os.close(self._bell)
         if self._fd >= 0:
             self._driver.unwatch(self._fd)
-            if self._tls is not None:
-                self._tls.close()
-            else:
-                os.close(self._fd)
+            self._sock.close()
         self.link.disconnect()
 
     def answers(self) -> bool:
