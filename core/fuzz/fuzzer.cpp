@@ -3,8 +3,9 @@
 #include "fuzzer.hpp"
 
 #include <sanitizer/common_interface_defs.h>
-#include <signal.h>
 #include <malloc.h>
+#include <signal.h>
+#include <sys/time.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -85,7 +86,7 @@ uint8_t bucket(uint8_t n) noexcept {
 
 // ---- the input that is running --------------------------------------------------------------------------------------
 
-constexpr unsigned kPatience = 20;  // seconds for 256 runs
+constexpr time_t kWork = 20, kPatience = 600;  // seconds of processor time for 256 runs; and in all, should it sleep
 Input running;
 const char* running_target = "";
 
@@ -108,8 +109,14 @@ void keep_running() {
     std::fprintf(stderr, "the input is in %s\n", file.c_str());
 }
 
+void limit(time_t work, time_t patience) {
+    const itimerval of_work{{}, {work, 0}}, in_all{{}, {patience, 0}};
+    ::setitimer(ITIMER_PROF, &of_work, nullptr);
+    ::setitimer(ITIMER_REAL, &in_all, nullptr);
+}
+
 void on_signal(int number) {
-    std::fprintf(stderr, "%s\n", number == SIGALRM ? "it hangs" : "it aborted");
+    std::fprintf(stderr, "%s\n", number == SIGABRT ? "it aborted" : "it hangs");
     keep_running();
     ::_exit(1);
 }
@@ -161,7 +168,7 @@ public:
         };
         Bytes input;
         for (uint64_t n = 0; n < executions; ++n) {
-            if (n % 256 == 0) ::alarm(kPatience);
+            if (n % 256 == 0) limit(kWork, kPatience);
             if (n != 0 && n % 1'000'000 == 0) report(n);
             input = choose();
             mutator_.mutate(input, choose());
@@ -169,7 +176,7 @@ public:
             inputs_.push_back({input, steps});
             if (!keep.empty()) write_file(keep / name_of(input), input);
         }
-        ::alarm(0);
+        limit(0, 0);
         report(executions);
     }
 
@@ -317,5 +324,6 @@ int main(int count, char** words) {
     __sanitizer_set_death_callback(fuzz::keep_running);
     ::signal(SIGABRT, fuzz::on_signal);
     ::signal(SIGALRM, fuzz::on_signal);
+    ::signal(SIGPROF, fuzz::on_signal);
     return fuzz::run_all(count, words);
 }
