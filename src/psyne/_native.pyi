@@ -86,6 +86,10 @@ class Mapping:
         """Of the file; it stays the mapping's."""
 
     @property
+    def offset(self) -> int:
+        """Where it begins in that file."""
+
+    @property
     def over(self) -> bool:
         """
         No other message will come here: the slab is unlinked, or nobody else in this process maps it.
