@@ -21,6 +21,7 @@ from ..errors import DeviceUnavailable, InvalidArgument
 
 __all__ = ["Shader", "compiled", "read"]
 
+SOURCE = "shader.comp"  # by its name a compiler knows what it is
 MAGIC = 0x07230203
 HEADER_WORDS = 5
 GL_COMPUTE = 5  # execution model
@@ -49,18 +50,19 @@ class Shader:
 def compiled(text: str) -> bytes:
     """SPIR-V of a GLSL compute shader. Raises InvalidArgument with what the compiler says, DeviceUnavailable without one."""
     with tempfile.TemporaryDirectory() as directory:
-        made = Path(directory, "shader.spv")
+        Path(directory, SOURCE).write_text(text, encoding="utf-8")
         if (compiler := shutil.which("glslangValidator")) is not None:
-            command = [compiler, "--target-env", "vulkan1.1", "-S", "comp", "--stdin", "-o", str(made)]
+            command = [compiler, "-V", "--target-env", "vulkan1.1", "-o", "spv", SOURCE]
         elif (compiler := shutil.which("glslc")) is not None:
-            command = [compiler, "--target-env=vulkan1.1", "-fshader-stage=comp", "-o", str(made), "-"]
+            command = [compiler, "--target-env=vulkan1.1", "-o", "spv", SOURCE]
         else:
             raise DeviceUnavailable(
                 "no GLSL compiler is installed: apt install glslang-tools (or glslc), or hand over SPIR-V as bytes"
             )
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+        made = Path(directory, "spv")
         if done.returncode != 0 or not made.exists():
-            said = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if line not in ("", "stdin"))
+            said = "\n".join(line for line in (done.stdout + done.stderr).splitlines() if line not in ("", SOURCE))
             raise InvalidArgument(f"this GLSL does not compile:\n{said}")
         return made.read_bytes()
 

@@ -8,24 +8,23 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from .. import _native
 from ..errors import DeviceUnavailable
 from . import spirv
 from . import vulkan_api as vk
-from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable
+from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable, array_of
 from .vulkan_driver import LIBRARY, Driver, PhysicalDevice, enumerated
 from .vulkan_kernel import Kernel
-from .vulkan_memory import Buffer, allocated, imported, mapped
+from .vulkan_memory import Buffer, address_of, allocated, imported
 from .vulkan_queue import Job
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .. import _native
     from .registry import Registration
 
 __all__ = ["Handles", "Vulkan", "VulkanCopy", "VulkanView", "devices", "open_device"]
@@ -55,15 +54,16 @@ class VulkanView(View):
 
 
 class VulkanCopy(Uploaded):
-    """A copy in memory of the device; kernels take it as they take a view."""
+    """A copy in memory of the device, in C order; kernels take it as they take a view."""
 
-    device: Vulkan
     offset = 0
+    writable = True
 
-    def __init__(self, device: Vulkan, view: VulkanView) -> None:
-        super().__init__(device, view.array, Finished())
-        self.memory = allocated(device.vulkan, view.nbytes)
-        device.copy(view.memory, view.offset, self.memory, view.nbytes)
+    def __init__(self, device: Vulkan, array: NDArray[Any], source: VulkanView) -> None:
+        super().__init__(device, array, Finished())
+        self._driver = device.vulkan
+        self.memory = allocated(self._driver, array.nbytes)
+        _copy(self._driver, source.memory, self.memory, _pieces(array, source.offset))
 
     @property
     def buffer(self) -> int:
@@ -74,10 +74,9 @@ class VulkanCopy(Uploaded):
 
     def numpy(self) -> NDArray[Any]:
         made = np.empty(self.shape, self.dtype)
-        seen = allocated(self.device.vulkan, self.nbytes, visible=True)
-        self.device.copy(self.memory, 0, seen, self.nbytes)
-        with mapped(self.device.vulkan, seen) as address:
-            ctypes.memmove(made.ctypes.data, address, self.nbytes)
+        seen = allocated(self._driver, self.nbytes, visible=True)
+        _copy(self._driver, self.memory, seen, np.array([[0, 0, self.nbytes]], "u8"))
+        ctypes.memmove(made.ctypes.data, address_of(self._driver, seen), self.nbytes)
         return made
 
 
@@ -90,10 +89,10 @@ class Vulkan(Device):
             self.vulkan = Driver(number)
         except vk.VulkanError as error:
             raise DeviceUnavailable(f"{info.product} cannot be opened: {error}") from error
-        self._idle: list[Job] = []
 
     @property
     def handles(self) -> Handles:
+        self._check_open()
         it = self.vulkan
         return Handles(it.instance.value or 0, it.physical.handle, it.handle.value or 0, it.queue.value or 0, it.queue_family)
 
@@ -114,16 +113,16 @@ class Vulkan(Device):
         return view
 
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> VulkanCopy:
-        """A copy in memory of the device, where that is faster for what it reads often. It is there on return."""
-        return VulkanCopy(self, self.view(message, writable=False))
+        """A copy in memory of the device, where that is faster for what it reads often. It is there on return.
 
-    def copy(self, source: Buffer, offset: int, destination: Buffer, nbytes: int) -> None:
-        """Copies on the device, and waits for the end."""
-        job = self._idle.pop() if self._idle else Job(self.vulkan, self._idle)
-        commands = job.begin()
-        region = vk.BufferCopy(offset, 0, nbytes)
-        self.vulkan.api.vkCmdCopyBuffer(commands, source.handle, destination.handle, 1, ctypes.byref(region))
-        job.submit(source, destination).wait()
+        The message may lie at any address and have strides. Raises NoSpace, and what `view` does.
+        """
+        array = array_of(message)
+        self._check_open()
+        self._check_shape(array)
+        region = _native.region(array)
+        registration = self._registered(region, region.writable)
+        return VulkanCopy(self, array, VulkanView(self, registration, array, region))
 
     def check_open(self) -> None:
         """Raises ForkedError, ChannelClosed."""
@@ -137,6 +136,29 @@ class Vulkan(Device):
 
     def _view(self, registration: Registration, array: NDArray[Any], region: _native.Region) -> VulkanView:
         return VulkanView(self, registration, array, region)
+
+    def _shut(self) -> None:
+        del self.vulkan  # which goes when the last kernel, event and copy has gone
+
+
+def _copy(driver: Driver, source: Buffer, destination: Buffer, pieces: NDArray[np.uint64]) -> None:
+    """Copies on the device, and waits for the end."""
+    job = Job(driver, [])
+    driver.api.vkCmdCopyBuffer(job.begin(), source.handle, destination.handle, len(pieces), pieces.ctypes.data)
+    job.submit(source, destination).wait()
+
+
+def _pieces(array: NDArray[Any], first: int) -> NDArray[np.uint64]:
+    """Where each contiguous piece of an array is, counted from `first`, where it goes, and its bytes: VkBufferCopy."""
+    piece, outer = array.itemsize, array.ndim
+    while outer and (array.shape[outer - 1] == 1 or array.strides[outer - 1] == piece):
+        outer -= 1
+        piece *= array.shape[outer]
+    starts = np.full((), first, "u8")
+    for length, stride in zip(array.shape[:outer], array.strides[:outer], strict=True):
+        starts = np.add.outer(starts, np.arange(length, dtype="u8") * np.uint64(stride))
+    ends = np.arange(starts.size, dtype="u8") * np.uint64(piece)
+    return np.ascontiguousarray(np.stack([starts.reshape(-1), ends, np.full_like(ends, piece)], axis=1))
 
 
 @functools.cache

@@ -14,6 +14,7 @@ import functools
 import os
 import threading
 import weakref
+from collections.abc import Callable
 from contextlib import ExitStack
 from ctypes import byref
 from typing import Any
@@ -151,9 +152,11 @@ class Driver:
             weakref.finalize(self, _undone, self.state, undo.pop_all()).atexit = False
         _open.add(self)
 
-    def owned(self, owner: object, undo: ExitStack) -> None:
-        """Undoes what `undo` has noted when the owner is gone."""
-        weakref.finalize(owner, _undone, self.state, undo.pop_all(), self).atexit = False
+    def owned(self, owner: object, undo: ExitStack) -> Callable[[], object]:
+        """Undoes what `undo` has noted when the owner is gone, or when what this returns is called."""
+        it = weakref.finalize(owner, _undone, self.state, undo.pop_all(), self)
+        it.atexit = False
+        return it
 
     def made(self, create: str, destroy: str, info: Any, undo: ExitStack) -> int:
         """A handle from a call that makes one, with its destruction noted."""

@@ -14,8 +14,7 @@ import fcntl
 import itertools
 import os
 import struct
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from ctypes import byref, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from .. import _native
     from .vulkan_driver import Driver
 
-__all__ = ["Buffer", "allocated", "imported", "ways"]
+__all__ = ["Buffer", "address_of", "allocated", "imported", "ways"]
 
 UDMABUF = "/dev/udmabuf"
 UDMABUF_CREATE = 0x40187542  # _IOW('u', 0x42, struct udmabuf_create)
@@ -44,7 +43,8 @@ class Buffer:
         self.memory = memory
         self.nbytes = nbytes
         self.serial = next(_serials)  # handles are used again, and this is not
-        driver.owned(self, undo)
+        self.free = driver.owned(self, undo)
+        """Now, when nothing uses it any more."""
 
 
 def ways(driver: Driver) -> list[str]:
@@ -67,7 +67,7 @@ def imported(driver: Driver, mapping: _native.Mapping, writable: bool) -> Buffer
 
 
 def allocated(driver: Driver, nbytes: int, *, visible: bool = False) -> Buffer:
-    """A buffer in memory of the device, or in memory that `mapped` shows to the CPU. Raises NoSpace."""
+    """A buffer in memory of the device, or in memory that the CPU sees, at `address_of`. Raises NoSpace."""
     with ExitStack() as undo:
         usage = vk.BUFFER_STORAGE | vk.BUFFER_TRANSFER_SRC | vk.BUFFER_TRANSFER_DST
         handle = driver.made("vkCreateBuffer", "vkDestroyBuffer", vk.BufferCreateInfo(size=nbytes, usage=usage), undo)
@@ -82,12 +82,11 @@ def allocated(driver: Driver, nbytes: int, *, visible: bool = False) -> Buffer:
             raise NoSpace(f"{driver.physical.name} has no {nbytes:,} bytes for this: {error}") from error
 
 
-@contextmanager
-def mapped(driver: Driver, buffer: Buffer) -> Iterator[int]:
-    """The address of a visible buffer."""
+def address_of(driver: Driver, buffer: Buffer) -> int:
+    """Where the CPU sees a visible buffer, as long as it is there; once only."""
     address = c_void_p()
     driver.api.vkMapMemory(driver.handle, buffer.memory, 0, vk.WHOLE_SIZE, 0, byref(address))
-    yield address.value or 0  # freeing the memory unmaps it
+    return address.value or 0
 
 
 def _from_pointer(driver: Driver, mapping: _native.Mapping, writable: bool) -> Buffer:
