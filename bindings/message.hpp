@@ -49,6 +49,12 @@ struct Hold {
     Hold() : loan() {}
 };
 
+/// A loan that Python has ended, and that is published later.
+struct HeldBack {
+    Loan loan;
+    uint64_t dropped = 0;  // messages before it, which it tells of
+};
+
 struct LeaseObject {
     PyObject_HEAD
     PyObject* end;       // keeps the mapping; null for memory that is no slot
@@ -124,8 +130,9 @@ bool make_private(MessageObject* m);
 bool views_live(const MessageObject* m);
 void message_dealloc(PyObject* o);
 void lease_dealloc(PyObject* o);
-/// Ends a message: a loan is sent, a taken one is passed on. False with an exception set.
-bool finish_message(MessageObject* m, uint64_t send_count);
+/// Ends a message: a loan is sent, or held back where that is asked for; a taken one is passed on. False with an exception
+/// set.
+bool finish_message(MessageObject* m, uint64_t send_count, HeldBack* back = nullptr);
 /// Ends without sending.
 bool discard_message(MessageObject* m);
 /// Gives up a message that was never filled.

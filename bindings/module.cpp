@@ -30,6 +30,7 @@ NB_MODULE(_native, m) {
     bind_region(m);
     bind_allocator(m);
     bind_sender(m);
+    bind_after(m);
     bind_call(m);
     bind_receiver(m);
     bind_runs(m);

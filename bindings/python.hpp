@@ -150,6 +150,7 @@ void bind_private(nb::module_& m);
 void bind_region(nb::module_& m);
 void bind_allocator(nb::module_& m);
 void bind_sender(nb::module_& m);
+void bind_after(nb::module_& m);
 void bind_call(nb::module_& m);
 void bind_receiver(nb::module_& m);
 void bind_runs(nb::module_& m);

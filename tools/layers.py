@@ -46,7 +46,7 @@ PYTHON: Rows = [
     ["info", "statistics"],
     ["address", "stage", "types"],
     ["options", "batch", "inspect"],
-    ["handover", "listener", "matching"],
+    ["after", "handover", "listener", "matching"],
     ["ends", "testing"],
     ["taps"],
     ["network"],

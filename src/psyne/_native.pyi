@@ -239,6 +239,30 @@ class SenderEnd:
     @property
     def joined(self) -> bool: ...
 
+class Later:
+    """A loan that is published when its event is done."""
+
+    @property
+    def position(self) -> int:
+        """In its lane."""
+
+    @property
+    def address(self) -> str: ...
+
+    def publish(self) -> bool:
+        """From any thread; whether it was sent: else its end was closed before."""
+
+    def take_back(self, why: str) -> None:
+        """
+        From any thread: nothing is sent, and the next call of its end raises EventFailed, if it is to say why.
+        """
+
+def hold_back(end: SenderEnd, message: object) -> Later | None:
+    """End a loan that is published later. None where nothing will be sent."""
+
+def check_events(end: SenderEnd) -> None:
+    """Raises EventFailed for one that failed."""
+
 def begin_call(end: object, message: object) -> object:
     """Send a message that stays held; None while there is no room."""
 

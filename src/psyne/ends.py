@@ -9,16 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
-from . import _native
+from . import _native, log
 from .address import channel_place, program_name
+from .after import After, Events, send_after
 from .batch import Batch
 from .errors import (
     ChannelClosed,
     ChannelNotFound,
     Empty,
+    EventFailed,
     IncompatibleChannel,
     LayoutMismatch,
 )
+from .errors import Full as FullError
 from .handover import Handover
 from .listener import Handlers, Listener
 from .options import Full, Wait, check_receiver_options, check_sender_options, growth_of
@@ -60,7 +63,10 @@ _registered_in = 0
 def _close_all() -> None:
     """Ends that a program forgot to close are closed, not lost, when it exits by itself."""
     for end in list(_open_ends):
-        end.close()
+        try:
+            end.close()
+        except EventFailed as error:
+            log.warn(str(error))
 
 
 def _remember(end: object) -> None:
@@ -76,6 +82,7 @@ class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
     _carrier: Carrier | None = None
+    _events: Events | None = None  # that loans are sent after
     _program: str | None = None  # how it appears to others; None: by the name of the program
 
     def __init__(
@@ -135,10 +142,35 @@ class Sender(_native.SenderEnd, Generic[M]):
         return type(self)._of, (_open_handover(self._handover, self),)
 
     def close(self) -> None:
-        """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed."""
-        self._close(False)
-        self._handover = None
-        _closed(self)
+        """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed.
+
+        First waits for the events that loans are to be sent after; Ctrl-C ends that and takes them back, too. Raises
+        EventFailed for one that failed since the last call.
+        """
+        self._leave(False)
+        _native.check_events(self)
+
+    def _leave(self, failed: bool) -> None:
+        try:
+            if self._events is not None:
+                self._events.join()
+        finally:
+            self._close(failed)
+            self._handover = None
+            _closed(self)
+
+    def _send_after(self, loan: object, event: After) -> bool:
+        """What `send` does with an event."""
+        if self._events is None or self._events.forked:
+            self._events = Events()
+        return send_after(self, loan, event, self._events)
+
+    def _await_events(self, timeout: float | None) -> None:
+        """What `drain` does first."""
+        if self._events is not None and not self._events.join(timeout):
+            raise FullError(
+                f"{self.address} was not drained in time: {self._events.left()} loans wait for their events"
+            )
 
     def statistics(self) -> Statistics:
         """What this end has counted since it was opened, and what it sees now."""
@@ -150,9 +182,13 @@ class Sender(_native.SenderEnd, Generic[M]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._close(kind is not None and issubclass(kind, Exception))
-        self._handover = None
-        _closed(self)
+        self._leave(kind is not None and issubclass(kind, Exception))
+        try:
+            _native.check_events(self)
+        except EventFailed as error:
+            if kind is None:
+                raise
+            log.warn(str(error))  # never replaces the exception of the block
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -195,10 +231,14 @@ class Sender(_native.SenderEnd, Generic[M]):
             let n divide the capacity, and be at most half of it. Raises TypeError for messages of their own shape.
             """
 
-        def send(self, message: object, timeout: float | None = None) -> bool:
+        def send(self, message: object, timeout: float | None = None, after: After | None = None) -> bool:
             """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
 
-            Raises LayoutMismatch for another dtype or shape, Full.
+            ``after``: an event of a device that still writes into the loan, or a `concurrent.futures.Future`. The loan
+            is over at once and sent when the event is done, by another thread. If its work fails nothing is sent, and
+            the next call of this end raises EventFailed; if that has failed already, this one does.
+
+            Raises LayoutMismatch for another dtype or shape, Full, TypeError for ``after`` of what is no own loan.
             """
             ...
 

@@ -8,9 +8,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from .. import _native, ends, taps
+from .. import _native, ends, log, taps
+from ..after import After
 from ..batch import Batch
-from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel
+from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, EventFailed
 from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
@@ -72,7 +73,8 @@ class EventLoopEnd:
     def close(self) -> None:
         """Leave the channel; waits of other tasks raise ChannelClosed. From any thread, and waits for nobody.
 
-        Over a network the loop sends what is left meanwhile; ``async with`` waits for that, and `drain`.
+        Loans whose events are not done are taken back. Over a network the loop sends what is left meanwhile. ``async
+        with`` waits for both, and so does `drain`.
         """
         self._part()
 
@@ -225,9 +227,14 @@ class Sender(EventLoopEnd, Generic[M]):
             self._room(n, lambda: tx.loan_many(n, *type, timeout=0) if at_once or _native.room(tx, n) else None)
         )
 
-    async def send(self, message: object) -> bool:
-        """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``)."""
+    async def send(self, message: object, *, after: After | None = None) -> bool:
+        """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
+
+        ``after``: sends a loan when an event of a device is done, as `psyne.Sender.send` says; this waits for nothing.
+        """
         tx = self._tx
+        if after is not None:
+            return tx.send(message, after=after)
         if isinstance(message, (Message, Batch)) and _native.own_loan(tx, message):  # needs no room: behind nobody
             return await self._until(lambda: tx.send(message, 0))
         return await self._room(1, lambda: tx.send(message, 0) if tx._drops else tx._try_send(message))
@@ -266,7 +273,9 @@ class Sender(EventLoopEnd, Generic[M]):
         await self._room(1, some)
 
     async def drain(self) -> None:
-        """Wait until every stage has passed all that was sent."""
+        """Wait until every stage has passed all that was sent. Raises EventFailed."""
+        await self._await_events()
+        _native.check_events(self._tx)
         await self._until(lambda: _native.passed(self._tx) or None)
 
     async def _room(self, n: int, attempt: Callable[[], T | None]) -> T:
@@ -283,12 +292,28 @@ class Sender(EventLoopEnd, Generic[M]):
     async def _watch(self, attempt: Callable[[], T | None]) -> T:
         return await self._answers.other(attempt, super()._watch)
 
+    async def _await_events(self) -> None:
+        """Until nothing is left that is to be sent after an event."""
+        if (events := self._tx._events) is not None and events.left():
+            wake = Wake()
+            events.then(caller(wake.set))
+            await wake.wait()
+
     async def __aenter__(self) -> Self:
         self._tx.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self._leave(kind is not None and issubclass(kind, Exception))
+        try:
+            await self._await_events()
+        finally:
+            await self._leave(kind is not None and issubclass(kind, Exception))
+        try:
+            _native.check_events(self._tx)
+        except EventFailed as error:
+            if kind is None:
+                raise
+            log.warn(str(error))  # never replaces the exception of the block
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"

@@ -207,7 +207,7 @@ class Device(ABC):
     def __repr__(self) -> str:
         return f"<psyne.devices.Device {self.name}: {self.info.product}{', closed' if self.closed else ''}>"
 
-    # ---- what a kind of device says; `_register`, `_unregister` and `_shut` are called by one thread at a time ----------
+    # ---- what a kind of device says; `_register`, `_unregister` and `_shut` are called by one thread at a time -------
 
     @abstractmethod
     def _register(self, mapping: _native.Mapping, writable: bool) -> Any:
@@ -296,7 +296,8 @@ class Device(ABC):
             address = array.__array_interface__["data"][0]
             raise CannotShare(
                 f"{self.name} needs an address that {unit} divides, and this {_text(array)} is at {address:#x} "
-                f"(rest {rest}). Open the sender with align={unit}, put the field at a multiple of {unit} bytes, or upload() it"
+                f"(rest {rest}). Open the sender with align={unit}, put the field at a multiple of {unit} bytes, or "
+                "upload() it"
             )
 
 
