@@ -8,8 +8,8 @@ COUNT = 50
 
 
 class Image(Struct):
+    image = f32(16, 64)  # first, so that a device can begin there
     n = u64()
-    image = f32(16, 64)
 
 
 def capture(out: Any) -> None:
