@@ -1,7 +1,6 @@
 """Vulkan devices on a real driver, Mesa's lavapipe where there is no GPU: kernels on messages in place."""
 
 import gc
-import itertools
 import os
 import shutil
 import signal
@@ -277,7 +276,7 @@ def test_a_read_only_message_goes_to_a_kernel_that_reads_it_and_to_no_other(dev:
             assert add(dev.view(m), dev.view(total), groups=N // 64).wait()
             assert (total.array == ramp() + 1).all()
             for refused in (lambda: scaled(scale, dev.view(m), 2, 0), lambda: add(dev.view(total), dev.view(m))):
-                with pytest.raises(psyne.ReadOnly, match="buffer . of this kernel"):
+                with pytest.raises(psyne.ReadOnly, match=r"buffer \d of this kernel"):
                     refused()
             with pytest.raises(psyne.ReadOnly, match="cannot be written"):
                 dev.view(m, writable=True)
@@ -333,7 +332,7 @@ def test_memory_that_is_no_channels_is_refused(dev: Any, scale: Any, out: Any):
 def test_pages_that_the_driver_could_not_take_are_refused_with_the_rest(dev: Any, monkeypatch: pytest.MonkeyPatch):
     pages = SimpleNamespace(address=1 << 20, nbytes=3 << 16)
     monkeypatch.setattr(dev.vulkan.physical, "pointer_alignment", 1 << 17)
-    with pytest.raises(psyne.CannotShare, match="as a pointer: address and size .* 131,072 .* 0 and 65,536"):
+    with pytest.raises(psyne.CannotShare, match=r"as a pointer: address and size .* 131,072 .* 0 and 65,536"):
         vulkan_memory.imported(dev.vulkan, pages, True)
     monkeypatch.setattr(dev.vulkan.physical, "pointer_alignment", 1 << 12)
     monkeypatch.setattr(dev.vulkan.physical, "max_allocation", 1 << 16)
@@ -399,7 +398,11 @@ BLOCK = "layout(std430, set = 0, binding = 0) buffer B { uint x[]; } b"
     ("declaration", "use", "text"),
     [
         ("layout(set = 0, binding = 0) uniform U { uint x; } u", "u.x", "a uniform, an image or a sampler"),
-        ("layout(set = 0, binding = 0, r32ui) uniform uimage2D i", "imageSize(i).x", "a uniform, an image or a sampler"),
+        (
+            "layout(set = 0, binding = 0, r32ui) uniform uimage2D i",
+            "imageSize(i).x",
+            "a uniform, an image or a sampler",
+        ),
         (BLOCK + "[2]", "b[1].x[0]", "array of buffers"),
         (BLOCK.replace("set = 0", "set = 1"), "b.x[0]", "outside of set 0"),
         (BLOCK.replace("binding = 0", "binding = 3"), "b.x[0]", "uses binding 3, so it takes 4 buffers, not 1"),
@@ -433,7 +436,7 @@ def test_bytes_that_are_no_shader_are_refused(dev: Any):
 
 def test_limits_of_the_device_are_checked(dev: Any, monkeypatch: pytest.MonkeyPatch):
     limits = dev.vulkan.physical.limits
-    with pytest.raises(psyne.InvalidArgument, match="at most .* buffers, not 10000"):
+    with pytest.raises(psyne.InvalidArgument, match=r"at most \d+ buffers, not 10000"):
         dev.kernel(SCALE, buffers=10_000, push=8)
     for push in (6, -4, limits.maxPushConstantsSize + 4):
         with pytest.raises(psyne.InvalidArgument, match=f"a multiple of 4 .* not {push}"):
@@ -745,8 +748,9 @@ def test_a_forked_child_is_refused_and_ends_well(dev: Any):
             "event = vulkan.scaled(kernel, view, 0, 5)\n"
             "def tried():\n"
             "    said = []\n"
-            "    for use in (lambda: dev.view(m), lambda: vulkan.scaled(kernel, view, 1, 1), lambda: psyne.device('vulkan'),\n"
-            "                lambda: dev.kernel(vulkan.SCALE, push=8), event.wait, lambda: dev.close()):\n"
+            "    for use in (lambda: dev.view(m), lambda: vulkan.scaled(kernel, view, 1, 1),\n"
+            "                lambda: psyne.device('vulkan'), event.wait,\n"
+            "                lambda: dev.kernel(vulkan.SCALE, push=8), lambda: dev.close()):\n"
             "        try: said.append(use())\n"
             "        except psyne.ForkedError as error: said.append('ForkedError')\n"
             "    return said\n"
@@ -772,7 +776,13 @@ def test_a_device_is_chosen_by_name(dev: Any):
 
 def test_gpus_come_before_software(dev: Any):
     types = [it.type for it in enumerated()]
-    order = [vulkan_api.DISCRETE_GPU, vulkan_api.INTEGRATED_GPU, vulkan_api.VIRTUAL_GPU, vulkan_api.OTHER, vulkan_api.CPU]
+    order = [
+        vulkan_api.DISCRETE_GPU,
+        vulkan_api.INTEGRATED_GPU,
+        vulkan_api.VIRTUAL_GPU,
+        vulkan_api.OTHER,
+        vulkan_api.CPU,
+    ]
     assert types == sorted(types, key=order.index)
 
 
@@ -794,7 +804,10 @@ def test_what_is_missing_is_named(environment: dict[str, str], text: str, monkey
     assert text in done.stdout
 
 
-# ---- a driver that takes no pages of files, as AMD's: a stand-in, since there is none here ----------------------------
+# ---- a driver that takes no pages of files, as AMD's: a stand-in, since there is none here --------------------------
+
+
+LINKED = ["-Wl,--no-as-needed", "-l:libvulkan.so.1", "-ldl"]  # whose calls it has too
 
 
 @pytest.fixture
@@ -802,7 +815,7 @@ def dma_buf_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Child processes find a driver that refuses pointers and imports dma-bufs."""
     library = tmp_path / "libdmabuf.so"
     source = HELPERS / "dma_buf_driver.c"
-    command = ["gcc", "-shared", "-fPIC", f"-I{INCLUDE}", str(source), "-o", str(library), "-l:libvulkan.so.1", "-ldl"]
+    command = ["gcc", "-shared", "-fPIC", f"-I{INCLUDE}", str(source), "-o", str(library), *LINKED]
     subprocess.run(command, check=True)
     monkeypatch.setenv("PSYNE_LIBVULKAN", str(library))
 
@@ -823,7 +836,9 @@ def test_where_pointers_are_refused_sealed_memory_goes_in_as_a_dma_buf(dma_buf_d
             "bool((m.array == np.arange(4096) * 2 + 1).all()), after - before"
         ) == (True, 1)  # the mapping's own descriptor; that of the dma-buf is the driver's
         assert child.run("copy = dev.upload(m); bool((copy.numpy() == m.array).all())")
-        child.run("mapped = vulkan.mappings('memfd'); m = view = copy = None; rx.close(); tx.close(); dev.close(); del rx, tx")
+        child.run(
+            "mapped = vulkan.mappings('memfd'); m = view = copy = None; rx.close(); tx.close(); dev.close(); del rx, tx"
+        )
         assert child.run("vulkan.mappings('memfd')") == 0 < child.run("mapped")
 
 

@@ -2,7 +2,7 @@
    imports dma-bufs instead. What udmabuf.py gives out as a dma-buf is a descriptor of the memory itself, standing at the
    offset of its first page; the driver behind imports it as a pointer. Everything else goes to the real loader.
 
-   gcc -shared -fPIC dma_buf_driver.c -o libdmabuf.so -l:libvulkan.so.1 -ldl */
+   gcc -shared -fPIC dma_buf_driver.c -o libdmabuf.so -Wl,--no-as-needed -l:libvulkan.so.1 -ldl */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <stdlib.h>

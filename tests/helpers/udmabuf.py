@@ -13,7 +13,9 @@ LIMIT = 64 << 20
 CREATE = ord("u") << 8 | 0x42 | struct.calcsize("=IIQQ") << 16 | 1 << 30  # _IOW('u', 0x42, struct udmabuf_create)
 
 
-def ioctl(device: int, request: int, argument: bytes) -> int:
+def ioctl(device: int, request: int, argument: bytes | bytearray) -> int | bytes:
+    if isinstance(argument, bytes):
+        return argument  # as Python's does, and the descriptor is lost
     memory, flags, offset, nbytes = struct.unpack("=IIQQ", argument)
     seals = fcntl.fcntl(memory, fcntl.F_GET_SEALS)
     if (
@@ -32,6 +34,7 @@ def ioctl(device: int, request: int, argument: bytes) -> int:
 
 
 def install() -> None:
-    _, vulkan_memory.UDMABUF = tempfile.mkstemp()
+    fd, vulkan_memory.UDMABUF = tempfile.mkstemp()
+    os.close(fd)
     names = {name: getattr(fcntl, name) for name in ("fcntl", "F_GET_SEALS", "F_SEAL_SHRINK")}
     vulkan_memory.fcntl = SimpleNamespace(**names, ioctl=ioctl)

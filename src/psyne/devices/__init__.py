@@ -6,10 +6,15 @@ import atexit
 import importlib
 import os
 import threading
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast, overload
 
 from ..errors import DeviceUnavailable, ForkedError
 from .contract import Device, DeviceInfo, Event, Uploaded, View
+
+if TYPE_CHECKING:
+    from typing import Literal
+
+    from .vulkan import Vulkan
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
 
@@ -31,6 +36,10 @@ _opened: dict[str, Device] = {}
 _lost: set[str] = set()  # opened by the parent process, by a driver that does not survive a fork
 
 
+@overload
+def device(name: Literal["vulkan", "vulkan:0", "vulkan:1"]) -> Vulkan: ...
+@overload
+def device(name: str) -> Device: ...
 def device(name: str) -> Device:
     """A device of this process, the same for each call: ``psyne.device("cuda:0").view(m)`` is the message on it.
 

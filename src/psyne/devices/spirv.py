@@ -48,7 +48,7 @@ class Shader:
 
 @functools.lru_cache(maxsize=256)
 def compiled(text: str) -> bytes:
-    """SPIR-V of a GLSL compute shader. Raises InvalidArgument with what the compiler says, DeviceUnavailable without one."""
+    """SPIR-V of a GLSL compute shader. Raises InvalidArgument, with what the compiler says; DeviceUnavailable."""
     with tempfile.TemporaryDirectory() as directory:
         Path(directory, SOURCE).write_text(text, encoding="utf-8")
         if (compiler := shutil.which("glslangValidator")) is not None:
@@ -105,7 +105,9 @@ def read(code: bytes) -> Shader:
                 "`layout(std430, set = 0, binding = n) buffer`"
             )
         if block not in members:
-            raise InvalidArgument("this shader has an array of buffers; a kernel gets each buffer with a binding of its own")
+            raise InvalidArgument(
+                "this shader has an array of buffers; a kernel gets each buffer with a binding of its own"
+            )
         if decorations[variable].get(DESCRIPTOR_SET, 0) != 0:
             raise InvalidArgument("this shader has a buffer outside of set 0, where kernels have theirs")
         read_only = NON_WRITABLE in decorations[variable] or len(read_only_members[block]) == members[block]
@@ -134,7 +136,15 @@ def _instructions(code: bytes) -> Iterator[tuple[int, Sequence[int]]]:
         at += n
 
 
-LEAST = {ENTRY_POINT: 3, EXECUTION_MODE: 2, TYPE_STRUCT: 1, TYPE_POINTER: 3, VARIABLE: 3, DECORATE: 2, MEMBER_DECORATE: 3}
+LEAST = {
+    ENTRY_POINT: 3,
+    EXECUTION_MODE: 2,
+    TYPE_STRUCT: 1,
+    TYPE_POINTER: 3,
+    VARIABLE: 3,
+    DECORATE: 2,
+    MEMBER_DECORATE: 3,
+}
 
 
 def _text(words: Sequence[int]) -> str:

@@ -1,7 +1,7 @@
 """Vulkan devices: messages as storage buffers, compute shaders on them in place. ctypes on the loader is all it needs.
 
-A slab is imported once; a message is an offset in its buffer. GPUs of AMD, Intel and NVIDIA speak Vulkan, and so does the
-CPU (Mesa's lavapipe), which is what the tests run on.
+A slab is imported once; a message is an offset in its buffer. GPUs of AMD, Intel and NVIDIA speak Vulkan, and so does
+the CPU (Mesa's lavapipe), which is what the tests run on.
 """
 
 from __future__ import annotations
@@ -94,13 +94,15 @@ class Vulkan(Device):
     def handles(self) -> Handles:
         self._check_open()
         it = self.vulkan
-        return Handles(it.instance.value or 0, it.physical.handle, it.handle.value or 0, it.queue.value or 0, it.queue_family)
+        return Handles(
+            it.instance.value or 0, it.physical.handle, it.handle.value or 0, it.queue.value or 0, it.queue_family
+        )
 
     def kernel(self, shader: str | bytes, *, buffers: int | None = None, push: int = 0) -> Kernel:
         """A kernel from GLSL (as text; needs glslangValidator or glslc) or SPIR-V (as bytes).
 
-        Its buffers are ``layout(std430, set = 0, binding = n) buffer``; ``buffers`` is how many, by default those that it
-        uses. ``push`` is the bytes of its push constants. Raises InvalidArgument, with what the compiler says;
+        Its buffers are ``layout(std430, set = 0, binding = n) buffer``; ``buffers`` is how many, by default those that
+        it uses. ``push`` is the bytes of its push constants. Raises InvalidArgument, with what the compiler says;
         DeviceUnavailable without a compiler. SPIR-V is trusted as any code is.
         """
         self.check_open()
@@ -182,7 +184,9 @@ def _info(number: int, it: PhysicalDevice) -> DeviceInfo:
     if vk.EXTERNAL_MEMORY_HOST in it.extensions:
         zero_copy = "reads and writes messages in place, where the driver takes pages of files"
     elif vk.EXTERNAL_MEMORY_DMA_BUF in it.extensions:
-        zero_copy = "reads and writes messages of anonymous channels in place, by /dev/udmabuf (not verified on hardware)"
+        zero_copy = (
+            "reads and writes messages of anonymous channels in place, by /dev/udmabuf (verified against a stand-in)"
+        )
     else:
         zero_copy = f"nothing: its driver has neither {vk.EXTERNAL_MEMORY_HOST} nor {vk.EXTERNAL_MEMORY_DMA_BUF}"
     driver = f"{LIBRARY} {vk.version(it.version)}{', ' if it.driver else ''}{it.driver}"

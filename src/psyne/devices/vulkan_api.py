@@ -224,9 +224,7 @@ DeviceCreateInfo = _structure(
     ("ppEnabledExtensionNames", POINTER(c_char_p)),
     ("pEnabledFeatures", c_void_p),
 )
-ExternalMemoryBufferCreateInfo = _structure(
-    "ExternalMemoryBufferCreateInfo", 1000072000, ("handleTypes", c_uint32)
-)
+ExternalMemoryBufferCreateInfo = _structure("ExternalMemoryBufferCreateInfo", 1000072000, ("handleTypes", c_uint32))
 BufferCreateInfo = _structure(
     "BufferCreateInfo",
     12,
@@ -240,9 +238,7 @@ BufferCreateInfo = _structure(
 MemoryRequirements = _plain(
     "MemoryRequirements", ("size", c_uint64), ("alignment", c_uint64), ("memoryTypeBits", c_uint32)
 )
-MemoryHostPointerPropertiesEXT = _structure(
-    "MemoryHostPointerPropertiesEXT", 1000178001, ("memoryTypeBits", c_uint32)
-)
+MemoryHostPointerPropertiesEXT = _structure("MemoryHostPointerPropertiesEXT", 1000178001, ("memoryTypeBits", c_uint32))
 MemoryFdPropertiesKHR = _structure("MemoryFdPropertiesKHR", 1000074001, ("memoryTypeBits", c_uint32))
 ImportMemoryHostPointerInfoEXT = _structure(
     "ImportMemoryHostPointerInfoEXT", 1000178000, ("handleType", c_uint32), ("pHostPointer", c_void_p)
@@ -251,9 +247,7 @@ ImportMemoryFdInfoKHR = _structure("ImportMemoryFdInfoKHR", 1000074000, ("handle
 MemoryDedicatedAllocateInfo = _structure(
     "MemoryDedicatedAllocateInfo", 1000127001, ("image", c_uint64), ("buffer", c_uint64)
 )
-MemoryAllocateInfo = _structure(
-    "MemoryAllocateInfo", 5, ("allocationSize", c_uint64), ("memoryTypeIndex", c_uint32)
-)
+MemoryAllocateInfo = _structure("MemoryAllocateInfo", 5, ("allocationSize", c_uint64), ("memoryTypeIndex", c_uint32))
 ShaderModuleCreateInfo = _structure(
     "ShaderModuleCreateInfo", 16, ("flags", c_uint32), ("codeSize", c_size_t), ("pCode", c_char_p)
 )
@@ -329,9 +323,7 @@ WriteDescriptorSet = _structure(
     ("pBufferInfo", POINTER(DescriptorBufferInfo)),
     ("pTexelBufferView", c_void_p),
 )
-CommandPoolCreateInfo = _structure(
-    "CommandPoolCreateInfo", 39, ("flags", c_uint32), ("queueFamilyIndex", c_uint32)
-)
+CommandPoolCreateInfo = _structure("CommandPoolCreateInfo", 39, ("flags", c_uint32), ("queueFamilyIndex", c_uint32))
 CommandBufferAllocateInfo = _structure(
     "CommandBufferAllocateInfo",
     40,
@@ -339,9 +331,7 @@ CommandBufferAllocateInfo = _structure(
     ("level", c_uint32),
     ("commandBufferCount", c_uint32),
 )
-CommandBufferBeginInfo = _structure(
-    "CommandBufferBeginInfo", 42, ("flags", c_uint32), ("pInheritanceInfo", c_void_p)
-)
+CommandBufferBeginInfo = _structure("CommandBufferBeginInfo", 42, ("flags", c_uint32), ("pInheritanceInfo", c_void_p))
 MemoryBarrier = _structure("MemoryBarrier", 46, ("srcAccessMask", c_uint32), ("dstAccessMask", c_uint32))
 BufferCopy = _plain("BufferCopy", ("srcOffset", c_uint64), ("dstOffset", c_uint64), ("size", c_uint64))
 SubmitInfo = _structure(
@@ -358,7 +348,7 @@ SubmitInfo = _structure(
 FenceCreateInfo = _structure("FenceCreateInfo", 8, ("flags", c_uint32))
 
 # Handles of instance, device, queue and command buffer are pointers (V), all others 64-bit numbers (H).
-V, H, I, Q = c_void_p, c_uint64, c_uint32, c_uint64
+V, H, U, Q = c_void_p, c_uint64, c_uint32, c_uint64
 ANSWER, NOTHING = c_int32, None
 CALLS: dict[str, tuple[Any, list[Any]]] = {
     "vkEnumerateInstanceVersion": (ANSWER, [V]),
@@ -374,7 +364,7 @@ CALLS: dict[str, tuple[Any, list[Any]]] = {
     "vkCreateDevice": (ANSWER, [V, V, V, V]),
     "vkDestroyDevice": (NOTHING, [V, V]),
     "vkDeviceWaitIdle": (ANSWER, [V]),
-    "vkGetDeviceQueue": (NOTHING, [V, I, I, V]),
+    "vkGetDeviceQueue": (NOTHING, [V, U, U, V]),
     "vkGetDeviceProcAddr": (c_void_p, [V, c_char_p]),
     "vkCreateBuffer": (ANSWER, [V, V, V, V]),
     "vkDestroyBuffer": (NOTHING, [V, H, V]),
@@ -382,41 +372,41 @@ CALLS: dict[str, tuple[Any, list[Any]]] = {
     "vkAllocateMemory": (ANSWER, [V, V, V, V]),
     "vkFreeMemory": (NOTHING, [V, H, V]),
     "vkBindBufferMemory": (ANSWER, [V, H, H, Q]),
-    "vkMapMemory": (ANSWER, [V, H, Q, Q, I, V]),
+    "vkMapMemory": (ANSWER, [V, H, Q, Q, U, V]),
     "vkCreateShaderModule": (ANSWER, [V, V, V, V]),
     "vkDestroyShaderModule": (NOTHING, [V, H, V]),
     "vkCreateDescriptorSetLayout": (ANSWER, [V, V, V, V]),
     "vkDestroyDescriptorSetLayout": (NOTHING, [V, H, V]),
     "vkCreatePipelineLayout": (ANSWER, [V, V, V, V]),
     "vkDestroyPipelineLayout": (NOTHING, [V, H, V]),
-    "vkCreateComputePipelines": (ANSWER, [V, H, I, V, V, V]),
+    "vkCreateComputePipelines": (ANSWER, [V, H, U, V, V, V]),
     "vkDestroyPipeline": (NOTHING, [V, H, V]),
     "vkCreateDescriptorPool": (ANSWER, [V, V, V, V]),
     "vkDestroyDescriptorPool": (NOTHING, [V, H, V]),
     "vkAllocateDescriptorSets": (ANSWER, [V, V, V]),
-    "vkUpdateDescriptorSets": (NOTHING, [V, I, V, I, V]),
+    "vkUpdateDescriptorSets": (NOTHING, [V, U, V, U, V]),
     "vkCreateCommandPool": (ANSWER, [V, V, V, V]),
     "vkDestroyCommandPool": (NOTHING, [V, H, V]),
-    "vkResetCommandPool": (ANSWER, [V, H, I]),
+    "vkResetCommandPool": (ANSWER, [V, H, U]),
     "vkAllocateCommandBuffers": (ANSWER, [V, V, V]),
     "vkBeginCommandBuffer": (ANSWER, [V, V]),
     "vkEndCommandBuffer": (ANSWER, [V]),
-    "vkCmdBindPipeline": (NOTHING, [V, I, H]),
-    "vkCmdBindDescriptorSets": (NOTHING, [V, I, H, I, I, V, I, V]),
-    "vkCmdPushConstants": (NOTHING, [V, H, I, I, I, V]),
-    "vkCmdDispatch": (NOTHING, [V, I, I, I]),
-    "vkCmdCopyBuffer": (NOTHING, [V, H, H, I, V]),
-    "vkCmdPipelineBarrier": (NOTHING, [V, I, I, I, I, V, I, V, I, V]),
-    "vkQueueSubmit": (ANSWER, [V, I, V, H]),
+    "vkCmdBindPipeline": (NOTHING, [V, U, H]),
+    "vkCmdBindDescriptorSets": (NOTHING, [V, U, H, U, U, V, U, V]),
+    "vkCmdPushConstants": (NOTHING, [V, H, U, U, U, V]),
+    "vkCmdDispatch": (NOTHING, [V, U, U, U]),
+    "vkCmdCopyBuffer": (NOTHING, [V, H, H, U, V]),
+    "vkCmdPipelineBarrier": (NOTHING, [V, U, U, U, U, V, U, V, U, V]),
+    "vkQueueSubmit": (ANSWER, [V, U, V, H]),
     "vkCreateFence": (ANSWER, [V, V, V, V]),
     "vkDestroyFence": (NOTHING, [V, H, V]),
-    "vkResetFences": (ANSWER, [V, I, V]),
+    "vkResetFences": (ANSWER, [V, U, V]),
     "vkGetFenceStatus": (ANSWER, [V, H]),
-    "vkWaitForFences": (ANSWER, [V, I, V, I, Q]),
+    "vkWaitForFences": (ANSWER, [V, U, V, U, Q]),
 }
 EXTENSION_CALLS: dict[str, tuple[Any, list[Any]]] = {  # a device says where its own are
-    "vkGetMemoryHostPointerPropertiesEXT": (ANSWER, [V, I, V, V]),
-    "vkGetMemoryFdPropertiesKHR": (ANSWER, [V, I, c_int32, V]),
+    "vkGetMemoryHostPointerPropertiesEXT": (ANSWER, [V, U, V, V]),
+    "vkGetMemoryFdPropertiesKHR": (ANSWER, [V, U, c_int32, V]),
 }
 EXTENSION_OF = {
     "vkGetMemoryHostPointerPropertiesEXT": EXTERNAL_MEMORY_HOST,

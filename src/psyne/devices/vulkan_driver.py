@@ -1,9 +1,9 @@
 """One Vulkan device of this process, as its driver has it: opened, asked for its limits, torn down in the right order.
 
-Whoever makes something of the driver's notes on a stack how to undo it, and hands that to `owned`: it is undone when its
-owner is gone, in reverse order. Each owner keeps the `Driver`, so the device and the instance go last. Nothing is undone
-in a forked child, whose driver is its parent's, nor once the interpreter ends: then the device is left idle, and the kernel
-of the system takes all.
+Whoever makes something of the driver's notes on a stack how to undo it, and hands that to `owned`: it is undone when
+its owner is gone, in reverse order. Each owner keeps the `Driver`, so the device and the instance go last. Nothing is
+undone in a forked child, whose driver is its parent's, nor once the interpreter ends: then the device is left idle, and
+the operating system takes all.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import os
 import threading
 import weakref
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ctypes import byref
 from typing import Any
 
@@ -36,8 +36,8 @@ def api() -> vk.Api:
         return vk.Api(library)
     except (OSError, AttributeError) as error:
         raise DeviceUnavailable(
-            f"no Vulkan 1.1: {error}. Debian has it as libvulkan1, with mesa-vulkan-drivers for GPUs of AMD and Intel and "
-            "for the CPU; NVIDIA's comes with its driver"
+            f"no Vulkan 1.1: {error}. Debian has it as libvulkan1, with mesa-vulkan-drivers for GPUs of AMD and Intel "
+            "and for the CPU; NVIDIA's comes with its driver"
         ) from error
 
 
@@ -60,7 +60,7 @@ class Instance:
         self.api.vkEnumeratePhysicalDevices(self.handle, byref(n), None)
         handles = (ctypes.c_void_p * n.value)()
         self.api.vkEnumeratePhysicalDevices(self.handle, byref(n), handles)
-        found = [PhysicalDevice(self, handle) for handle in handles[: n.value]]
+        found = [PhysicalDevice(self, handle) for handle in handles[: n.value] if handle]
         order = (vk.DISCRETE_GPU, vk.INTEGRATED_GPU, vk.VIRTUAL_GPU, vk.OTHER, vk.CPU)
         return sorted((it for it in found if it.usable), key=lambda it: order.index(it.type))
 
@@ -95,7 +95,7 @@ class PhysicalDevice:
 
     @property
     def usable(self) -> bool:
-        return self.version >= vk.API_VERSION_1_1 and self.queue_family is not None
+        return self.version >= vk.API_VERSION_1_1 and self.queue_family >= 0
 
     def external_features(self, usage: int, handle_type: int) -> int:
         """VkExternalMemoryFeatureFlags of buffers over memory of such a handle."""
@@ -120,12 +120,12 @@ class PhysicalDevice:
         self.api.vkEnumerateDeviceExtensionProperties(self.handle, None, byref(n), found)
         return {it.extensionName.decode() for it in found[: n.value]}
 
-    def _queue_family(self) -> int | None:
+    def _queue_family(self) -> int:
         n = ctypes.c_uint32()
         self.api.vkGetPhysicalDeviceQueueFamilyProperties(self.handle, byref(n), None)
         families = (vk.QueueFamilyProperties * n.value)()
         self.api.vkGetPhysicalDeviceQueueFamilyProperties(self.handle, byref(n), families)
-        return next((i for i, family in enumerate(families) if family.queueFlags & vk.QUEUE_COMPUTE), None)
+        return next((i for i, family in enumerate(families) if family.queueFlags & vk.QUEUE_COMPUTE), -1)
 
 
 class Driver:
@@ -182,10 +182,8 @@ class Driver:
     def leave(self) -> None:
         """The interpreter ends: whatever finalisers still run must not call the driver."""
         if self.ours:
-            try:
+            with suppress(vk.VulkanError):  # the device was lost
                 self.wait_idle()
-            except vk.VulkanError:
-                pass  # the device was lost
             self.state.left = True
 
     def _device(self) -> ctypes.c_void_p:
@@ -244,7 +242,7 @@ def enumerated() -> list[PhysicalDevice]:
         instance = Instance()
     except vk.VulkanError as error:
         raise DeviceUnavailable(
-            f"Vulkan has no driver ({error}): apt install mesa-vulkan-drivers; VK_DRIVER_FILES names one by its .json file"
+            f"Vulkan has no driver ({error}): apt install mesa-vulkan-drivers; VK_DRIVER_FILES names one by its .json"
         ) from error
     try:
         return instance.physical_devices()

@@ -70,7 +70,7 @@ class Dispatch(Job):
 
 
 class Kernel:
-    """A compute shader of one device. ``kernel(view, groups=n)`` runs it on messages in place. Any thread may call it."""
+    """A compute shader of one device. ``kernel(view, groups=n)`` runs it on messages in place, from any thread."""
 
     def __init__(self, device: Vulkan, shader: Shader, buffers: int | None, push: int) -> None:
         self.device = device
@@ -127,11 +127,13 @@ class Kernel:
     def _check(self, least: int) -> None:
         limits = self.device.vulkan.physical.limits
         if self.buffers < least:
-            raise InvalidArgument(f"this shader uses binding {least - 1}, so it takes {least} buffers, not {self.buffers}")
+            raise InvalidArgument(
+                f"this shader uses binding {least - 1}, so it takes {least} buffers, not {self.buffers}"
+            )
         if self.buffers > limits.maxDescriptorSetStorageBuffersDynamic:
             raise InvalidArgument(
-                f"{self.device.name} gives a kernel at most {limits.maxDescriptorSetStorageBuffersDynamic} buffers, not "
-                f"{self.buffers}"
+                f"{self.device.name} gives a kernel at most {limits.maxDescriptorSetStorageBuffersDynamic} buffers, "
+                f"not {self.buffers}"
             )
         if self.push % 4 or not 0 <= self.push <= limits.maxPushConstantsSize:
             raise InvalidArgument(
@@ -154,11 +156,13 @@ class Kernel:
         most = self.device.vulkan.physical.limits.maxStorageBufferRange
         for i, view in enumerate(views):
             if getattr(view, "device", None) is not self.device:
-                raise InvalidArgument(f"buffer {i} is {view!r}; a kernel takes what view() and upload() of its device give")
+                raise InvalidArgument(
+                    f"buffer {i} is {view!r}; a kernel takes what view() and upload() of its device give"
+                )
             if view.nbytes > most:
                 raise CannotShare(
-                    f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} of one: "
-                    "hand over parts, dev.view(m.array[a:b])"
+                    f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} of "
+                    "one: hand over parts, dev.view(m.array[a:b])"
                 )
             if self.shader.writes.get(i, False):
                 view.check_writable(f"buffer {i} of this kernel (not declared `readonly`)")
@@ -169,11 +173,12 @@ class Kernel:
         most = self.device.vulkan.physical.limits.maxComputeWorkGroupCount
         if not (0 < x <= most[0] and 0 < y <= most[1] and 0 < z <= most[2]):
             raise InvalidArgument(
-                f"groups={groups!r}: up to three numbers from 1 to {most[0]}, {most[1]} and {most[2]} on {self.device.name}"
+                f"groups={groups!r}: up to three numbers from 1 to {most[0]}, {most[1]} and {most[2]} on "
+                f"{self.device.name}"
             )
         return x, y, z
 
-    # ---- what the driver makes of it ------------------------------------------------------------------------------------
+    # ---- what the driver makes of it --------------------------------------------------------------------------------
 
     def _make(self, undo: ExitStack) -> None:
         driver = self.device.vulkan

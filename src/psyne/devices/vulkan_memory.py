@@ -2,8 +2,8 @@
 
 Two ways to bring pages to a driver, tried in this order where it has them:
 
-- as a pointer (VK_EXT_external_memory_host): the mapping itself. NVIDIA and the CPU take any pages; AMD's driver on Linux
-  refuses those of a file, which all shared memory is.
+- as a pointer (VK_EXT_external_memory_host): the mapping itself. lavapipe takes any pages; AMD's driver on Linux refuses
+  those of a file, which all shared memory is.
 - as a dma-buf that /dev/udmabuf makes of sealed memory (VK_EXT_external_memory_dma_buf): for anonymous channels, since
   files cannot be sealed. Verified against a stand-in only.
 """
@@ -60,7 +60,9 @@ def imported(driver: Driver, mapping: _native.Mapping, writable: bool) -> Buffer
             return WAYS[name][1](driver, mapping, writable)
         except (CannotShare, vk.VulkanError) as error:
             refusals.append(f"{name}: {error}")
-    reasons = "; ".join(refusals) or f"its driver has neither {vk.EXTERNAL_MEMORY_HOST} nor {vk.EXTERNAL_MEMORY_DMA_BUF}"
+    reasons = (
+        "; ".join(refusals) or f"its driver has neither {vk.EXTERNAL_MEMORY_HOST} nor {vk.EXTERNAL_MEMORY_DMA_BUF}"
+    )
     raise CannotShare(
         f"{driver.physical.name} cannot have these {mapping.nbytes:,} bytes at {mapping.address:#x} in place. {reasons}"
     )
@@ -140,7 +142,9 @@ def dma_buf(memory: int, offset: int, nbytes: int) -> int:
             f"{error.strerror}: {UDMABUF}; modprobe udmabuf, and read and write for this user (often group kvm)"
         ) from error
     try:
-        return fcntl.ioctl(device, UDMABUF_CREATE, struct.pack("=IIQQ", memory, UDMABUF_FLAGS_CLOEXEC, offset, nbytes))
+        # For a bytearray ioctl() returns what the system call does; for bytes, the bytes.
+        asked = bytearray(struct.pack("=IIQQ", memory, UDMABUF_FLAGS_CLOEXEC, offset, nbytes))
+        return fcntl.ioctl(device, UDMABUF_CREATE, asked)
     except OSError as error:
         raise CannotShare(f"{UDMABUF} refuses {nbytes:,} bytes ({error.strerror}); its limit is {_limit()}") from error
     finally:
@@ -159,8 +163,8 @@ def _imported(
 ) -> Buffer:
     if nbytes > driver.physical.max_allocation:
         raise CannotShare(
-            f"one piece of memory has at most {driver.physical.max_allocation:,} bytes there: a smaller capacity= makes "
-            "smaller slabs"
+            f"one piece of memory has at most {driver.physical.max_allocation:,} bytes there: a smaller capacity= "
+            "makes smaller slabs"
         )
     usage = vk.BUFFER_STORAGE | vk.BUFFER_TRANSFER_SRC | (vk.BUFFER_TRANSFER_DST if writable else 0)
     features = driver.physical.external_features(usage, handle_type)

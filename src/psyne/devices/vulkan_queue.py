@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from ctypes import byref
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Job:
         self._commands = (ctypes.c_void_p * 1)()
         info = vk.CommandBufferAllocateInfo(commandPool=self._pool, commandBufferCount=1)
         api.vkAllocateCommandBuffers(driver.handle, byref(info), self._commands)
-        self.commands = self._commands[0]
+        self.commands: int = self._commands[0] or 0
         self._fence = driver.made("vkCreateFence", "vkDestroyFence", vk.FenceCreateInfo(), undo)
         self.fences = vk.listed(ctypes.c_uint64, [self._fence])
         self._submit = vk.SubmitInfo(commandBufferCount=1, pCommandBuffers=self._commands)
@@ -70,9 +70,7 @@ class Job:
     def submit(self, *kept: object) -> VulkanEvent:
         """Ends the recording and hands it to the device. The event holds `kept` until it is done."""
         driver, api = self.driver, self.driver.api
-        api.vkCmdPipelineBarrier(
-            self.commands, BOTH, BOTH | vk.STAGE_HOST, 0, 1, byref(WRITTEN), 0, None, 0, None
-        )
+        api.vkCmdPipelineBarrier(self.commands, BOTH, BOTH | vk.STAGE_HOST, 0, 1, byref(WRITTEN), 0, None, 0, None)
         api.vkEndCommandBuffer(self.commands)
         api.vkResetFences(driver.handle, 1, self.fences)
         event = VulkanEvent(self, kept)
@@ -133,10 +131,8 @@ class VulkanEvent(Event):
 
     def __del__(self) -> None:
         if self._job is not None and self.under_way and self._job.driver.ours:
-            try:
+            with suppress(vk.VulkanError):  # nobody asks
                 self.wait()
-            except vk.VulkanError:
-                pass  # nobody asks
 
     def __repr__(self) -> str:
         return f"<psyne.devices event of Vulkan, {'under way' if self._job is not None else 'done'}>"
