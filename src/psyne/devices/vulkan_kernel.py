@@ -161,8 +161,8 @@ class Kernel:
                 )
             if view.nbytes > most:
                 raise CannotShare(
-                    f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} of "
-                    "one: hand over parts, dev.view(m.array[a:b])"
+                    f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} "
+                    "of one: hand over parts, dev.view(m.array[a:b])"
                 )
             if self.shader.writes.get(i, False):
                 view.check_writable(f"buffer {i} of this kernel (not declared `readonly`)")

@@ -2,8 +2,8 @@
 
 Two ways to bring pages to a driver, tried in this order where it has them:
 
-- as a pointer (VK_EXT_external_memory_host): the mapping itself. lavapipe takes any pages; AMD's driver on Linux refuses
-  those of a file, which all shared memory is.
+- as a pointer (VK_EXT_external_memory_host): the mapping itself. lavapipe takes any pages; AMD's driver on Linux
+  refuses those of a file, which all shared memory is.
 - as a dma-buf that /dev/udmabuf makes of sealed memory (VK_EXT_external_memory_dma_buf): for anonymous channels, since
   files cannot be sealed. Verified against a stand-in only.
 """
@@ -144,7 +144,7 @@ def dma_buf(memory: int, offset: int, nbytes: int) -> int:
     try:
         # For a bytearray ioctl() returns what the system call does; for bytes, the bytes.
         asked = bytearray(struct.pack("=IIQQ", memory, UDMABUF_FLAGS_CLOEXEC, offset, nbytes))
-        return fcntl.ioctl(device, UDMABUF_CREATE, asked)
+        return int(fcntl.ioctl(device, UDMABUF_CREATE, asked))
     except OSError as error:
         raise CannotShare(f"{UDMABUF} refuses {nbytes:,} bytes ({error.strerror}); its limit is {_limit()}") from error
     finally:
