@@ -90,6 +90,18 @@ Region region_of(nb::object array) {
     return r;
 }
 
+/// As `like`, but of other bytes, which `owner` keeps.
+nb::object array_at(nb::object like, uintptr_t address, nb::object owner, bool writable) {
+    if (!PyArray_Check(like.ptr()) || address == 0) throw nb::type_error("array_at() takes a numpy array and an address");
+    auto* a = reinterpret_cast<PyArrayObject*>(like.ptr());
+    nb::object made = nb::steal(PyArray_NewFromDescr(
+        &PyArray_Type, reinterpret_cast<PyArray_Descr*>(Py_NewRef(reinterpret_cast<PyObject*>(PyArray_DESCR(a)))), PyArray_NDIM(a),
+        PyArray_DIMS(a), PyArray_STRIDES(a), reinterpret_cast<void*>(address), writable ? NPY_ARRAY_WRITEABLE : 0, nullptr));
+    if (!made.is_valid() || PyArray_SetBaseObject(reinterpret_cast<PyArrayObject*>(made.ptr()), owner.release().ptr()) < 0)
+        throw nb::python_error();
+    return made;
+}
+
 }  // namespace
 
 void bind_region(nb::module_& m) {
@@ -122,6 +134,10 @@ void bind_region(nb::module_& m) {
                  return new DeviceMapping(r.pages, writable);
              },
              nb::arg("writable"), "Map the pages once more. Raises ReadOnly.");
+    m.def("array_at", array_at, nb::arg("like"), nb::arg("address"), nb::arg("owner"), nb::arg("writable"),
+          nb::sig("def array_at(like: numpy.typing.NDArray[typing.Any], address: int, owner: object, writable: bool) -> "
+                  "numpy.typing.NDArray[typing.Any]"),
+          "An array of the same dtype, shape and strides over bytes that the owner keeps.");
     m.def("region", region_of, nb::arg("array"),
           nb::sig("def region(array: numpy.typing.NDArray[typing.Any]) -> Region"),
           "Where the bytes of an array of a message lie. Raises CannotShare for memory that is no channel's, ForkedError.");

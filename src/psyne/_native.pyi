@@ -62,6 +62,10 @@ class Field:
 
 def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
 
+def dlpack_on(
+    array: numpy.typing.NDArray[numpy.generic], device: tuple[int, int], address: int, max_version: object = None, dl_device: object = None, copy: object = None
+) -> object: ...
+
 def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> numpy.typing.NDArray[numpy.generic]:
     """
     A writable array of the same shape and strides: copy-on-write pages, or a copy.
@@ -129,6 +133,11 @@ class Region:
 
     def map(self, writable: bool) -> Mapping:
         """Map the pages once more. Raises ReadOnly."""
+
+def array_at(like: numpy.typing.NDArray[Any], address: int, owner: object, writable: bool) -> numpy.typing.NDArray[Any]:
+    """
+    An array of the same dtype, shape and strides over bytes that the owner keeps.
+    """
 
 def region(array: numpy.typing.NDArray[Any]) -> Region:
     """

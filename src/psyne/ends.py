@@ -147,12 +147,12 @@ class Sender(_native.SenderEnd, Generic[M]):
         First waits for the events that loans are to be sent after; Ctrl-C ends that and takes them back, too. Raises
         EventFailed for one that failed since the last call.
         """
-        self._leave(False)
+        self._leave()
         _native.check_events(self)
 
-    def _leave(self, failed: bool) -> None:
+    def _leave(self, failed: bool = False, waits: bool = True) -> None:
         try:
-            if self._events is not None:
+            if self._events is not None and waits:
                 self._events.join()
         finally:
             self._close(failed)
@@ -182,7 +182,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._leave(kind is not None and issubclass(kind, Exception))
+        self._leave(failed=kind is not None and issubclass(kind, Exception), waits=kind is None)
         try:
             _native.check_events(self)
         except EventFailed as error:

@@ -305,7 +305,8 @@ class Sender(EventLoopEnd, Generic[M]):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
-            await self._await_events()
+            if kind is None:
+                await self._await_events()
         finally:
             await self._leave(kind is not None and issubclass(kind, Exception))
         try:

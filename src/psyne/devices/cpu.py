@@ -20,19 +20,22 @@ KDL_CPU = 1
 
 
 class CpuView(View):
-    """A view that numpy takes: ``np.asarray(view)`` is the same bytes by the mapping of the device."""
+    """A view that numpy takes: ``np.asarray(view)`` is the same bytes, by the mapping of the device."""
 
     @property
     def pointer(self) -> int:
         """The address of the first byte."""
         return self._registration.mapping.address + self.offset
 
-    @property
-    def __array_interface__(self) -> dict[str, Any]:
-        return self.array.__array_interface__ | {"data": (self.pointer, not self.writable)}
+    def numpy(self) -> NDArray[Any]:
+        """The bytes as numpy has them, no copy; it keeps the view."""
+        return _native.array_at(self.array, self.pointer, self, self.writable)
+
+    def __array__(self, dtype: np.dtype[Any] | None = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.array(self.numpy(), dtype, copy=copy)
 
     def __dlpack__(self, **keywords: Any) -> object:
-        return _native.dlpack(np.asarray(self), **keywords)
+        return _native.dlpack(self.numpy(), **keywords)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return (KDL_CPU, 0)
