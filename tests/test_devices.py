@@ -16,7 +16,7 @@ import psyne
 from psyne import Array, Bytes, Stage, Struct, devices, f32, u8
 from psyne.devices import Device, DeviceInfo, Event, View, contract, registry, unavailable
 
-from .helpers.process import Child
+from .helpers.process import HELPERS, Child
 
 Plane = Array("f4", (64, 64))  # 16 KiB
 Blob = Bytes(max_bytes=1 << 24)
@@ -49,7 +49,13 @@ def add_one_by_numpy(view: Any) -> Event:
     return contract.Finished()
 
 
-CASES = [Case("cpu", add_one_by_numpy)]
+def add_one_by_vulkan(view: Any) -> Event:
+    kernel = view.device.kernel((HELPERS / "kernels" / "scale.spv").read_bytes(), push=8)
+    event: Event = kernel(view, groups=-(-view.nbytes // 256), push=np.ones(2, "f4").tobytes())
+    return event
+
+
+CASES = [Case("cpu", add_one_by_numpy), Case("vulkan", add_one_by_vulkan)]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)

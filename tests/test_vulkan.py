@@ -552,6 +552,19 @@ def test_an_event_that_is_dropped_is_waited_for(dev: Any, words: Any):
         assert m.array[0] == 7
 
 
+@GLSL
+def test_a_loan_is_sent_when_the_kernel_that_fills_it_is_done(dev: Any, words: Any):
+    out, rx = words
+    slow = dev.kernel(SLOW, push=4)
+    m = out.loan()
+    m.array[:] = 0
+    out.send(m, after=slowly(slow, dev.view(m)))
+    with pytest.raises(psyne.MessageReleased):
+        dev.view(m)
+    with rx.receive(timeout=60) as got:
+        assert got.array[0] == 7
+
+
 def test_work_is_done_in_the_order_of_its_calls(dev: Any, scale: Any, out: Any):
     with out.loan() as m:
         m.array[:] = 0
