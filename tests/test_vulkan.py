@@ -19,7 +19,7 @@ import pytest
 import psyne
 from psyne import Array, Stage, Struct, f32, u64
 from psyne.devices import spirv, vulkan_api, vulkan_memory
-from psyne.devices.vulkan_driver import enumerated
+from psyne.devices.vulkan_driver import preferred
 from psyne.testing import touch_test
 
 from .helpers.process import HELPERS, Child, run_program, until
@@ -524,23 +524,36 @@ def test_an_event_says_when_the_work_is_done(dev: Any, words: Any):
         assert event.wait()
 
 
-@GLSL
-def test_an_event_keeps_the_message_until_the_work_is_done(dev: Any, words: Any):
+def test_an_event_keeps_the_message_until_the_work_is_done(
+    dev: Any, scale: Any, words: Any, monkeypatch: pytest.MonkeyPatch
+):
     out, rx = words
-    slow = dev.kernel(SLOW, push=4)
     m = out.loan()
-    event = slowly(slow, dev.view(m))
-    m.discard()
-    del m
-    gc.collect()
-    rx.try_receive()  # passes over the loan that was taken back
-    again = out.try_loan()
-    assert again is None or event.done()  # the slot comes back with the work, not before
-    assert event.wait()
-    if again is None:
+    view = dev.view(m)
+    with monkeypatch.context() as patch:
+        patch.setattr(dev.vulkan.api, "vkWaitForFences", lambda *_: vulkan_api.TIMEOUT)  # it takes its time
+        event = scaled(scale, view, 1, 1)
+        m.discard()
+        del m, view
+        assert not event.done()
+        rx.try_receive()  # passes over the loan that was taken back
         gc.collect()
-        again = out.loan(timeout=0)
-    again.discard()
+        assert out.try_loan() is None
+        assert not event.wait(0.01)
+    assert event.wait()
+    out.loan(timeout=0).discard()
+
+
+def test_what_was_recorded_once_is_used_again(dev: Any, scale: Any, out: Any):
+    with out.loan() as m:
+        view = dev.view(m)
+        for _ in range(20):
+            assert scaled(scale, view, 0, 1).wait()
+        assert len(scale.idle) == 1
+        events = [scaled(scale, view, 0, 1) for _ in range(5)]
+        assert scale.idle == []
+        del events
+        assert len(scale.idle) == 5
 
 
 @GLSL
@@ -753,6 +766,16 @@ def test_a_program_ends_well_with_whatever_it_still_has(end: str):
         assert done.stderr == ""
 
 
+def test_what_comes_after_the_end_of_the_interpreter_does_not_call_the_driver():
+    done = run_program(
+        "import atexit; atexit.register(lambda: print(dev.vulkan.ours, event.wait(0)))\n"  # runs after all of psyne's
+        "import psyne, vulkan; dev = psyne.device('vulkan'); kernel = dev.kernel(vulkan.SCALE, push=8)\n"
+        "out = psyne.sender('ipc://exit', psyne.Array('f4', 64)); m = out.loan(); view = dev.view(m)\n"
+        "event = vulkan.scaled(kernel, view, 0, 1); print(dev.vulkan.ours)"
+    )
+    assert done.stdout.split() == ["True", "False", "True"]
+
+
 def test_a_forked_child_is_refused_and_ends_well(dev: Any):
     with Child() as child:
         told = child.run(
@@ -787,16 +810,17 @@ def test_a_device_is_chosen_by_name(dev: Any):
     assert "in place" in dev.info.zero_copy
 
 
-def test_gpus_come_before_software(dev: Any):
-    types = [it.type for it in enumerated()]
-    order = [
-        vulkan_api.DISCRETE_GPU,
-        vulkan_api.INTEGRATED_GPU,
-        vulkan_api.VIRTUAL_GPU,
-        vulkan_api.OTHER,
+def test_gpus_come_before_software():
+    kinds = [
         vulkan_api.CPU,
+        vulkan_api.OTHER,
+        vulkan_api.INTEGRATED_GPU,
+        vulkan_api.DISCRETE_GPU,
+        vulkan_api.VIRTUAL_GPU,
     ]
-    assert types == sorted(types, key=order.index)
+    there = [SimpleNamespace(type=kind, usable=True, n=n) for n, kind in enumerate(kinds * 2)]
+    there.append(SimpleNamespace(type=vulkan_api.DISCRETE_GPU, usable=False, n=10))
+    assert [it.n for it in preferred(there)] == [3, 8, 2, 7, 4, 9, 1, 6, 0, 5]
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from typing import Any
 from ..errors import DeviceUnavailable
 from . import vulkan_api as vk
 
-__all__ = ["Driver", "PhysicalDevice", "api", "enumerated"]
+__all__ = ["Driver", "PhysicalDevice", "api", "enumerated", "preferred"]
 
 LIBRARY = "libvulkan.so.1"
 WANTED = (vk.EXTERNAL_MEMORY_HOST, vk.EXTERNAL_MEMORY_FD, vk.EXTERNAL_MEMORY_DMA_BUF)
@@ -60,9 +60,7 @@ class Instance:
         self.api.vkEnumeratePhysicalDevices(self.handle, byref(n), None)
         handles = (ctypes.c_void_p * n.value)()
         self.api.vkEnumeratePhysicalDevices(self.handle, byref(n), handles)
-        found = [PhysicalDevice(self, handle) for handle in handles[: n.value] if handle]
-        order = (vk.DISCRETE_GPU, vk.INTEGRATED_GPU, vk.VIRTUAL_GPU, vk.OTHER, vk.CPU)
-        return sorted((it for it in found if it.usable), key=lambda it: order.index(it.type))
+        return preferred([PhysicalDevice(self, handle) for handle in handles[: n.value] if handle])
 
     def close(self) -> None:
         self.api.vkDestroyInstance(self.handle, None)
@@ -126,6 +124,12 @@ class PhysicalDevice:
         families = (vk.QueueFamilyProperties * n.value)()
         self.api.vkGetPhysicalDeviceQueueFamilyProperties(self.handle, byref(n), families)
         return next((i for i, family in enumerate(families) if family.queueFlags & vk.QUEUE_COMPUTE), -1)
+
+
+def preferred(found: list[PhysicalDevice]) -> list[PhysicalDevice]:
+    """Those that can be used, in their order."""
+    order = (vk.DISCRETE_GPU, vk.INTEGRATED_GPU, vk.VIRTUAL_GPU, vk.OTHER, vk.CPU)
+    return sorted((it for it in found if it.usable), key=lambda it: order.index(it.type))
 
 
 class Driver:

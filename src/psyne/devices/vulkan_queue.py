@@ -106,8 +106,10 @@ class VulkanEvent(Event):
             return False
         try:
             while (job := self._job) is not None:
+                if job.driver.state.left:
+                    return True  # and left idle
                 if not job.driver.ours:
-                    raise ForkedError("this event is of the parent process, or the interpreter has ended")
+                    raise ForkedError("this event is of the parent process, whose device does the work")
                 left = SLICE_NS if until is None else min(SLICE_NS, max(0, int((until - time.monotonic()) * 1e9)))
                 if self._over(job, left):
                     self._job = None
