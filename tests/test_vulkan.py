@@ -19,6 +19,7 @@ import pytest
 import psyne
 from psyne import Array, Stage, Struct, f32, u64
 from psyne.devices import spirv, vulkan_api, vulkan_memory
+from psyne.devices.vulkan_driver import api as driver_api
 from psyne.devices.vulkan_driver import preferred
 from psyne.testing import touch_test
 
@@ -415,6 +416,15 @@ def test_a_shader_with_what_kernels_do_not_bind_is_refused(dev: Any, declaration
         dev.kernel(source, buffers=1)
 
 
+@GLSL
+def test_a_buffer_that_is_written_by_one_of_its_names_is_written():
+    names = ("buffer A { uint a[]; }", "readonly buffer B { uint b[]; }")
+    for one, other in (names, names[::-1]):
+        blocks = "".join(f"layout(std430, set = 0, binding = 0) {it};\n" for it in (one, other))
+        code = spirv.compiled(f"#version 450\n{blocks}void main() {{ a[0] = b[0]; }}\n")
+        assert spirv.read(code).writes == {0: True}
+
+
 def test_bytes_that_are_no_shader_are_refused(dev: Any):
     words = np.frombuffer(SCALE, "u4")
     empty = words[:5].tobytes()
@@ -732,6 +742,36 @@ def test_a_device_that_is_closed_lets_go_and_opens_again(scale: Any, out: Any):
     scaled(new.kernel(SCALE, push=8), new.view(m), 2, 0)
     assert (m.array == 6).all()
     m.discard()
+
+
+def test_what_a_closed_device_had_of_the_driver_goes_with_the_last_who_uses_it(
+    monkeypatch: pytest.MonkeyPatch, out: Any
+):
+    psyne.device("vulkan").close()
+    api, gone = driver_api(), []
+    monkeypatch.setattr(api, "vkDestroyDevice", counted(api.vkDestroyDevice, gone))
+    dev = psyne.device("vulkan")
+    kernel = dev.kernel(SCALE, push=8)
+    with out.loan() as m:
+        view = dev.view(m)
+        scaled(kernel, view, 0, 1)
+        dev.close()
+        gc.collect()
+        assert gone == []
+        del view
+        gc.collect()
+        assert gone == []  # the kernel is left
+        del kernel
+        gc.collect()
+        assert len(gone) == 1
+
+
+def counted(call: Any, calls: list[Any]) -> Any:
+    def counting(*arguments: Any) -> Any:
+        calls.append(arguments)
+        return call(*arguments)
+
+    return counting
 
 
 PROGRAM = """
