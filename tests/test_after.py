@@ -4,8 +4,9 @@ import asyncio
 import gc
 import logging
 import threading
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, Future
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -17,7 +18,15 @@ from psyne.after import LINGER
 from .helpers.layouts import Line, Number, Record, broken_lines, line_of
 from .helpers.process import Child, until
 
-Work = Future[Any]
+
+class Work(Future[Any]):
+    """Work of a device that the test does. What it has not done at its end nobody waits for any more."""
+
+    begun: ClassVar[list["Work"]] = []
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.begun.append(self)
 
 
 def loan_of(tx: Any, n: int) -> Any:
@@ -28,7 +37,7 @@ def loan_of(tx: Any, n: int) -> Any:
 
 def send_after(tx: Any, n: int) -> Work:
     """Sends a number when the future that comes back is done."""
-    work: Work = Future()
+    work = Work()
     assert tx.send(loan_of(tx, n), after=work) is True
     return work
 
@@ -68,9 +77,13 @@ def after_threads() -> list[threading.Thread]:
 
 
 @pytest.fixture(autouse=True)
-def no_threads() -> None:
+def no_threads() -> Iterator[None]:
     """Those of the test before linger."""
-    until(lambda: not after_threads(), "the threads end")
+    until(lambda: not after_threads(), "the threads of the test before")
+    yield
+    while Work.begun:
+        if not (work := Work.begun.pop()).done():
+            work.cancel()
 
 
 # ---- it is sent, later ----------------------------------------------------------------------------------------------
@@ -97,7 +110,7 @@ def test_an_event_of_a_device_is_waited_for_by_another_thread():
 
 def test_what_is_done_already_is_sent_at_once():
     with psyne.sender("ipc://n", Number) as tx, psyne.receiver("ipc://n", Number) as rx:
-        work: Work = Future()
+        work = Work()
         work.set_result(3)
         assert tx.send(loan_of(tx, 7), after=work)
         m = rx.try_receive()
@@ -108,7 +121,7 @@ def test_what_is_done_already_is_sent_at_once():
 
 def test_the_loan_is_over_for_python_at_once():
     with psyne.sender("ipc://lines", Line) as tx, psyne.receiver("ipc://lines", Line) as rx:
-        work: Work = Future()
+        work = Work()
         with tx.loan() as m:
             array = m.array
             tx.send(m, after=work)
@@ -124,7 +137,7 @@ def test_the_loan_is_over_for_python_at_once():
 def test_what_the_device_writes_until_then_is_in_the_message():
     with psyne.sender("ipc://lines", Line) as tx, psyne.receiver("ipc://lines", Line) as rx, psyne.device("cpu") as cpu:
         for n in range(50):
-            work: Work = Future()
+            work = Work()
             with tx.loan() as m:
                 view: Any = cpu.view(m)
                 array = np.asarray(view)
@@ -168,7 +181,7 @@ def test_one_thread_is_enough_for_messages_in_order_and_it_ends():
 
 def test_a_batch_is_sent_as_far_as_it_was_filled():
     with psyne.sender("ipc://n", Number, capacity=16) as tx, psyne.receiver("ipc://n", Number) as rx:
-        work: Work = Future()
+        work = Work()
         with tx.loan_many(8) as batch:
             batch["n"] = np.arange(8)
             batch.truncate(5)
@@ -182,7 +195,7 @@ def test_a_batch_is_sent_as_far_as_it_was_filled():
 
 def test_an_empty_batch_sends_nothing():
     with psyne.sender("ipc://n", Number, capacity=16) as tx, psyne.receiver("ipc://n", Number) as rx:
-        work: Work = Future()
+        work = Work()
         with tx.loan_many(8) as batch:
             batch.truncate(0)
             assert tx.send(batch, after=work) is False
@@ -195,7 +208,7 @@ def test_side_columns_are_those_of_the_message():
         psyne.sender("ipc://several", Number, Record, timestamps=True) as tx,
         psyne.receiver("ipc://several", Number, Record) as rx,
     ):
-        work: Work = Future()
+        work = Work()
         tx.send(tx.loan(Record), after=work)
         tx.send(Number(n=1))
         work.set_result(None)
@@ -229,7 +242,7 @@ def test_a_dropped_loan_waits_for_nothing():
     with psyne.sender("ipc://n", Number, capacity=2, full="drop") as tx, psyne.receiver("ipc://n", Number):
         while tx.send(Number(n=0)):
             pass
-        work: Work = Future()
+        work = Work()
         assert tx.send(tx.loan(), after=work) is False
 
 
@@ -284,7 +297,7 @@ def test_a_long_message_beside_its_slot_waits_and_fails_like_others():
     ):
         works: list[Work] = []
         for n in range(8):
-            works.append(Future())
+            works.append(Work())
             with tx.loan(size=1_000_000, timeout=30) as m:
                 m.array[:] = n
                 tx.send(m, after=works[-1])
@@ -329,7 +342,7 @@ def test_two_that_failed_are_told_together():
 
 def test_what_has_failed_already_is_told_by_the_call_itself():
     with psyne.sender("ipc://n", Number) as tx, psyne.receiver("ipc://n", Number) as rx:
-        work: Work = Future()
+        work = Work()
         work.set_exception(ValueError("the kernel"))
         with pytest.raises(psyne.EventFailed) as failed:
             tx.send(loan_of(tx, 1), after=work)
@@ -347,7 +360,8 @@ def test_work_that_was_cancelled_has_failed():
 
 def test_close_tells_what_failed_since_the_last_call():
     with psyne.receiver("ipc://n", Number) as rx:
-        with pytest.raises(psyne.EventFailed), psyne.sender("ipc://n", Number) as tx:
+        with pytest.raises(psyne.EventFailed), psyne.sender("ipc://n", Number) as tx:  # noqa: PT012
+            assert rx.try_receive() is None
             send_after(tx, 1).set_exception(ValueError("the kernel"))
         assert tx.closed
         with pytest.raises(psyne.EndOfChannel):
@@ -366,6 +380,7 @@ def test_an_exception_of_the_block_is_not_replaced(caplog: pytest.LogCaptureFixt
 def test_an_exception_of_the_block_takes_back_what_waits():
     with psyne.receiver("ipc://n", Number) as rx:
         with pytest.raises(KeyError), psyne.sender("ipc://n", Number) as tx:  # noqa: PT012
+            assert rx.try_receive() is None
             work = send_after(tx, 1)
             raise KeyError
         with pytest.raises(psyne.SenderLost):
@@ -379,6 +394,7 @@ def test_an_exception_of_the_block_takes_back_what_waits():
 def test_close_and_drain_wait_for_events():
     with psyne.receiver("ipc://n", Number) as rx:
         tx = psyne.sender("ipc://n", Number)
+        assert rx.try_receive() is None
         work = send_after(tx, 1)
         with pytest.raises(psyne.Full, match="1 of its loans wait for their events"):
             tx.drain(timeout=0.01)
@@ -422,12 +438,12 @@ def test_ctrl_c_ends_the_wait_of_close_and_takes_the_loan_back():
             "tx = psyne.sender('ipc://n', Number); tx.send(Number(n=1)); m = tx.loan(); work = Future()\n"
             "tx.send(m, after=work)"
         )
+        assert received(rx, 1) == [1]
         child.begin_waiting("tx.close()")
         child.interrupt()
         with pytest.raises(KeyboardInterrupt):
             child.result()
         assert child.run("tx.closed")
-        assert received(rx, 1) == [1]
         with pytest.raises(psyne.EndOfChannel):
             rx.receive(timeout=30)
         child.run("work.set_result(None)")
@@ -439,8 +455,10 @@ def test_a_program_that_ends_sends_what_waits_first():
         child.run(
             "from concurrent.futures import Future\n"
             "tx = psyne.sender('ipc://n', Number); m = tx.loan(); m.n = 7; work = Future()\n"
-            "tx.send(m, after=work); threading.Timer(0.2, work.set_result, [None]).start()"
+            "tx.send(m, after=work)"
         )
+        assert rx.try_receive() is None
+        child.run("threading.Thread(target=lambda: (threading.main_thread().join(), work.set_result(None))).start()")
         assert child.finish() == 0
         assert received(rx, 1) == [7]
         with pytest.raises(psyne.EndOfChannel):
@@ -526,7 +544,7 @@ def test_a_forked_child_waits_for_no_event_of_its_parent():
 
 def test_only_ones_own_open_loan_is_sent_after_an_event():
     with psyne.sender("ipc://n", Number) as tx, psyne.receiver("ipc://n", Number) as rx:
-        work: Work = Future()
+        work = Work()
         with pytest.raises(TypeError, match="after= is for a loan of this end"):
             tx.send(Number(n=1), after=work)
         m = tx.loan()
@@ -545,7 +563,7 @@ def test_a_closed_end_sends_nothing_after_an_event():
     m = tx.loan()
     tx.close()
     with pytest.raises(psyne.ChannelClosed):
-        tx.send(m, after=Future())
+        tx.send(m, after=Work())
 
 
 # ---- event loops ----------------------------------------------------------------------------------------------------
@@ -555,7 +573,7 @@ def test_a_task_sends_after_an_event_and_goes_on():
     async def main() -> list[int]:
         async with aio.receiver("ipc://n", Number) as rx:
             async with aio.sender("ipc://n", Number) as tx:
-                work: Work = Future()
+                work = Work()
                 m = await tx.loan()
                 m.n = 1
                 assert await tx.send(m, after=work)
@@ -569,7 +587,7 @@ def test_a_task_sends_after_an_event_and_goes_on():
 def test_a_task_that_drains_waits_for_events_while_others_run():
     async def main() -> None:
         async with aio.receiver("ipc://n", Number) as rx, aio.sender("ipc://n", Number) as tx:
-            work: Work = Future()
+            work = Work()
             m = await tx.loan()
             await tx.send(m, after=work)
             draining = asyncio.create_task(tx.drain())
@@ -579,7 +597,7 @@ def test_a_task_that_drains_waits_for_events_while_others_run():
             (await rx.receive()).release()
             await draining
             m = await tx.loan()
-            await tx.send(m, after=(failing := Future()))
+            await tx.send(m, after=(failing := Work()))
             failing.set_exception(ValueError("the kernel"))
             with pytest.raises(psyne.EventFailed):
                 await tx.drain()
@@ -591,7 +609,8 @@ def test_a_task_that_closes_waits_for_nobody_and_takes_the_loan_back():
     async def main() -> None:
         async with aio.receiver("ipc://n", Number) as rx:
             tx = aio.sender("ipc://n", Number)
-            await tx.send(await tx.loan(), after=(work := Future()))
+            assert rx.try_receive() is None
+            await tx.send(await tx.loan(), after=(work := Work()))
             tx.close()
             with pytest.raises(psyne.EndOfChannel):
                 await rx.receive()
@@ -605,7 +624,7 @@ def test_mutating_stages_and_calls_go_on_beside_it():
         psyne.sender("ipc://n", Record, stages=[Stage("change", mutate=True)]) as tx,
         psyne.receiver("ipc://n", Record) as rx,
     ):
-        work: Work = Future()
+        work = Work()
         m = tx.loan()
         m.n = 1
         tx.send(m, after=work)

@@ -168,9 +168,8 @@ class Sender(_native.SenderEnd, Generic[M]):
     def _await_events(self, timeout: float | None) -> None:
         """What `drain` does first."""
         if self._events is not None and not self._events.join(timeout):
-            raise FullError(
-                f"{self.address} was not drained in time: {self._events.left()} loans wait for their events"
-            )
+            left = self._events.left()
+            raise FullError(f"{self.address} was not drained in time: {left} of its loans wait for their events")
 
     def statistics(self) -> Statistics:
         """What this end has counted since it was opened, and what it sees now."""

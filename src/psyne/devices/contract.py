@@ -91,12 +91,12 @@ class View:
     """
 
     def __init__(self, device: Device, registration: Registration, array: NDArray[Any], region: _native.Region) -> None:
-        self.device = device
-        self.array = array
+        self.device: Device = device
+        self.array: NDArray[Any] = array
         """The same as numpy has it."""
-        self.offset = region.offset
+        self.offset: int = region.offset
         """Bytes from the beginning of what the device has registered to the first of the array."""
-        self.nbytes = region.nbytes
+        self.nbytes: int = region.nbytes
         """Bytes from the first to the last of the array, gaps included."""
         self._registration = registration
 
@@ -140,9 +140,11 @@ class Uploaded(ABC):
     """A copy in memory of the device, for what it reads often. Each device adds its protocols and handles."""
 
     def __init__(self, device: Device, array: NDArray[Any], event: Event) -> None:
-        self.device = device
-        self.shape, self.dtype, self.nbytes = array.shape, array.dtype, array.nbytes
-        self.event = event
+        self.device: Device = device
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self.nbytes: int = array.nbytes
+        self.event: Event = event
         """Done when the bytes are there; the message is kept until then."""
 
     @abstractmethod
@@ -154,7 +156,7 @@ class Device(ABC):
     """A device of this process. `psyne.device` gives the one of a name. Any thread may use it."""
 
     def __init__(self, info: DeviceInfo) -> None:
-        self.info = info
+        self.info: DeviceInfo = info
         self._pid = os.getpid()
         self._lock = threading.Lock()  # of what the driver does for us
         self._registry = Registry()

@@ -22,8 +22,8 @@ class Registration:
 
     def __init__(self, let_go: Callable[[Registration], None], mapping: _native.Mapping, handle: Any) -> None:
         self._let_go = let_go
-        self.mapping = mapping
-        self.handle = handle
+        self.mapping: _native.Mapping = mapping
+        self.handle: Any = handle
         """What the device made of it."""
 
     def __del__(self) -> None:
