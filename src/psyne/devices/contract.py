@@ -237,9 +237,11 @@ class Device(ABC):
     @contextmanager
     def _driver(self) -> Iterator[None]:
         """One thread at a time; not inside `_register` and `_unregister`, which have it."""
-        with self._lock:
-            yield
-        self._bury()  # what could not be let go meanwhile
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._bury()  # what could not be let go meanwhile
 
     # ---- registrations ----------------------------------------------------------------------------------------------
 
