@@ -21,12 +21,6 @@ struct Data {
         return b;
     }
 };
-Bytes frame(const Header& h, uint64_t body = 0) {
-    Bytes b(kHeader + h.length);
-    h.encode(b.data());
-    for (uint64_t i = 0; i < h.length; ++i) b[kHeader + i] = static_cast<std::byte>(body >> 8 * (i % 8));
-    return b;
-}
 Bytes dims(std::initializer_list<uint64_t> n, size_t elements) {
     Bytes b(8 * n.size() + elements);
     std::memcpy(b.data(), std::data(n), 8 * n.size());

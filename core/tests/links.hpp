@@ -142,8 +142,7 @@ inline size_t pour(Link& from, Bytes& to, size_t most = 1 << 20) {
 }
 inline Bytes pour_all(Link& from) {
     Bytes all;
-    while (pour(from, all) != 0) {
-    }
+    while (pour(from, all) != 0) CHECK(all.size() < 1 << 28);  // it has an end
     return all;
 }
 /// Gives up to `most` of the bytes at `from` on to a link. How many it took.
@@ -163,9 +162,22 @@ inline void drink_all(Link& to, const Bytes& from) {
         at += n;
     }
 }
+/// A frame that nobody wrote.
+inline Bytes frame(const Header& h, uint64_t body = 0) {
+    Bytes b(kHeader + h.length);
+    h.encode(b.data());
+    for (uint64_t i = 0; i < h.length; ++i) b[kHeader + i] = static_cast<std::byte>(body >> 8 * (i % 8));
+    return b;
+}
+/// What so many bytes are, frame by frame.
+inline std::vector<Header> headers(const Bytes& bytes) {
+    std::vector<Header> all;
+    for (size_t at = 0; at < bytes.size(); at += kHeader + all.back().length) all.push_back(Header::decode(bytes.data() + at));
+    return all;
+}
 /// All that one wants to tell the other, and back, until both are silent.
 inline void talk(Link& a, Link& b) {
-    for (;;) {
+    for (int turns = 0;; CHECK(++turns < 10'000)) {
         const Bytes there = pour_all(a);
         drink_all(b, there);
         const Bytes back = pour_all(b);

@@ -1,4 +1,5 @@
 #include "links.hpp"
+#include "sleepers.hpp"
 
 using namespace psyne;
 using namespace psyne::test;
@@ -127,6 +128,89 @@ TESTS(tap_link_test) {
              CHECK(!w.far.in.ended());
              for (uint64_t i = 0; i < 4; ++i) w.check_got(next), talk(w.out, w.far.in);
              CHECK(w.far.in.ended() && w.far.in.failed() && w.out.understood());
+         }},
+        {"a channel that may go on has no end for a far tap",
+         [] {
+             Watched w;
+             uint64_t next = 0;
+             w.tap->follow = true;
+             w.put(0);
+             goodbye(w.tx);
+             talk(w.out, w.far.in);
+             CHECK(!w.far.in.ended());
+             w.check_got(next);
+             w.tx = w.open();
+             w.put(1);
+             talk(w.out, w.far.in);
+             w.check_got(next);
+         }},
+        {"who finishes looks at nothing more, and ends",
+         [] {
+             Watched w;
+             uint64_t next = 0;
+             w.put(0);
+             talk(w.out, w.far.in);
+             w.out.finish();
+             w.put(1);
+             talk(w.out, w.far.in);
+             CHECK(w.far.in.ended());
+             CHECK_EQ(w.far.in.next(), 1u);
+             w.check_got(next);
+         }},
+        {"as many messages are copied as the copy has room for, and at least one",
+         [] {
+             const auto check = [](uint64_t bytes, uint64_t capacity, uint64_t most) {
+                 Watched w({{rows(bytes)}, capacity, capacity});
+                 for (uint64_t i = 0; i < capacity; ++i) w.put(i);
+                 const std::vector<Header> all = headers(pour_all(w.out));
+                 for (const Header& h : all) CHECK(h.count <= most);
+                 CHECK_EQ(all.front().count, most);
+             };
+             check(100'000, 8, 2);
+             check(300'000, 4, 1);
+             check(8, 8192, 4096);
+             check(0, 8192, 4096);
+         }},
+        {"messages that are good for nothing keep nobody for long",
+         [] {
+             Watched w({{rows(8), rows(8, 1)}, 64, 64});
+             for (uint64_t i = 0; i < 40; ++i) {
+                 Loan loan = lend(*w.tx);
+                 loan.variant = 2 + i % 2;
+                 w.tx->commit(loan, 1);
+             }
+             iovec pieces[4];
+             CHECK_EQ(w.out.gather(pieces, 4, 1 << 20), 0u);
+             CHECK(w.out.corrupted() <= 16);
+             for (int i = 0; i < 3; ++i) pour_all(w.out);
+             CHECK_EQ(w.out.corrupted(), 40u);
+         }},
+        {"a slot that is smaller than its message is good for nothing",
+         [] {
+             for (const MessageShape& s : {rows(64), shaped(64, 2, 4)}) {
+                 Watched w({{rows(8)}, 8, 8});
+                 TapLink out(*w.tap, {s});
+                 out.connected(0, 8);
+                 put(*w.tx, 0), put(*w.tx, 0);  // as if of no elements
+                 CHECK_EQ(pour_all(out).size(), 0u);
+                 CHECK_EQ(out.corrupted(), 2u);
+             }
+         }},
+        {"what is written over while it is copied does not come",
+         [] {
+             Watched w({{rows(20'000)}, 1, 8, false, false, true});
+             std::atomic<bool> over{false};
+             std::thread sender = in_thread([&] {
+                 for (uint64_t i = 0; i < (kSanitized ? 500 : 3000); ++i) w.put(i);
+                 over = true;
+             });
+             uint64_t next = 0;
+             for (bool last = false; !last;) {
+                 last = over;
+                 talk(w.out, w.far.in);
+                 while (w.far.rx->there(1) != 0) w.check_got(next), w.far.in.acknowledge();
+             }
+             sender.join();
          }},
         {"what was let go by a far tap was sent: an ACK beyond it is refused, and so is a connection that goes on elsewhere",
          [] {

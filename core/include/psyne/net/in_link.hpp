@@ -108,7 +108,6 @@ private:
         const uint64_t quarter = std::max<uint64_t>(capacity() / 4, 1);
         acks_ = acks_ || pongs() || let_go() - told_let_go_ >= quarter || next_ - told_next_ >= quarter || bytes_ >= kAckBytes ||
                 (end_ && let_go_ == next_ && told_let_go_ != next_);
-        if (closing()) return;
         if (acks_ && add(Frame::ack, let_go(), 8, next_)) {
             acks_ = false;
             told_let_go_ = let_go_, told_next_ = next_, bytes_ = 0;
