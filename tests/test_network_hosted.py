@@ -1,5 +1,6 @@
 """The channel behind a bound address: whom it takes, and as what."""
 
+import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -43,6 +44,7 @@ def test_the_first_remote_sender_makes_the_channel_as_it_was_agreed(stack: ExitS
     assert seen is not None
     assert (seen.pattern, [stage.name for stage in seen.stages]) == ("mpmc", ["one", "two"])
     assert lane.capacity == 32
+    assert ADDRESS in repr(lane)  # what its errors say, too
 
 
 def test_a_channel_that_is_there_keeps_its_pattern_and_stages(stack: ExitStack):
@@ -113,6 +115,9 @@ def test_a_lane_stays_until_the_end_of_this_process_has_joined(stack: ExitStack,
         assert rx.try_receive() is None
         hosted.let_lanes_go()
         assert lane.closed
+        gone = weakref.ref(lane)
+        del lane
+        assert gone() is None  # and its memory
         with pytest.raises(psyne.SenderLost if failed else psyne.EndOfChannel):
             rx.receive(timeout=30)
         hosted.let_lanes_go()
@@ -134,6 +139,12 @@ def test_a_lane_goes_at_once_where_that_end_has_joined_or_is_closed_or_nobody_is
     closed = hosted.sender(SENDS)
     hosted.close(closed, False)
     assert closed.closed
+    waits = stack.enter_context(psyne.receiver(LOCAL, Number))
+    hosted.joining = lambda: waits
+    hosted.close(closed, False)  # again: nothing of it is kept
+    gone = weakref.ref(closed)
+    del closed
+    assert gone() is None
     alone = offered(pattern="mpmc").sender(SENDS)
     offered().close(alone, False)
     assert alone.closed
@@ -170,6 +181,18 @@ def test_beside_a_stage_that_mutates_there_may_be_remote_members(stack: ExitStac
     assert LOCAL not in str(refused.value)
 
 
+def test_a_stage_that_is_not_there_is_none_also_beside_one_that_mutates(stack: ExitStack):
+    stack.enter_context(psyne.sender(LOCAL, Number, stages=[Stage("paint", mutate=True)]))
+    with pytest.raises(psyne.InvalidArgument, match="no stage 'other'"):
+        offered().reader(receives("other"))
+
+
+def test_a_channel_that_goes_while_a_receiver_comes_is_not_there(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(Hosted, "there", {"stages": []})
+    with pytest.raises(psyne.ChannelNotFound, match=f"no channel {ADDRESS} yet"):
+        offered().reader(receives())
+
+
 def test_a_remote_stage_cannot_mutate_and_is_added_where_it_asks_to_be(stack: ExitStack):
     stack.enter_context(psyne.sender(LOCAL, Number, stages=["one", "two"]))
     with pytest.raises(psyne.InvalidArgument, match="of another host cannot change messages in place"):
@@ -192,7 +215,7 @@ def test_a_tap_begins_where_it_asks_to(stack: ExitStack):
     tx = stack.enter_context(psyne.sender(LOCAL, Number, stages=[], capacity=8))
     for n in range(5):
         tx.send(Number(n=n))
-    for request, first in ((Request("tap", history=3), 2), (Request("tap", latest=True, history=1), 4)):
+    for request, first in ((Request("tap", history=3), 2), (Request("tap", latest=True, history=3), 4)):
         tap = offered().reader(request)
         stack.callback(tap.close)
         assert isinstance(tap, psyne.Tap)

@@ -199,6 +199,12 @@ TESTS(in_link_test) {
              l.take();
              CHECK(nothing(*l.far.rx));
          }},
+        {"nobody else sends in the lane of a link",
+         [] {
+             Lonely l;
+             put(*l.far.tx, 1);
+             CHECK_THROWS(invalid, "somebody else sends in the lane of a link", l.send());
+         }},
         {"a sign of life is answered once, behind an ACK",
          [] {
              Lonely l;

@@ -182,6 +182,9 @@ TESTS(link_hostile_test) {
              }
              d.header.flags = 0;
              check_refused(k, d.bytes(), "in columns");
+             d.header.flags = kChecksum;
+             d.head.checksum = crc32c(d.behind.data(), d.behind.size());
+             check_refused({{rows(64)}, 8, 8, true}, d.bytes(), "more than half of a ring of 8");
              d.header.flags = kColumns;
              check_refused(kPlain, d.bytes(), "");
          }},

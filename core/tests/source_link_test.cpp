@@ -46,6 +46,10 @@ TESTS(source_link_test) {
              CHECK_EQ(pour_all(a.out).size(), 0u);
              a.out.connected(0, 8);
              CHECK(types(pour_all(a.out)) == Frames({Frame::data, Frame::end}));
+             Alone ended;
+             ended.out.disconnected();
+             goodbye(ended.near.tx);
+             CHECK_EQ(pour_all(ended.out).size(), 0u);
          }},
         {"a connection whose far ring is smaller gets what is under way again, and no more",
          [] {
@@ -107,6 +111,7 @@ TESTS(source_link_test) {
              ack(j.near.out, 3, 4);
              j.near.out.disconnected();
              j.near.out.restart();
+             CHECK_EQ(j.near.tx->occupied(), 1u);
              j.near.out.connected(0, 8);
              j.talk();
              j.check_got(3);
@@ -210,19 +215,30 @@ TESTS(source_link_test) {
          }},
         {"who finishes sends what is in its hands, takes no more, and ends",
          [] {
-             Alone a({{rows(100)}, 512, 512});
-             a.put(0, 300);
+             Alone a({{rows(100)}, 2048, 2048});
+             a.put(0, 2000);
              Bytes all;
              pour(a.out, all, 100);
-             const uint64_t framed = a.out.sent();
-             CHECK(framed < 300);
+             CHECK(a.out.sent() < 300);
              a.out.finish();
-             a.put(300);
-             const Bytes rest = pour_all(a.out);
+             a.put(2000);
+             const Bytes rest = pour_all(a.out);  // more frames than the outbox takes at once
              all.insert(all.end(), rest.begin(), rest.end());
-             CHECK_EQ(sequences(all).size(), 300u);
+             CHECK_EQ(sequences(all).size(), 2000u);
              CHECK_EQ(headers(all).back().type, Frame::end);
-             CHECK_EQ(headers(all).back().sequence, 300u);
+             CHECK_EQ(headers(all).back().sequence, 2000u);
+         }},
+        {"an END for which there is no room waits for it",
+         [] {
+             Alone a;
+             iovec piece[1];
+             for (int i = 0; i < 1000; ++i) {
+                 drink_all(a.out, frame({Frame::ping, 0, 0, 8, 0}));
+                 a.out.gather(piece, 1, 1);
+             }
+             goodbye(a.near.tx);
+             a.out.gather(piece, 1, 1);
+             CHECK_EQ(headers(pour_all(a.out)).back().type, Frame::end);
          }},
         {"nothing is sent to a far end that has left",
          [] {
@@ -295,20 +311,22 @@ TESTS(source_link_test) {
         {"what was lost in front of a message is told with it alone, also when it is sent again",
          [] {
              Kind k{{shaped(100, 1, 1, 0), rows(8, 1)}, 8, 8, false, false, true};
-             Joined j(k);
-             Loan loan = lend(*j.near.tx);
-             loan.variant = 77;  // nobody knows it
-             j.near.tx->commit(loan, 1);
-             j.near.tx->drop(~0u);
-             j.put(3, 2);
-             const Bytes lost = pour_all(j.near.out);
-             CHECK_EQ(DataHead::decode(lost.data() + kHeader).missed, ~0u);  // as many as can be told
-             ack(j.near.out, 1, 1);
-             j.near.out.disconnected();
-             j.near.out.connected(1, 8);
-             const Bytes again = pour_all(j.near.out);
-             CHECK(sequences(again) == Numbers({1}));
-             CHECK_EQ(DataHead::decode(again.data() + kHeader).missed, 0u);
+             for (const uint64_t let_go : {0, 1}) {
+                 Alone a(k);
+                 Loan loan = lend(*a.near.tx);
+                 loan.variant = 77;  // nobody knows it
+                 a.near.tx->commit(loan, 1);
+                 a.near.tx->drop(~0u);
+                 a.put(3, 2);
+                 const Bytes lost = pour_all(a.out);
+                 CHECK_EQ(DataHead::decode(lost.data() + kHeader).missed, ~0u);  // as many as can be told
+                 ack(a.out, let_go, 1);
+                 a.out.disconnected();
+                 a.out.connected(1, 8);
+                 const Bytes again = pour_all(a.out);
+                 CHECK(sequences(again) == Numbers({1}));
+                 CHECK_EQ(DataHead::decode(again.data() + kHeader).missed, 0u);
+             }
          }},
         {"messages that are good for nothing keep nobody for long",
          [] {

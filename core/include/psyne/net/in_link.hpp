@@ -185,10 +185,8 @@ private:
     size_t wanted() const noexcept override { return large_ ? kHeads : kScratch; }
 
     std::span<std::byte> landing() override {
-        if (!midway() || payload_ < kInPlace) return {};
-        if (lend()) return place();
-        stuck_ = true;
-        return {};
+        if (!midway() || payload_ < kInPlace || !lend()) return {};
+        return place();
     }
     void landed(size_t n) override {
         came(place().first(n));
@@ -303,7 +301,6 @@ private:
             *loan = {};
         }
         shape_ = nullptr;
-        large_ = false;
     }
 };
 
