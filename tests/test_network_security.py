@@ -162,6 +162,15 @@ def test_a_server_of_another_authority_or_name_is_refused(files: Files, ca: str 
     assert not isinstance(outcome["client"], str)
 
 
+def test_who_names_no_authority_trusts_those_of_the_system_and_who_names_one_that_alone(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
+    server = context_for(Tls(files.cert, files.key), "server")
+    assert shake(server, context_for(Tls(), "client"))["client"] == "TLSv1.3"
+    assert isinstance(shake(server, context_for(Tls(ca=files.other_ca), "client"))["client"], ssl.SSLError)
+
+
 def test_tls_1_2_is_refused_by_either_side(files: Files):
     old_client = ssl.create_default_context(cafile=files.ca)
     old_client.maximum_version = ssl.TLSVersion.TLSv1_2

@@ -199,6 +199,23 @@ TESTS(in_link_test) {
              l.take();
              CHECK(nothing(*l.far.rx));
          }},
+        {"each message has the time that its frame gives it, or none",
+         [] {
+             Lonely l;
+             Bytes b = frame({Frame::data, kStamps, 3, kDataHead + 3 * (8 + 64), 0});
+             DataHead{0, 0, 0, 64}.encode(b.data() + kHeader);
+             for (uint64_t i = 0; i < 3; ++i) put(b.data() + kHeader + kDataHead + 8 * i, 11 + i);
+             const size_t first = b.size() - 128;
+             CHECK_EQ(drink(l.in, b.data(), first), first);
+             CHECK_EQ(l.in.next(), 1u);
+             CHECK_EQ(drink(l.in, b.data() + first, 128), 128u);
+             l.send();
+             for (const uint64_t time : {11, 12, 13, 0}) {
+                 const Taken t = test::take(*l.far.rx);
+                 CHECK_EQ(t.remote(), time);
+                 l.far.rx->end(t, false);
+             }
+         }},
         {"nobody else sends in the lane of a link",
          [] {
              Lonely l;

@@ -1,6 +1,10 @@
 #include "links.hpp"
 #include "sleepers.hpp"
 
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+#include <malloc.h>
+#endif
+
 using namespace psyne;
 using namespace psyne::test;
 
@@ -196,18 +200,40 @@ TESTS(tap_link_test) {
                  CHECK_EQ(out.corrupted(), 2u);
              }
          }},
+        {"what was told long ago takes no memory",
+         [] {
+             Watched w({{rows(64)}, 2, 8, false, false, true});
+             uint64_t next = 0, sent = 0;
+             const auto in_use = [] {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+                 const auto m = ::mallinfo2();
+                 return m.uordblks + m.hblkhd;
+#else
+                 return size_t{0};
+#endif
+             };
+             const size_t before = in_use();
+             for (int round = 0; round < 20'000; ++round) {
+                 for (int i = 0; i < 4; ++i) w.put(sent++);  // two of them are missed
+                 talk(w.out, w.far.in);
+                 while (w.far.rx->there(1) != 0) w.check_got(next);
+             }
+             CHECK_EQ(next, sent);
+             CHECK(in_use() < before + (1 << 17));
+         }},
         {"what is written over while it is copied does not come",
          [] {
-             constexpr uint64_t kBytes = 50'000;
+             constexpr uint64_t kBytes = 200'000;
              Watched w({{rows(kBytes)}, 1, 8});
              std::atomic<bool> over{false};
              std::thread sender = in_thread([&] {
                  Random random(1);
-                 for (uint64_t i = 0; i < (kSanitized ? 2000 : 20'000); ++i) {
+                 for (uint64_t i = 0; i < (kSanitized ? 1000 : 4000); ++i) {
                      const Loan loan = lend(*w.tx);
-                     std::memset(loan.data, static_cast<int>(i), kBytes);
+                     for (uint64_t end = kBytes; end != 0; end -= 1000)  // against the direction of the copy
+                         std::memset(loan.data + end - 1000, static_cast<int>(i), 1000);
                      w.tx->commit(loan, 1);
-                     for (volatile uint64_t n = pick(random, 3000); n != 0; n = n - 1) {}  // somebody may begin to copy it
+                     for (uint64_t n = pick(random, 200'000); n != 0; --n) std::atomic_signal_fence(seq_cst);  // somebody may begin to copy it
                  }
                  over = true;
              });

@@ -225,10 +225,7 @@ private:
     }
     bool lend(Loan& loan, uint64_t n) {
         const uint64_t position = next_ + lent();
-        if (!sender_.try_loan(n, loan)) {
-            loan.count = 0;
-            return false;
-        }
+        if (!sender_.try_loan(n, loan)) return false;
         if (loan.position != position) fail(Errc::invalid, "somebody else sends in the lane of a link");
         return true;
     }
