@@ -173,7 +173,9 @@ def test_a_stage_that_mutates_has_no_remote_members_named_or_not(stack: ExitStac
 
 
 def test_beside_a_stage_that_mutates_there_may_be_remote_members(stack: ExitStack):
-    stack.enter_context(psyne.sender(LOCAL, Number, stages=[Stage("paint", mutate=True), Stage("show", after=["paint"])]))
+    stack.enter_context(
+        psyne.sender(LOCAL, Number, stages=[Stage("paint", mutate=True), Stage("show", after=["paint"])])
+    )
     rx = offered().reader(receives("show"))
     stack.callback(rx.close)
     with pytest.raises(psyne.InvalidArgument, match=rf"{ADDRESS}.*'paint'.*'show'") as refused:
@@ -230,7 +232,9 @@ def test_taps_and_stages_right_behind_the_sender_are_next_and_those_behind_other
     hosted = offered()
     assert hosted.is_next(Request("tap"))
     assert not hosted.is_next(receives())  # there is no channel
-    stack.enter_context(psyne.sender(LOCAL, Number, stages=["one", Stage("two", after=["one"]), Stage("three", after=[])]))
+    stack.enter_context(
+        psyne.sender(LOCAL, Number, stages=["one", Stage("two", after=["one"]), Stage("three", after=[])])
+    )
     next_to_it = [stage for stage in ("one", "two", "three", "", "four") if hosted.is_next(receives(stage))]
     assert next_to_it == ["one", "three", ""]
 

@@ -3,6 +3,9 @@
 
 #include "payload.hpp"
 
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
 #include <psyne/net/in_link.hpp>
 #include <psyne/net/out_link.hpp>
 #include <psyne/net/tap_link.hpp>
@@ -185,6 +188,22 @@ inline void talk(Link& a, Link& b) {
         if (there.empty() && back.empty()) return;
     }
 }
+
+/// Two ends of a connection, by a real socket.
+struct SocketPair {
+    int fd[2];
+    SocketPair() { CHECK_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0); }
+    ~SocketPair() { close(0), close(1); }
+    void close(int i) {
+        if (fd[i] >= 0) ::close(std::exchange(fd[i], -1));
+    }
+    int unread(int i) const {
+        int n = 0;
+        CHECK_EQ(::ioctl(fd[i], FIONREAD, &n), 0);
+        return n;
+    }
+    void send(int i, const Bytes& b) const { CHECK_EQ(::send(fd[i], b.data(), b.size(), MSG_DONTWAIT), static_cast<ssize_t>(b.size())); }
+};
 
 /// A connection that carries bytes in pieces of any size, later.
 class Road {

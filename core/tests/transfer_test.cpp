@@ -1,27 +1,10 @@
 // Bytes between a link and a socket.
 #include "links.hpp"
 
-#include <sys/ioctl.h>
-
 using namespace psyne;
 using namespace psyne::test;
 
 namespace {
-
-struct Sockets {
-    int fd[2];
-    Sockets() { CHECK_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0); }
-    ~Sockets() { close(0), close(1); }
-    void close(int i) {
-        if (fd[i] >= 0) ::close(std::exchange(fd[i], -1));
-    }
-    int unread(int i) const {
-        int n = 0;
-        CHECK_EQ(::ioctl(fd[i], FIONREAD, &n), 0);
-        return n;
-    }
-    void send(int i, const Bytes& b) const { CHECK_EQ(::send(fd[i], b.data(), b.size(), MSG_DONTWAIT), static_cast<ssize_t>(b.size())); }
-};
 
 /// Always has more to write; what it wrote is read away at once, if `reader` is a socket.
 class Endless final : public Link {
@@ -48,7 +31,7 @@ TESTS(transfer_test) {
         {"a link that always has more leaves others their turn, and wants to be back at once",
          [] {
              Endless link;
-             Sockets s;
+             SocketPair s;
              link.reader = s.fd[1];
              CHECK_EQ(transfer(link, s.fd[0]), POLLIN | POLLOUT);
              CHECK(link.bytes_out >= kMostMoved && link.bytes_out < kMostMoved + kGather);
@@ -56,7 +39,7 @@ TESTS(transfer_test) {
         {"a socket that takes no more is waited for, without trying again",
          [] {
              Endless link;
-             Sockets s;
+             SocketPair s;
              CHECK_EQ(transfer(link, s.fd[0]), POLLIN | POLLOUT);
              CHECK_EQ(static_cast<int>(link.bytes_out), s.unread(1));
              CHECK(link.plans < 1000);
@@ -67,14 +50,14 @@ TESTS(transfer_test) {
         {"who has nothing to write waits for bytes alone",
          [] {
              Joined j;
-             Sockets s;
+             SocketPair s;
              transfer(j.far.in, s.fd[1]);
              CHECK_EQ(transfer(j.near.out, s.fd[0]), POLLIN);
          }},
         {"an answer goes out in the call in which the question came",
          [] {
              Joined j;
-             Sockets s;
+             SocketPair s;
              transfer(j.near.out, s.fd[0]);
              s.send(1, frame({Frame::ping, 0, 0, 8, 0}, 5));
              CHECK_EQ(transfer(j.near.out, s.fd[0]), POLLIN);
@@ -83,7 +66,7 @@ TESTS(transfer_test) {
         {"who is told not to read reads nothing",
          [] {
              Joined j;
-             Sockets s;
+             SocketPair s;
              s.send(1, frame({Frame::ping, 0, 0, 8, 0}, 5));
              transfer(j.near.out, s.fd[0], false);
              CHECK_EQ(s.unread(0), static_cast<int>(kHeader + 8));
@@ -91,7 +74,7 @@ TESTS(transfer_test) {
         {"where the ring has no room the socket is not read, nor waited for",
          [] {
              Joined j({{rows(5000)}, 16, 2});
-             Sockets s;
+             SocketPair s;
              j.near.out.disconnected();
              j.near.out.connected(0, 16);  // believes in more slots than there are
              j.put(0, 16);
@@ -110,7 +93,7 @@ TESTS(transfer_test) {
         {"a connection that is closed, or broken, is an error of the system",
          [] {
              Joined j, other;
-             Sockets closed, broken, gone;
+             SocketPair closed, broken, gone;
              closed.close(1);
              CHECK_THROWS(system, "the peer closed the connection", transfer(j.near.out, closed.fd[0]));
              transfer(other.near.out, broken.fd[0]);
