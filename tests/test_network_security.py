@@ -50,6 +50,12 @@ def test_a_name_of_which_one_address_is_reached_by_others_is_no_loopback(monkeyp
         bind_places("both", 1, tls=False, token=False)
 
 
+def test_a_place_that_a_name_has_twice_is_one(monkeypatch: pytest.MonkeyPatch):
+    twice = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (host, 1)) for host in ("127.0.0.2", "127.0.0.1", "127.0.0.2")]
+    monkeypatch.setattr(security.socket, "getaddrinfo", lambda *_, **__: twice)
+    assert [place for _, place in places("twice", 1)] == [("127.0.0.2", 1), ("127.0.0.1", 1)]
+
+
 def test_a_host_that_nobody_knows_is_a_system_failure_with_its_name():
     with pytest.raises(psyne.SystemFailure, match=r"'no\.such\.host\.invalid' cannot be resolved") as failed:
         places("no.such.host.invalid", 1)
@@ -156,6 +162,15 @@ def test_a_server_of_another_authority_or_name_is_refused(files: Files, ca: str 
     assert not isinstance(outcome["client"], str)
 
 
+def test_who_names_no_authority_trusts_those_of_the_system_and_who_names_one_that_alone(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.ca))
+    server = context_for(Tls(files.cert, files.key), "server")
+    assert shake(server, context_for(Tls(), "client"))["client"] == "TLSv1.3"
+    assert isinstance(shake(server, context_for(Tls(ca=files.other_ca), "client"))["client"], ssl.SSLError)
+
+
 def test_tls_1_2_is_refused_by_either_side(files: Files):
     old_client = ssl.create_default_context(cafile=files.ca)
     old_client.maximum_version = ssl.TLSVersion.TLSv1_2
@@ -214,9 +229,10 @@ def test_a_context_of_ones_own_is_taken_if_it_is_safe(files: Files):
     with pytest.raises(psyne.InvalidArgument, match="PROTOCOL_TLS_SERVER"):
         context_for(client, "server")
     client.check_hostname = False
-    client.verify_mode = ssl.CERT_NONE
-    with pytest.raises(psyne.InvalidArgument, match=r"take any server.*CERT_REQUIRED"):
-        context_for(client, "client")
+    for lax in (ssl.CERT_NONE, ssl.CERT_OPTIONAL):
+        client.verify_mode = lax
+        with pytest.raises(psyne.InvalidArgument, match=r"take any server.*CERT_REQUIRED"):
+            context_for(client, "client")
 
 
 def test_tls_is_found_where_it_is_documented():

@@ -1,5 +1,7 @@
 """Sessions: what outlives a connection, and for how long."""
 
+import gc
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -105,6 +107,22 @@ def test_a_session_that_was_ended_is_over_once_and_leaves_no_timer(clock: Clock)
     clock.pass_by(1000.0)
     assert over == [True]
     assert clock.timers == {}
+
+
+def test_a_session_that_is_over_holds_no_connection_and_takes_none(clock: Clock):
+    session = make(clock, [])
+    session.connected("one")
+    session.end()
+    assert session.connection is None
+    with pytest.raises(AssertionError):
+        session.connected("two")
+    gc.disable()  # no cycle holds it
+    try:
+        gone = weakref.ref(session)
+        del session
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 # ---- the table -----------------------------------------------------------------------------------------------------

@@ -244,7 +244,8 @@ TESTS(gateway_test) {
              }
              const std::lock_guard guard(road.wire.in->lock);
              CHECK(road.wire.in->failed());
-             CHECK(road.wire.in->failure().find("the peer closed the connection") != std::string::npos);
+             const std::string& why = road.wire.in->failure();  // a reset, if something came that was not read there
+             CHECK(why.find("the peer closed the connection") != std::string::npos || why.find("reset") != std::string::npos);
          }},
         {"a message wakes a receiver whose connections are changed meanwhile",
          [] {

@@ -116,20 +116,101 @@ TESTS(link_end_test) {
              Joined j;
              j.put(0);
              j.far.in.refuse("{\"error\": \"ProtocolError\"}");
-             j.talk();
+             Bytes last, more;
+             pour(j.far.in, last);
+             j.far.in.ping(1);
+             CHECK_EQ(pour(j.far.in, more), 0u);
+             last.resize(last.size() + 100);  // whatever comes with them
+             drink_all(j.near.out, last);
              CHECK_EQ(j.near.out.refused(), "{\"error\": \"ProtocolError\"}");
-             CHECK_EQ(pour_all(j.far.in).size(), 0u);
              drink_all(j.near.out, Bytes(200'000));
+             CHECK(!j.near.out.waits_for_rest());
              j.disconnect();
              CHECK(!j.near.out.refused().empty());
              j.connect();
              CHECK(j.near.out.refused().empty());
              j.talk();
              j.check_got(0);
+             j.far.in.acknowledge();
+             j.talk();
+             CHECK_EQ(j.near.tx->occupied(), 0u);
              Joined other;
              other.near.out.refuse(std::string(100'000, 'x'));
              other.talk();
              CHECK_EQ(other.far.in.refused().size(), kMostReason);
+             other.disconnect(), other.connect();
+             other.put(0);
+             other.talk();
+             other.check_got(0);
+         }},
+        {"last words of no words are words, and behind them comes nothing, not even with them",
+         [] {
+             Joined j;
+             drink_all(j.far.in, frame({Frame::refuse}));
+             CHECK_EQ(j.far.in.refused(), "{}");
+             j.put(0);
+             goodbye(j.near.tx);
+             j.near.out.refuse("{}");
+             const Bytes last = pour_all(j.near.out);
+             CHECK_EQ(headers(last).size(), 1u);
+             Joined ended;
+             goodbye(ended.near.tx);
+             pour_all(ended.near.out);
+             drink_all(ended.near.out, frame({Frame::bye}));
+             ended.near.out.refuse("{}");
+             CHECK_EQ(headers(pour_all(ended.near.out)).back().type, Frame::refuse);
+         }},
+        {"what was to be said in a connection that broke is not said in the next",
+         [] {
+             Joined j;
+             j.talk();
+             for (Link* link : {static_cast<Link*>(&j.near.out), static_cast<Link*>(&j.far.in)}) {
+                 link->ping(1);
+                 link->refuse("{}");
+                 drink_all(*link, frame({Frame::ping, 0, 0, 8, 0}));
+             }
+             j.disconnect(), j.connect();
+             CHECK_EQ(pour_all(j.near.out).size(), 0u);
+             CHECK_EQ(pour_all(j.far.in).size(), kHeader + 8);  // an ACK
+         }},
+        {"a frame that has begun and is not whole is waited for",
+         [] {
+             Joined j({{rows(64)}, 8, 2});
+             Link& in = j.far.in;
+             j.near.out.disconnected();
+             j.near.out.connected(0, 8);  // believes in more slots than there are
+             CHECK(!in.waits_for_rest());
+             j.put(0), j.put(1), j.put(2);
+             const Bytes all = pour_all(j.near.out);
+             size_t at = drink(in, all.data(), all.size(), 10);
+             CHECK(in.waits_for_rest());  // of a header
+             at += drink(in, all.data() + at, kHeader + kDataHead + 64);
+             CHECK(in.waits_for_rest());  // of its messages
+             at += drink(in, all.data() + at, all.size() - at);
+             CHECK_EQ(at, all.size());
+             CHECK(in.stuck() && !in.waits_for_rest());  // it is here, but for the last
+             j.disconnect(), j.connect();
+             CHECK(!in.waits_for_rest());
+             const std::span<std::byte> room = in.buffer();
+             std::memcpy(room.data(), all.data(), 10);
+             in.arrived(10);
+             CHECK(in.waits_for_rest());
+         }},
+        {"bytes arrive where they were asked for, and only there",
+         [] {
+             Joined j;
+             InLink& in = j.far.in;
+             CHECK_THROWS(invalid, "1 bytes arrived in a buffer of 0", in.arrived(1));
+             const std::span<std::byte> first = in.buffer();
+             CHECK_THROWS(invalid, "arrived in a buffer of", in.arrived(first.size() + 1));
+             in.disconnected(), in.connected();
+             CHECK_THROWS(invalid, "in a buffer of 0", in.arrived(1));  // that of another connection
+             j.put(0);
+             const Bytes all = pour_all(j.near.out);
+             CHECK_EQ(drink(in, all.data(), all.size(), 10), 10u);
+             CHECK_THROWS(invalid, "in a buffer of 0", in.arrived(1));
+             const std::span<std::byte> second = in.buffer();
+             CHECK(second.data() == first.data() + 10 && second.size() == first.size() - 10);
          }},
     });
 }

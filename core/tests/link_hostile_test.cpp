@@ -21,12 +21,6 @@ struct Data {
         return b;
     }
 };
-Bytes frame(const Header& h, uint64_t body = 0) {
-    Bytes b(kHeader + h.length);
-    h.encode(b.data());
-    for (uint64_t i = 0; i < h.length; ++i) b[kHeader + i] = static_cast<std::byte>(body >> 8 * (i % 8));
-    return b;
-}
 Bytes dims(std::initializer_list<uint64_t> n, size_t elements) {
     Bytes b(8 * n.size() + elements);
     std::memcpy(b.data(), std::data(n), 8 * n.size());
@@ -188,6 +182,9 @@ TESTS(link_hostile_test) {
              }
              d.header.flags = 0;
              check_refused(k, d.bytes(), "in columns");
+             d.header.flags = kChecksum;
+             d.head.checksum = crc32c(d.behind.data(), d.behind.size());
+             check_refused({{rows(64)}, 8, 8, true}, d.bytes(), "more than half of a ring of 8");
              d.header.flags = kColumns;
              check_refused(kPlain, d.bytes(), "");
          }},

@@ -1,8 +1,6 @@
 #include "links.hpp"
 #include "sleepers.hpp"
 
-#include <sys/socket.h>
-
 using namespace psyne;
 using namespace psyne::test;
 
@@ -68,12 +66,6 @@ void journey(const Kind& kind, uint64_t many, unsigned seed) {
     CHECK(nothing(*j.far.rx));
 }
 
-/// Two ends of a connection, by a real socket.
-struct Sockets {
-    int fd[2];
-    Sockets() { CHECK_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0); }
-    ~Sockets() { ::close(fd[0]), ::close(fd[1]); }
-};
 void wait_for_socket(int fd, short events, int ms) {
     pollfd p{fd, events, 0};
     ::poll(&p, 1, ms);
@@ -257,7 +249,7 @@ TESTS(link_test) {
              const uint64_t many = long_run() ? 5'000'000 : 50'000;
              for (const Kind& kind : {Kind{{rows(64)}, 512, 512}, Kind{{rows(100)}, 64, 100, true, true}, Kind{{shaped(3000, 1, 1)}, 64, 64}}) {
                  Joined j(kind);
-                 Sockets s;
+                 SocketPair s;
                  std::thread sender = in_thread([&] {
                      for (uint64_t sent = 0; !j.near.out.finished();) {
                          while (sent < many && send(j.kind, *j.near.tx, sent)) ++sent;
@@ -285,7 +277,7 @@ TESTS(link_test) {
         {"a broken connection is an error of the system",
          [] {
              Joined j;
-             Sockets s;
+             SocketPair s;
              CHECK_EQ(transfer(j.near.out, s.fd[0]), POLLIN);
              ::close(std::exchange(s.fd[1], ::dup(s.fd[0])));
              j.put(0);

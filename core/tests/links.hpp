@@ -3,6 +3,9 @@
 
 #include "payload.hpp"
 
+#include <sys/ioctl.h>
+#include <sys/socket.h>
+
 #include <psyne/net/in_link.hpp>
 #include <psyne/net/out_link.hpp>
 #include <psyne/net/tap_link.hpp>
@@ -142,8 +145,7 @@ inline size_t pour(Link& from, Bytes& to, size_t most = 1 << 20) {
 }
 inline Bytes pour_all(Link& from) {
     Bytes all;
-    while (pour(from, all) != 0) {
-    }
+    for (int turns = 0; pour(from, all) != 0;) CHECK(++turns < 10'000);  // it has an end
     return all;
 }
 /// Gives up to `most` of the bytes at `from` on to a link. How many it took.
@@ -163,9 +165,22 @@ inline void drink_all(Link& to, const Bytes& from) {
         at += n;
     }
 }
+/// A frame that nobody wrote.
+inline Bytes frame(const Header& h, uint64_t body = 0) {
+    Bytes b(kHeader + h.length);
+    h.encode(b.data());
+    for (uint64_t i = 0; i < h.length; ++i) b[kHeader + i] = static_cast<std::byte>(body >> 8 * (i % 8));
+    return b;
+}
+/// What so many bytes are, frame by frame.
+inline std::vector<Header> headers(const Bytes& bytes) {
+    std::vector<Header> all;
+    for (size_t at = 0; at < bytes.size(); at += kHeader + all.back().length) all.push_back(Header::decode(bytes.data() + at));
+    return all;
+}
 /// All that one wants to tell the other, and back, until both are silent.
 inline void talk(Link& a, Link& b) {
-    for (;;) {
+    for (int turns = 0;; CHECK(++turns < 10'000)) {
         const Bytes there = pour_all(a);
         drink_all(b, there);
         const Bytes back = pour_all(b);
@@ -173,6 +188,22 @@ inline void talk(Link& a, Link& b) {
         if (there.empty() && back.empty()) return;
     }
 }
+
+/// Two ends of a connection, by a real socket.
+struct SocketPair {
+    int fd[2];
+    SocketPair() { CHECK_EQ(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fd), 0); }
+    ~SocketPair() { close(0), close(1); }
+    void close(int i) {
+        if (fd[i] >= 0) ::close(std::exchange(fd[i], -1));
+    }
+    int unread(int i) const {
+        int n = 0;
+        CHECK_EQ(::ioctl(fd[i], FIONREAD, &n), 0);
+        return n;
+    }
+    void send(int i, const Bytes& b) const { CHECK_EQ(::send(fd[i], b.data(), b.size(), MSG_DONTWAIT), static_cast<ssize_t>(b.size())); }
+};
 
 /// A connection that carries bytes in pieces of any size, later.
 class Road {

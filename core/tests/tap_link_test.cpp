@@ -1,4 +1,9 @@
 #include "links.hpp"
+#include "sleepers.hpp"
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+#include <malloc.h>
+#endif
 
 using namespace psyne;
 using namespace psyne::test;
@@ -127,6 +132,124 @@ TESTS(tap_link_test) {
              CHECK(!w.far.in.ended());
              for (uint64_t i = 0; i < 4; ++i) w.check_got(next), talk(w.out, w.far.in);
              CHECK(w.far.in.ended() && w.far.in.failed() && w.out.understood());
+         }},
+        {"a channel that may go on has no end for a far tap",
+         [] {
+             Watched w;
+             uint64_t next = 0;
+             w.tap->follow = true;
+             w.put(0);
+             goodbye(w.tx);
+             talk(w.out, w.far.in);
+             CHECK(!w.far.in.ended());
+             w.check_got(next);
+             w.tx = w.open();
+             w.put(1);
+             talk(w.out, w.far.in);
+             w.check_got(next);
+         }},
+        {"who finishes looks at nothing more, and ends",
+         [] {
+             Watched w;
+             uint64_t next = 0;
+             w.put(0);
+             talk(w.out, w.far.in);
+             w.out.finish();
+             w.put(1);
+             talk(w.out, w.far.in);
+             CHECK(w.far.in.ended());
+             CHECK_EQ(w.far.in.next(), 1u);
+             w.check_got(next);
+         }},
+        {"as many messages are copied as the copy has room for, and at least one",
+         [] {
+             const auto check = [](uint64_t bytes, uint64_t capacity, uint64_t most) {
+                 Watched w({{rows(bytes)}, capacity, capacity});
+                 for (uint64_t i = 0; i < capacity; ++i) w.put(i);
+                 const std::vector<Header> all = headers(pour_all(w.out));
+                 for (const Header& h : all) CHECK(h.count <= most);
+                 CHECK_EQ(all.front().count, most);
+             };
+             check(100'000, 8, 2);
+             check(300'000, 4, 1);
+             check(8, 8192, 4096);
+             check(0, 8192, 4096);
+         }},
+        {"messages that are good for nothing keep nobody for long",
+         [] {
+             Watched w({{rows(8), rows(8, 1)}, 64, 64});
+             for (uint64_t i = 0; i < 40; ++i) {
+                 Loan loan = lend(*w.tx);
+                 loan.variant = 2 + i % 2;
+                 w.tx->commit(loan, 1);
+             }
+             iovec pieces[4];
+             CHECK_EQ(w.out.gather(pieces, 4, 1 << 20), 0u);
+             CHECK(w.out.corrupted() <= 16);
+             for (int i = 0; i < 3; ++i) pour_all(w.out);
+             CHECK_EQ(w.out.corrupted(), 40u);
+         }},
+        {"a slot that is smaller than its message is good for nothing",
+         [] {
+             for (const MessageShape& s : {rows(64), shaped(64, 2, 4)}) {
+                 Watched w({{rows(8)}, 8, 8});
+                 TapLink out(*w.tap, {s});
+                 out.connected(0, 8);
+                 put(*w.tx, 0), put(*w.tx, 0);  // as if of no elements
+                 CHECK_EQ(pour_all(out).size(), 0u);
+                 CHECK_EQ(out.corrupted(), 2u);
+             }
+         }},
+        {"what was told long ago takes no memory",
+         [] {
+             Watched w({{rows(64)}, 2, 8, false, false, true});
+             uint64_t next = 0, sent = 0;
+             const auto in_use = [] {
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 33)
+                 const auto m = ::mallinfo2();
+                 return m.uordblks + m.hblkhd;
+#else
+                 return size_t{0};
+#endif
+             };
+             const size_t before = in_use();
+             for (int round = 0; round < 20'000; ++round) {
+                 for (int i = 0; i < 4; ++i) w.put(sent++);  // two of them are missed
+                 talk(w.out, w.far.in);
+                 while (w.far.rx->there(1) != 0) w.check_got(next);
+             }
+             CHECK_EQ(next, sent);
+             CHECK(in_use() < before + (1 << 17));
+         }},
+        {"what is written over while it is copied does not come",
+         [] {
+             constexpr uint64_t kBytes = 200'000;
+             Watched w({{rows(kBytes)}, 1, 8});
+             std::atomic<bool> over{false};
+             std::thread sender = in_thread([&] {
+                 Random random(1);
+                 for (uint64_t i = 0; i < (kSanitized ? 1000 : 4000); ++i) {
+                     const Loan loan = lend(*w.tx);
+                     for (uint64_t end = kBytes; end != 0; end -= 1000)  // against the direction of the copy
+                         std::memset(loan.data + end - 1000, static_cast<int>(i), 1000);
+                     w.tx->commit(loan, 1);
+                     for (uint64_t n = pick(random, 200'000); n != 0; --n) std::atomic_signal_fence(seq_cst);  // somebody may begin to copy it
+                 }
+                 over = true;
+             });
+             iovec pieces[4];
+             uint64_t torn = 0;
+             for (bool last = false; !last;) {
+                 last = over;
+                 for (size_t n = w.out.gather(pieces, 4, 1 << 20), i = 0; i < n; ++i) {
+                     const auto* bytes = static_cast<const std::byte*>(pieces[i].iov_base);
+                     torn += pieces[i].iov_len == kBytes && std::memcmp(bytes, bytes + 1, kBytes - 1) != 0;
+                 }
+                 w.out.written(w.out.unwritten());
+                 drink_all(w.out, frame({Frame::ack, 0, 0, 8, w.out.sent()}, w.out.sent()));
+             }
+             sender.join();
+             CHECK_EQ(torn, 0u);
          }},
         {"what was let go by a far tap was sent: an ACK beyond it is refused, and so is a connection that goes on elsewhere",
          [] {

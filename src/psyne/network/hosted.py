@@ -145,8 +145,10 @@ class Hosted:
         if request.role == "tap":
             tap: Tap[Any] = Tap(self.local, (), latest=request.latest, history=request.history)
             return tap
-        for name, _, mutates, _ in there["stages"]:
-            if name == request.stage and mutates:
+        stages = there["stages"]
+        wanted = stages[0][0] if request.stage == "" and len(stages) == 1 else request.stage  # the stage that there is
+        for name, _, mutates, _ in stages:
+            if name == wanted and mutates:
                 raise InvalidArgument(
                     f"stage {name!r} of {self.address} changes messages in place, which needs memory in common: its "
                     "members run on the host of the channel"

@@ -27,7 +27,8 @@ SILENT = 3  # signs of life that are not answered, after which a connection is d
 SLOWEST = 1024  # bytes per second that a frame which has begun comes or goes with at least
 STANDS = 6  # signs of life in a row between which it was slower, after which a connection is dead
 RECORD = 1 << 14  # bytes that one record of TLS has room for
-ROUNDS = 64  # of records each way, before others have their turn
+RECORDS = 16  # that the link hears of at once
+ROUNDS = 64  # records each way, before others have their turn
 
 _words = itertools.count(1)
 _all: weakref.WeakSet[Running] = weakref.WeakSet()
@@ -236,35 +237,45 @@ class Running:
     def _send(self, tls: ssl.SSLSocket) -> tuple[bool, bool]:
         """Was something written, and does the socket take no more?"""
         sent = False
-        for _ in range(ROUNDS):
-            pieces = self.link.gather(RECORD)
+        for _ in range(ROUNDS // RECORDS):
+            pieces = self.link.gather(RECORD * RECORDS)
             if not pieces:
                 break
-            try:  # again with the same bytes, where the socket took none
-                n = tls.send(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            there = pieces[0] if len(pieces[0]) >= RECORD else memoryview(b"".join(pieces))
+            left = there
+            try:  # a record at a time; again with the same bytes, where the socket took none
+                while left:
+                    left = left[tls.send(left) :]
             except ssl.SSLWantWriteError:
                 return sent, True
             except ssl.SSLWantReadError:
                 break
-            self.link.written(n)
-            sent = True
+            finally:
+                if n := len(there) - len(left):
+                    self.link.written(n)
+                    sent = True
         return sent, False
 
     def _receive(self, tls: ssl.SSLSocket) -> bool:
         """Was something read?"""
         received = False
-        for _ in range(ROUNDS):
+        for _ in range(ROUNDS // RECORDS):
             room = self.link.buffer()
             if not room:
                 break
+            left = room[: RECORD * RECORDS]
             try:
-                n = tls.recv_into(room)
+                while left:
+                    n = tls.recv_into(left)
+                    if n == 0:
+                        raise ConnectionResetError("the peer closed the connection")
+                    left = left[n:]
             except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
                 break
-            if n == 0:
-                raise ConnectionResetError("the peer closed the connection")
-            self.link.arrived(n)
-            received = True
+            finally:
+                if n := min(len(room), RECORD * RECORDS) - len(left):
+                    self.link.arrived(n)
+                    received = True
         return received
 
     def _watch(self, reads: bool, writes: bool, bell: int, seconds: float) -> None:

@@ -75,7 +75,7 @@ class Session:
 
     def lost(self, connection: Any) -> None:
         """This connection broke. Nothing happens where another one has taken its place, or all is over."""
-        if self.state == "connected" and connection is self.connection:
+        if connection is self.connection:
             self.connection = None
             self._wait()
 

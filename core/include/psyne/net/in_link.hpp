@@ -108,7 +108,6 @@ private:
         const uint64_t quarter = std::max<uint64_t>(capacity() / 4, 1);
         acks_ = acks_ || pongs() || let_go() - told_let_go_ >= quarter || next_ - told_next_ >= quarter || bytes_ >= kAckBytes ||
                 (end_ && let_go_ == next_ && told_let_go_ != next_);
-        if (closing()) return;
         if (acks_ && add(Frame::ack, let_go(), 8, next_)) {
             acks_ = false;
             told_let_go_ = let_go_, told_next_ = next_, bytes_ = 0;
@@ -186,10 +185,8 @@ private:
     size_t wanted() const noexcept override { return large_ ? kHeads : kScratch; }
 
     std::span<std::byte> landing() override {
-        if (!midway() || payload_ < kInPlace) return {};
-        if (lend()) return place();
-        stuck_ = true;
-        return {};
+        if (!midway() || payload_ < kInPlace || !lend()) return {};
+        return place();
     }
     void landed(size_t n) override {
         came(place().first(n));
@@ -228,10 +225,7 @@ private:
     }
     bool lend(Loan& loan, uint64_t n) {
         const uint64_t position = next_ + lent();
-        if (!sender_.try_loan(n, loan)) {
-            loan.count = 0;
-            return false;
-        }
+        if (!sender_.try_loan(n, loan)) return false;
         if (loan.position != position) fail(Errc::invalid, "somebody else sends in the lane of a link");
         return true;
     }
@@ -304,7 +298,6 @@ private:
             *loan = {};
         }
         shape_ = nullptr;
-        large_ = false;
     }
 };
 

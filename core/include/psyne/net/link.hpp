@@ -66,7 +66,7 @@ public:
     uint64_t unwritten() const noexcept { return outbox_.bytes(); }
 
     /// Has a frame begun to arrive that is not whole, for lack of bytes?
-    bool waits_for_rest() const noexcept { return !stuck_ && !deaf_ && (midway() || begin_ != end_); }
+    bool waits_for_rest() const noexcept { return !stuck_ && (midway() || begin_ != end_); }
     /// Asks for a sign of life: the peer sends `word` back.
     void ping(uint64_t word) noexcept { ping_ = word, pings_ = true; }
     /// The word that came back last.
@@ -84,7 +84,7 @@ public:
     virtual void disconnected() noexcept {
         begin_ = end_ = 0;
         given_ = {};
-        in_place_ = stuck_ = closing_ = pings_ = pongs_ = refuses_ = false;
+        stuck_ = closing_ = pings_ = pongs_ = refuses_ = false;
         outbox_.clear();
     }
 
@@ -125,7 +125,7 @@ protected:
         if (!refuses_ || !outbox_.fits(2, kHeader)) return;
         Header{Frame::refuse, 0, 0, reason_.size(), 0}.encode(outbox_.head(kHeader));
         outbox_.add(reinterpret_cast<const std::byte*>(reason_.data()), reason_.size());
-        refuses_ = false, closing_ = true;
+        closing_ = true;
     }
     /// Another connection.
     void begin_connection() noexcept {
@@ -135,7 +135,6 @@ protected:
     /// What comes in this connection is of no interest any more.
     void turn_deaf() noexcept {
         begin_ = end_ = 0;
-        stuck_ = false;
         deaf_ = true;
     }
     bool pongs() const noexcept { return pongs_; }
@@ -217,7 +216,6 @@ inline short transfer(Link& link, int fd, bool reads = true) {
         }
         if (reads && (reads = !link.stuck())) {
             const std::span<std::byte> to = link.buffer();
-            if (to.empty()) break;
             const ssize_t got = ::recv(fd, to.data(), to.size(), MSG_DONTWAIT);
             if (got == 0) {
                 errno = ECONNRESET;

@@ -38,7 +38,7 @@ struct MessageShape {
     bool elements(const uint64_t* dims, uint64_t given, uint64_t& total) const noexcept {
         uint64_t reach = total = element;  // as if no axis were empty, as numpy counts
         for (uint32_t i = 0; i < ndim; ++i) {
-            if (dims[i] > kMostBytes || __builtin_mul_overflow(reach, std::max<uint64_t>(dims[i], 1), &reach)) return false;
+            if (__builtin_mul_overflow(reach, std::max<uint64_t>(dims[i], 1), &reach)) return false;
             total *= dims[i];
         }
         return reach <= kMostBytes && total <= std::min(bytes, given - std::min(given, dims_bytes()));

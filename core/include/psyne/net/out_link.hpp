@@ -26,7 +26,6 @@ public:
         ended(acked_);
         for (uint64_t i = runs_.first; i != runs_.last; ++i) runs_[i].first -= acked_;
         next_ -= acked_;
-        at_ = runs_.first;
         SourceLink::restart();
     }
     /// The far end will not have what it has not let go: other members of the stage get it.
@@ -82,7 +81,7 @@ private:
     void fill(uint64_t bytes) override {
         while (outbox_.bytes() < bytes) {
             for (int tries = 0; at_ == runs_.last; ++tries) {  // some may be good for nothing
-                const uint64_t most = std::min<uint64_t>(credit(next_), kMostMessages);
+                const uint64_t most = credit(next_);
                 Taken t;
                 if (most == 0 || tries == 16 || finishes() || !receiver_.try_take(most, t)) return;
                 keep(t);
@@ -124,7 +123,7 @@ private:
         const MessageShape& shape = *run.shape;
         const Atomic64* const clock = clock_of(slab);
         const uint64_t from = sent_ - run.first, slot = run.taken.slot + from, fields = shape.columns.size();
-        const bool joined = fields == 0 && run.taken.count > 1 && run.size == slab.stride;
+        const bool joined = fields == 0 && run.size == slab.stride;
         uint64_t n = std::min(run.taken.count - from, most_messages(shape));
         if (slab.dropped)  // what was lost is known of the first alone
             for (uint64_t i = 1; i < n; ++i)

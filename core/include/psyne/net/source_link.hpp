@@ -144,7 +144,6 @@ private:
     }
     void settle() {
         const uint64_t until = std::min(acked_, flown_);
-        if (until <= let_go_) return;
         ended(until);
         let_go_ = until;
     }

@@ -47,7 +47,7 @@ private:
     /// One frame at a time: the copy is free again when all is written.
     void fill(uint64_t) override {
         if (!outbox_.empty() || finishes()) return;
-        const uint64_t most = std::min<uint64_t>(credit(sent_), kMostMessages);
+        const uint64_t most = credit(sent_);
         Sight s;
         for (int tries = 0; most != 0 && tries < 16; ++tries)
             if (!tap_.find(most, s) || look(s)) return;

@@ -208,7 +208,6 @@ inline Fd open_fifo(const Fd& directory, const std::string& name, bool& deserted
     if (fd) no_sigpipe(fd);
     return fd;
 }
-/// Takes everything out of a FIFO.
 /// A pipe whose ends do not wait and are not inherited: the one to read from, the one to write to.
 inline std::pair<Fd, Fd> make_pipe() {
     int ends[2];
@@ -220,6 +219,7 @@ inline std::pair<Fd, Fd> make_pipe() {
     }
     return both;
 }
+/// Takes everything out of a FIFO.
 inline void drain_fifo(const Fd& fd) noexcept {
     char bytes[256];
     while (::read(fd.get(), bytes, sizeof bytes) == static_cast<ssize_t>(sizeof bytes)) {
