@@ -7,6 +7,7 @@ import re
 import select
 import signal
 import subprocess
+import sys
 import sysconfig
 import wave
 from pathlib import Path
@@ -197,6 +198,17 @@ def test_programs_end_by_themselves_when_their_supervisor_is_killed(tmp_path: Pa
         os.close(handle)
     _, errors = demo.end()
     assert "Traceback" not in errors
+
+
+@pytest.mark.leaves_nothing
+def test_a_program_that_already_ends_is_not_stopped_again() -> None:
+    late = "atexit.register(os.kill, os.getpid(), signal.SIGTERM)"
+    code = f"import atexit, os, signal; from psyne.demo.program import run; {late}; run(lambda: None)"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", code], stdin=pipe, stderr=pipe, text=True) as program:
+        assert program.stderr is not None
+        assert program.stderr.read() == ""
+    assert program.returncode == 0
 
 
 # --- the proof ---------------------------------------------------------------

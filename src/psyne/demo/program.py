@@ -44,6 +44,8 @@ def run(work: Callable[[], None]) -> NoReturn:
     except BrokenPipeError:  # the supervisor is gone: nobody reads what Python writes at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends already: the leash may still pull
     sys.exit(0)
 
 
