@@ -1,5 +1,8 @@
 // DLPack: messages, batches and arrays for tensor libraries. The structures are those of its specification, version 1
 // (https://dmlc.github.io/dlpack). What is handed out keeps a numpy array, and that the lease.
+#include <nanobind/stl/optional.h>
+#include <nanobind/stl/pair.h>
+
 #include "message.hpp"
 
 namespace psyne::python {
@@ -123,21 +126,33 @@ void capsule_gone(PyObject* capsule) {
     managed->deleter(managed);
 }
 
-/// Takes over `array`, also when it fails.
+/// Where the elements of an array are, and what keeps them there.
+struct Elements {
+    PyObject* keeps;
+    void* data;
+    DLDevice device;
+    bool read_only;
+};
+/// Where numpy has them. Takes over the array.
+Elements on_cpu(PyArrayObject* array) {
+    return {reinterpret_cast<PyObject*>(array), PyArray_DATA(array), {kDLCPU, 0}, !PyArray_ISWRITEABLE(array)};
+}
+
+/// Takes over what `at` keeps, also when it fails.
 template <class Managed>
-PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flags) {
+PyObject* capsule_of(PyArrayObject* array, const Elements& at, const DLDataType& type, uint64_t flags) {
     const int ndim = PyArray_NDIM(array);
     const auto item = static_cast<npy_intp>(PyDataType_ELSIZE(PyArray_DESCR(array)));
     auto* managed = static_cast<Managed*>(
         std::calloc(1, sizeof(Managed) + 2 * static_cast<size_t>(ndim) * sizeof(int64_t)));
     if (!managed) {
-        Py_DECREF(array);
+        Py_DECREF(at.keeps);
         return PyErr_NoMemory();
     }
     auto* sizes = reinterpret_cast<int64_t*>(managed + 1);
-    managed->manager_ctx = array;
+    managed->manager_ctx = at.keeps;
     managed->deleter = let_go<Managed>;
-    managed->dl_tensor = {PyArray_DATA(array), {kDLCPU, 0}, ndim, type, sizes, sizes + ndim, 0};
+    managed->dl_tensor = {at.data, at.device, ndim, type, sizes, sizes + ndim, 0};
     for (int i = 0; i < ndim; ++i) {
         sizes[i] = PyArray_DIM(array, i);
         sizes[ndim + i] = PyArray_STRIDE(array, i) / item;
@@ -152,8 +167,8 @@ PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flag
     return capsule;
 }
 
-/// Takes over `array`. `major.minor`: what the consumer understands.
-PyObject* export_array(PyArrayObject* array, long major, long minor, bool copied) {
+/// Takes over what `at` keeps. `major.minor`: what the consumer understands.
+PyObject* export_array(PyArrayObject* array, const Elements& at, long major, long minor, bool copied) {
     PyArray_Descr* d = PyArray_DESCR(array);
     DLDataType type{};
     bool ok = type_of(d, type);
@@ -163,24 +178,24 @@ PyObject* export_array(PyArrayObject* array, long major, long minor, bool copied
                          static_cast<Py_ssize_t>(PyDataType_ELSIZE(d)), static_cast<Py_ssize_t>(PyArray_STRIDE(array, i)));
             ok = false;
         }
-    const bool padded = type.bits < 8, read_only = !PyArray_ISWRITEABLE(array);
+    const bool padded = type.bits < 8;
     if (ok && padded && (major < 1 || (major == 1 && minor < 1))) {
         PyErr_Format(error_class("CannotShare"), "%S lies one to a byte here, which only DLPack 1.1 can say; the consumer asks for "
                                         "%ld.%ld. Hand over m.array.view('u1') and tell it what the bytes mean", d, major, minor);
         ok = false;
     }
-    if (ok && read_only && major < 1) {
+    if (ok && at.read_only && major < 1) {
         PyErr_SetString(error_class("CannotShare"), "this memory is read-only, which DLPack can say from version 1.0 on; the consumer "
                                            "asks for an older one. Hand over m.private() or m.copy()");
         ok = false;
     }
     if (!ok) {
-        Py_DECREF(array);
+        Py_DECREF(at.keeps);
         return nullptr;
     }
-    if (major < 1) return capsule_of<DLManagedTensor>(array, type, 0);
+    if (major < 1) return capsule_of<DLManagedTensor>(array, at, type, 0);
     return capsule_of<DLManagedTensorVersioned>(
-        array, type, (read_only ? kReadOnly : 0) | (copied ? kIsCopied : 0) | (padded ? kSubbytePadded : 0));
+        array, at, type, (at.read_only ? kReadOnly : 0) | (copied ? kIsCopied : 0) | (padded ? kSubbytePadded : 0));
 }
 
 /// (a, b), two ints; false with an exception set.
@@ -219,7 +234,9 @@ PyObject* dlpack_of(PyObject* owner, PyObject* const* args, Py_ssize_t n, PyObje
         array = PyArray_NewCopy(reinterpret_cast<PyArrayObject*>(original), NPY_KEEPORDER);
         Py_DECREF(original);
     }
-    return array ? export_array(reinterpret_cast<PyArrayObject*>(array), major, minor, copied != 0) : nullptr;
+    if (!array) return nullptr;
+    auto* a = reinterpret_cast<PyArrayObject*>(array);
+    return export_array(a, on_cpu(a), major, minor, copied != 0);
 }
 
 PyObject* dlpack(PyObject* o, PyObject* const* args, Py_ssize_t n, PyObject* names) {
@@ -234,7 +251,23 @@ static PyObject* dlpack_array(PyObject*, PyObject* const* args, Py_ssize_t n, Py
     return dlpack_of(args[0], args + 1, 0, names, Py_NewRef);
 }
 
+/// The same elements at an address of a device.
+static nb::object dlpack_on(nb::object array, nb::object keeps, std::pair<int32_t, int32_t> device, uintptr_t address, bool writable,
+                            std::optional<std::pair<long, long>> version) {
+    if (!PyArray_Check(array.ptr())) throw nb::type_error("dlpack_on() takes a numpy array");
+    const auto [major, minor] = version.value_or(std::pair<long, long>{0, 0});
+    const Elements at{nb::object(keeps).release().ptr(), reinterpret_cast<void*>(address), {device.first, device.second}, !writable};
+    nb::object capsule = nb::steal(export_array(reinterpret_cast<PyArrayObject*>(array.ptr()), at, major, minor, false));
+    if (!capsule.is_valid()) throw nb::python_error();
+    return capsule;
+}
+
 void bind_dlpack(nb::module_& m) {
+    m.def("dlpack_on", dlpack_on, nb::arg("array"), nb::arg("keeps"), nb::arg("device"), nb::arg("address"), nb::arg("writable"),
+          nb::arg("max_version") = nb::none(),
+          nb::sig("def dlpack_on(array: numpy.typing.NDArray[typing.Any], keeps: object, device: tuple[int, int], address: int, "
+                  "writable: bool, max_version: tuple[int, int] | None = None) -> object"),
+          "The DLPack capsule of an array whose elements a device has at an address; `keeps` lives as long as the tensor.");
     static PyMethodDef dlpack_def = {"dlpack", method(dlpack_array), METH_FASTCALL | METH_KEYWORDS,
                                      "The DLPack capsule of any numpy array, with ml_dtypes."};
     m.attr("dlpack") = nb::steal(PyCFunction_New(&dlpack_def, nullptr));
