@@ -114,6 +114,8 @@ Layout* layout_of(PyTypeObject* type);
 LeaseObject* new_lease(PyObject* end, uint64_t generation);
 /// The lease that views of this message keep; made at the first view. Borrowed; null with an exception set.
 LeaseObject* lease_of(MessageObject* m);
+/// The lease that an array is a view of, through slices and memoryviews; null for other arrays. Borrowed.
+LeaseObject* lease_under(PyObject* o);
 /// All of a message or batch as an array, which keeps the lease. Null with an exception set.
 PyObject* whole_array(MessageObject* m);
 /// Fills in private, zeroed memory. False with an exception set.

@@ -147,6 +147,7 @@ void bind_layout(nb::module_& m);
 void bind_message(nb::module_& m);
 void bind_dlpack(nb::module_& m);
 void bind_private(nb::module_& m);
+void bind_region(nb::module_& m);
 void bind_allocator(nb::module_& m);
 void bind_sender(nb::module_& m);
 void bind_call(nb::module_& m);

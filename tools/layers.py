@@ -50,7 +50,7 @@ PYTHON: Rows = [
     ["ends", "testing"],
     ["taps"],
     ["network"],
-    ["openers", "anonymous", "interop", "items"],
+    ["openers", "anonymous", "interop", "items", "devices"],
     ["queues", "ring", "waiting"],
     ["align"],
     ["aio", "bridges", "pipeline"],

@@ -9,6 +9,7 @@ from ._native import DynamicSlabAllocator, Slab, SlabAllocator
 from .align import Aligned, align
 from .anonymous import channel
 from .batch import Batch
+from .devices import device, devices
 from .ends import Receiver, Sender
 from .errors import (
     AuthenticationFailed,
@@ -17,8 +18,10 @@ from .errors import (
     ChannelClosed,
     ChannelNotFound,
     ConcurrentUse,
+    DeviceUnavailable,
     Empty,
     EndOfChannel,
+    EventFailed,
     ForkedError,
     Full,
     IncompatibleChannel,
@@ -121,10 +124,12 @@ __all__ = [
     "ChannelClosed",
     "ChannelNotFound",
     "ConcurrentUse",
+    "DeviceUnavailable",
     "DynamicRingBuffer",
     "DynamicSlabAllocator",
     "Empty",
     "EndOfChannel",
+    "EventFailed",
     "ForkedError",
     "Full",
     "IncompatibleChannel",
@@ -168,6 +173,8 @@ __all__ = [
     "c64",
     "c128",
     "channel",
+    "device",
+    "devices",
     "f16",
     "f32",
     "f64",

@@ -67,6 +67,74 @@ def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> num
     A writable array of the same shape and strides: copy-on-write pages, or a copy.
     """
 
+class Mapping:
+    """Pages of a channel's memory, mapped once more: for a device alone."""
+
+    @property
+    def address(self) -> int:
+        """Of the first byte, a multiple of the page; 0 once it is closed."""
+
+    @property
+    def nbytes(self) -> int:
+        """A multiple of the page."""
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def fd(self) -> int:
+        """Of the file; it stays the mapping's."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in that file."""
+
+    @property
+    def over(self) -> bool:
+        """
+        No other message will come here: the slab is unlinked, or nobody else in this process maps it.
+        """
+
+    def close(self) -> None:
+        """Unmap it. The device must have let it go."""
+
+class Region:
+    """Which pages of which file have the bytes of an array of a message."""
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """(st_dev, st_ino, offset in the file, bytes) of the pages."""
+
+    @property
+    def offset(self) -> int:
+        """Of the array's lowest byte in the pages."""
+
+    @property
+    def nbytes(self) -> int:
+        """From the array's lowest byte to its last, gaps included."""
+
+    @property
+    def writable(self) -> bool:
+        """May the array be written now?"""
+
+    @property
+    def end(self) -> object:
+        """The end that has the message."""
+
+    @property
+    def lasting(self) -> bool:
+        """
+        The pages serve later messages too. Else they are given back when this message is let go.
+        """
+
+    def map(self, writable: bool) -> Mapping:
+        """Map the pages once more. Raises ReadOnly."""
+
+def region(array: numpy.typing.NDArray[Any]) -> Region:
+    """
+    Where the bytes of an array of a message lie. Raises CannotShare for memory that is no channel's, ForkedError.
+    """
+
 class Slab:
     """
     Memory for messages, all of whose pages are there: a writable uint8 array of (capacity, slot_bytes).
