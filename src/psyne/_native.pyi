@@ -60,6 +60,11 @@ class Field:
     def __get__(self, instance: object, owner: type | None = None, /) -> Any: ...
     def __set__(self, instance: object, value: Any, /) -> None: ...
 
+def dlpack_on(array: numpy.typing.NDArray[Any], keeps: object, device: tuple[int, int], address: int, writable: bool, max_version: tuple[int, int] | None = None) -> object:
+    """
+    The DLPack capsule of an array whose elements a device has at an address; `keeps` lives as long as the tensor.
+    """
+
 def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
 
 def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> numpy.typing.NDArray[numpy.generic]:
