@@ -78,7 +78,7 @@ class _Tensor:
 
 
 class CudaView(_Tensor, View):
-    """A message on the GPU, for ``torch.as_tensor(view, device="cuda")``, ``cupy.asarray``, ``numba.cuda.as_cuda_array``."""
+    """A message on the GPU: ``torch.as_tensor(view, device="cuda")``, ``cupy.asarray(view)``, numba, Warp and JAX."""
 
     device: Cuda
 
@@ -155,7 +155,7 @@ class CudaCopy(_Tensor, Uploaded):
 
     def _bytes(self) -> int:
         reach = sum((n - 1) * step for n, step in zip(self.shape, self._like.strides, strict=True))
-        return reach + self.dtype.itemsize
+        return int(reach + self.dtype.itemsize)
 
     def __del__(self) -> None:
         if self._address:
