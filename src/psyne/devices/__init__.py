@@ -13,7 +13,7 @@ from .contract import Device, DeviceInfo, Event, Uploaded, View
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
 
-KINDS = ("cpu", "cuda")  # each is a file beside this one
+KINDS = ("cpu", "vulkan", "cuda")  # each is a file beside this one
 
 
 class Kind(Protocol):
