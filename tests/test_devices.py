@@ -16,6 +16,7 @@ import psyne
 from psyne import Array, Bytes, Stage, Struct, devices, f32, u8
 from psyne.devices import Device, DeviceInfo, Event, View, contract, registry, unavailable
 
+from .helpers import fakecuda
 from .helpers.process import HELPERS, Child, until
 
 Plane = Array("f4", (64, 64))  # 16 KiB
@@ -55,12 +56,26 @@ def add_one_by_vulkan(view: Any) -> Event:
     return event
 
 
-CASES = [Case("cpu", add_one_by_numpy), Case("vulkan", add_one_by_vulkan)]
+def add_one_by_cuda(view: Any) -> Event:
+    view.check_writable("add")
+    fakecuda.add(view.device, view, 1)
+    event: Event = view.device.event(None, view)
+    return event
+
+
+CASES = [
+    Case("cpu", add_one_by_numpy),
+    Case("vulkan", add_one_by_vulkan),
+    Case("cuda", add_one_by_cuda, pins=True),  # by a stand-in for its driver
+]
 
 
 @pytest.fixture(params=CASES, ids=lambda case: case.name)
-def case(request: pytest.FixtureRequest) -> Case:
+def case(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Case:
     found: Case = request.param
+    if found.name == "cuda":
+        monkeypatch.setenv("PSYNE_LIBCUDA", fakecuda.library())
+        monkeypatch.setenv("FAKECUDA_DIR", str(tmp_path))
     if (why := unavailable().get(found.name.partition(":")[0])) is not None:
         pytest.skip(why)
     return found
@@ -465,35 +480,4 @@ def test_the_view_of_the_cpu_is_an_array_by_a_mapping_of_its_own(ends: Any):
         del view
         gc.collect()
         array[:] = 6  # it keeps the view
-        assert (m.array == 6).all()
-
-
-class Elsewhere:
-    """A device of another kind, at an address that it has itself."""
-
-    def __init__(self, view: Any) -> None:
-        self.view = view
-
-    def __dlpack__(self, **keywords: Any) -> object:
-        return self.view._dlpack((1, 0), self.view.pointer, **keywords)
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return (1, 0)
-
-
-def test_the_capsule_of_a_device_says_where_and_keeps_the_view(ends: Any):
-    tx, _ = ends
-    with psyne.device("cpu") as device, tx.loan() as m:
-        view: Any = device.view(m)
-
-        array = np.from_dlpack(Elsewhere(view))
-        assert array.ctypes.data == view.pointer
-        with pytest.raises(psyne.CannotShare, match="this view is on its device, device \\(2, 3\\)"):
-            view._dlpack((2, 3), view.pointer, dl_device=(1, 0))
-        with pytest.raises(psyne.CannotShare, match="upload"):
-            view._dlpack((1, 0), view.pointer, copy=True)
-        del view
-        gc.collect()
-        assert device._alive == 1
-        array[:] = 6
         assert (m.array == 6).all()

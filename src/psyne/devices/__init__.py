@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
 
-KINDS = ("cpu", "vulkan")  # each is a file beside this one
+KINDS = ("cpu", "vulkan", "cuda")  # each is a file beside this one
 
 
 class Kind(Protocol):
@@ -49,13 +49,13 @@ def device(name: str) -> Device:
     with _lock:
         if (found := _opened.get(name)) is not None and not found.closed:
             return found
+        if isinstance(name, str) and name.partition(":")[0] in _lost:
+            raise ForkedError(
+                f"the parent process had opened {name}, and its driver does not survive a fork: use a process that was "
+                'spawned (multiprocessing.set_start_method("spawn"))'
+            )
         info = _info_of(name)
         if (found := _opened.get(info.name)) is None or found.closed:
-            if info.kind in _lost:
-                raise ForkedError(
-                    f"the parent process had opened {info.name}, and its driver does not survive a fork: use a process "
-                    'that was spawned (multiprocessing.set_start_method("spawn"))'
-                )
             found = _opened[info.name] = _kind(info.kind).open_device(info)
         return found
 

@@ -118,12 +118,6 @@ class View:
         """May the device write it now? Not any more once the message was sent or has ended."""
         return self._registration.mapping.writable and _native.region(self.array).writable
 
-    def _dlpack(self, device: tuple[int, int], address: int, **keywords: Any) -> object:
-        """The capsule of the array at an address of the device; it keeps the view. `keywords`: of ``__dlpack__``."""
-        here = int(self.array.__array_interface__["data"][0])
-        kept = _native.array_at(self.array, here, self, self.writable)
-        return _native.dlpack_on(kept, device, address, **keywords)
-
     def check_writable(self, what: str) -> None:
         """Raises ReadOnly where `what` would write: a driver does not ask, and a fault ends the process."""
         if not self.writable:

@@ -1,0 +1,282 @@
+"""NVIDIA GPUs: kernels read and write messages where they lie, by pages of the CPU that the driver has registered.
+
+Verified against a stand-in driver only (`tests/helpers/fakecuda.c`), until the tests marked ``gpu`` have run on a GPU.
+
+On a discrete GPU each access goes over the bus: right for words, for small messages and for what is read once. What is
+read often is `Device.upload`\\ ed. Where CPU and GPU have one memory (Grace, Jetson) there is no difference.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from ctypes import byref, c_uint64, c_void_p
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .. import _native
+from ..errors import CannotShare, DeviceUnavailable, InvalidArgument
+from . import cuda_driver as cu
+from .contract import Device, DeviceInfo, Event, Uploaded, View, Viewable, array_of
+from .keeper import keep_until
+from .registry import Registration
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["Cuda", "CudaCopy", "CudaEvent", "CudaView", "devices", "open_device"]
+
+KDL_CUDA = 2
+WORD = 8  # bytes of what a stream waits for and writes
+SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time-out
+
+
+class _Tensor:
+    """What libraries take as memory of a CUDA device: CuPy, numba, Warp by one protocol, torch and JAX by either."""
+
+    device: Cuda
+    pointer: int
+    """The address of the first element on the device."""
+
+    def _elements(self) -> tuple[NDArray[Any], bool]:
+        """An array of the same shape, and whether the device may write."""
+        raise NotImplementedError
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        array, writable = self._elements()
+        if array.dtype.kind not in "biufc" or not array.dtype.isnative:
+            raise CannotShare(
+                f"__cuda_array_interface__ has no type for {array.dtype}: hand over a field, or use from_dlpack"
+            )
+        strides = None if array.flags.c_contiguous else array.strides
+        return {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (self.pointer, not writable),
+            "strides": strides,
+            "stream": None,
+            "version": 3,
+        }
+
+    def __dlpack__(
+        self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
+        dl_device: tuple[int, int] | None = None, copy: bool | None = None,
+    ) -> object:  # fmt: skip
+        """Whatever of psyne writes there is done when it is handed out, so no stream has to wait."""
+        array, writable = self._elements()
+        kept = _native.array_at(array, int(array.__array_interface__["data"][0]), self, writable)
+        asked = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
+        return _native.dlpack_on(kept, self.__dlpack_device__(), self.pointer, **asked)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return (KDL_CUDA, self.device.ordinal)
+
+
+class CudaView(_Tensor, View):
+    """A message on the GPU: ``torch.as_tensor(view, device="cuda")``, ``cupy.asarray(view)``, numba, Warp and JAX."""
+
+    device: Cuda
+
+    def __init__(self, device: Cuda, registration: Registration, array: NDArray[Any], region: _native.Region) -> None:
+        super().__init__(device, registration, array, region)
+        self.pointer = registration.handle[0] + region.offset
+
+    def _elements(self) -> tuple[NDArray[Any], bool]:
+        return self.array, self.writable
+
+
+class CudaEvent(Event):
+    """All that was put on a stream before it."""
+
+    def __init__(self, device: Cuda, stream: int) -> None:
+        self._device = device
+        self._event = c_void_p()
+        with device.context() as driver:
+            driver.call("cuEventCreate", byref(self._event), cu.NO_TIMES)
+            driver.call("cuEventRecord", self._event, stream)
+
+    def done(self) -> bool:
+        with self._device.context() as driver:
+            if (code := driver.result("cuEventQuery", self._event)) == cu.NOT_READY:
+                return False
+            if code:
+                driver.call("cuEventQuery", self._event)
+            return True
+
+    def wait(self, timeout: float | None = None) -> bool:
+        if timeout is None:
+            with self._device.context() as driver:
+                driver.call("cuEventSynchronize", self._event)
+            return True
+        deadline = time.monotonic() + timeout
+        while not self.done():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(SLICE)
+        return True
+
+    def __del__(self) -> None:
+        if self._event:
+            self._device.forget("cuEventDestroy_v2", self._event)
+
+
+class CudaCopy(_Tensor, Uploaded):
+    """A copy of a message in memory of the GPU."""
+
+    device: Cuda
+
+    def __init__(self, device: Cuda, view: CudaView, stream: int) -> None:
+        self._like = np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, view.strides, writeable=False)
+        address = c_uint64()
+        self._address = 0
+        with device.context() as driver:
+            driver.call("cuMemAlloc_v2", byref(address), view.nbytes)
+            self.pointer = self._address = address.value
+            source = view._registration.mapping.address + view.offset  # gaps included: one copy of one piece
+            driver.call("cuMemcpyHtoDAsync_v2", address, source, view.nbytes, stream)
+        super().__init__(device, view.array, CudaEvent(device, stream))
+        keep_until(self.event, view)
+
+    def _elements(self) -> tuple[NDArray[Any], bool]:
+        return self._like, True
+
+    def numpy(self) -> NDArray[Any]:
+        self.event.wait()
+        there = np.empty(self._bytes(), "u1")
+        with self.device.context() as driver:
+            driver.call("cuMemcpyDtoHAsync_v2", there.ctypes.data, self.pointer, there.nbytes, None)
+            driver.call("cuStreamSynchronize", None)
+        return np.ndarray(self.shape, self.dtype, there.data, strides=self._like.strides).copy()
+
+    def _bytes(self) -> int:
+        reach = sum((n - 1) * step for n, step in zip(self.shape, self._like.strides, strict=True))
+        return int(reach + self.dtype.itemsize)
+
+    def __del__(self) -> None:
+        if self._address:
+            self.device.forget("cuMemFree_v2", self._address)
+
+
+class Cuda(Device):
+    """One GPU."""
+
+    def __init__(self, info: DeviceInfo, ordinal: int) -> None:
+        super().__init__(info)
+        self.ordinal = ordinal
+        self.context = cu.Context(cu.driver(), ordinal)
+
+    def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
+        view = self.view(array_of(message), writable=False)
+        assert isinstance(view, CudaView)
+        return CudaCopy(self, view, stream_of(stream))
+
+    def event(self, stream: Any = None, *views: CudaView) -> CudaEvent:
+        """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
+
+        ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
+        """
+        self._check_open()
+        event = CudaEvent(self, stream_of(stream))
+        if views:
+            keep_until(event, views)
+        return event
+
+    def write_value(self, stream: Any, word: CudaView, value: int) -> None:
+        """The stream writes a 64-bit number into a field, when all before it is done and visible to others.
+
+        Nobody is woken by that: who waits for it polls, or waits by `wait_value`.
+        """
+        word.check_writable("write_value()")
+        self._on_word("cuStreamWriteValue64_v2", stream, word, value)
+
+    def wait_value(self, stream: Any, word: CudaView, value: int) -> None:
+        """The stream goes on when the number in a field is ``value`` or more, whoever writes it."""
+        self._on_word("cuStreamWaitValue64_v2", stream, word, value)
+
+    def _on_word(self, call: str, stream: Any, word: CudaView, value: int) -> None:
+        self._check_open()
+        if word.array.dtype not in (np.dtype("u8"), np.dtype("i8")) or word.array.size != 1 or word.offset % WORD != 0:
+            raise InvalidArgument(
+                f"a stream writes and waits for one 64-bit integer whose offset {WORD} divides; this is "
+                f"{word.array.size} of {word.dtype} at {word.offset}"
+            )
+        if not cu.driver().attribute(cu.STREAM_MEM_OPS_64_BIT, self.ordinal):
+            raise DeviceUnavailable(f"the streams of {self.name} neither write nor wait for 64-bit numbers")
+        with self.context() as driver:
+            driver.call(call, stream_of(stream), word.pointer, value & (1 << 64) - 1, 0)
+
+    def forget(self, call: str, handle: Any, *, after: str | None = None) -> None:
+        """Where garbage is collected: also when the driver is not there any more, which ends before us."""
+        if self._pid == os.getpid():
+            with suppress(cu.CudaError), self.context() as driver:
+                if after:
+                    driver.result(after)
+                driver.result(call, handle)
+
+    def _register(self, mapping: _native.Mapping, writable: bool) -> tuple[int, int]:
+        """The address on the device, and that of the CPU."""
+        flags = cu.PORTABLE | cu.DEVICEMAP
+        if not writable:
+            if not cu.driver().attribute(cu.READ_ONLY_HOST_REGISTER_SUPPORTED, self.ordinal):
+                raise CannotShare(f"{self.name} cannot have read-only pages; upload() the message")
+            flags |= cu.READ_ONLY
+        address = c_uint64()
+        with self.context() as driver:
+            try:
+                driver.call("cuMemHostRegister_v2", mapping.address, mapping.nbytes, flags)
+            except cu.CudaError as error:
+                more = "; it pins them: look at ulimit -l" if error.errno == cu.OUT_OF_MEMORY else ""
+                raise CannotShare(
+                    f"{self.name} does not take {mapping.nbytes} bytes of a channel: {error}{more}"
+                ) from error
+            driver.call("cuMemHostGetDevicePointer_v2", byref(address), mapping.address, 0)
+        return address.value, mapping.address
+
+    def _unregister(self, handle: tuple[int, int]) -> None:
+        self.forget("cuMemHostUnregister", handle[1], after="cuCtxSynchronize")
+
+    def _view(self, registration: Registration, array: NDArray[Any], region: _native.Region) -> CudaView:
+        return CudaView(self, registration, array, region)
+
+
+def stream_of(stream: Any) -> int:
+    """The CUstream of a stream of torch, CuPy, numba or cuda.core; None: the default one."""
+    if stream is None or isinstance(stream, int):
+        return stream or 0
+    if hasattr(stream, "__cuda_stream__"):
+        return int(stream.__cuda_stream__()[1])
+    for name in ("cuda_stream", "ptr", "handle"):  # torch, CuPy, numba
+        if (found := getattr(stream, name, None)) is not None:
+            return int(getattr(found, "value", found) or 0)
+    raise InvalidArgument(f"a stream of torch, CuPy, numba or cuda.core, a number or None is wanted, not {stream!r}")
+
+
+def devices() -> list[DeviceInfo]:
+    """Those that the driver sees."""
+    driver = cu.driver()
+    found = []
+    for ordinal in range(driver.count()):
+        if not driver.attribute(cu.HOST_REGISTER_SUPPORTED, ordinal):
+            continue
+        unified = bool(driver.attribute(cu.INTEGRATED, ordinal) or driver.attribute(cu.HOST_NATIVE_ATOMICS, ordinal))
+        where = "in place, in the memory that it shares with the CPU" if unified else "in place, over the bus"
+        found.append(
+            DeviceInfo(
+                f"cuda:{ordinal}",
+                "cuda",
+                driver.name(ordinal),
+                driver.version,
+                unified,
+                f"reads and writes messages {where}",
+            )
+        )
+    if not found:
+        raise DeviceUnavailable("the NVIDIA driver finds no GPU that can register memory of the CPU")
+    return found
+
+
+def open_device(info: DeviceInfo) -> Cuda:
+    return Cuda(info, int(info.name.partition(":")[2]))
