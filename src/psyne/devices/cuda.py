@@ -89,10 +89,11 @@ class CudaView(_Tensor, View):
 
 
 class CudaEvent(Event):
-    """All that was put on a stream before it."""
+    """All that was put on a stream before it. It keeps the views that the work uses until it is known to be done."""
 
-    def __init__(self, device: Cuda, stream: int) -> None:
+    def __init__(self, device: Cuda, stream: int, views: tuple[object, ...] = ()) -> None:
         self._device = device
+        self._views = views
         self._event = c_void_p()
         with device.context() as driver:
             driver.call("cuEventCreate", byref(self._event), cu.NO_TIMES)
@@ -102,6 +103,7 @@ class CudaEvent(Event):
         with self._device.context() as driver:
             if (code := driver.result("cuEventQuery", self._event)) == cu.NOT_READY:
                 return False
+            self._views = ()
             if code:
                 driver.call("cuEventQuery", self._event)
             return True
@@ -110,7 +112,7 @@ class CudaEvent(Event):
         if timeout is None:
             with self._device.context() as driver:
                 driver.call("cuEventSynchronize", self._event)
-            return True
+            return self.done()
         deadline = time.monotonic() + timeout
         while not self.done():
             if time.monotonic() >= deadline:
@@ -119,8 +121,17 @@ class CudaEvent(Event):
         return True
 
     def __del__(self) -> None:
-        if self._event:
+        if self._views:
+            keep_until(_Unasked(self._device, self._event), self._views)
+        elif self._event:
             self._device.forget("cuEventDestroy_v2", self._event)
+
+
+class _Unasked(CudaEvent):
+    """An event that was dropped before anybody knew that it is done."""
+
+    def __init__(self, device: Cuda, event: c_void_p) -> None:
+        self._device, self._event, self._views = device, event, ()
 
 
 class CudaCopy(_Tensor, Uploaded):
@@ -137,8 +148,7 @@ class CudaCopy(_Tensor, Uploaded):
             self.pointer = self._address = address.value
             source = view._registration.mapping.address + view.offset  # gaps included: one copy of one piece
             driver.call("cuMemcpyHtoDAsync_v2", address, source, view.nbytes, stream)
-        super().__init__(device, view.array, CudaEvent(device, stream))
-        keep_until(self.event, view)
+        super().__init__(device, view.array, CudaEvent(device, stream, (view,)))
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self._like, True
@@ -179,10 +189,7 @@ class Cuda(Device):
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
         """
         self._check_open()
-        event = CudaEvent(self, stream_of(stream))
-        if views:
-            keep_until(event, views)
-        return event
+        return CudaEvent(self, stream_of(stream), views)
 
     def write_value(self, stream: Any, word: CudaView, value: int) -> None:
         """The stream writes a 64-bit number into a field, when all before it is done and visible to others.
