@@ -266,6 +266,39 @@ def test_what_zenoh_lost_and_what_the_source_missed_is_counted(endpoint: str) ->
         until(lambda: target.statistics() == Bridged(carried=3, missed=3 + 3 + 2, refused=0, sources=1), "the counts")
 
 
+@pytest.mark.leaves_nothing
+@pytest.mark.parametrize("sequence", [0, 5], ids=["the first", "a later one"])
+def test_a_source_that_is_over_before_it_is_asked_has_said_its_types(sequence: int, endpoint: str) -> None:
+    said = description(schema_of([Imu]), "")
+    with (
+        psyne.receiver("ipc://there", Imu) as there,
+        bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
+        Source(endpoint, said, number=1) as other,
+        Source(endpoint, said, number=2) as source,
+    ):
+        other.put(0, imu(6))
+        assert stamps(there, 1) == [6]  # it is in the channel, which could be over before it sees it
+        source.silence()
+        source.put(sequence, imu(7), description=b"" if sequence else said)
+        source.end(sequence + 1, said if sequence else b"")
+        assert stamps(there, 1) == [7]
+        other.end(1)
+        assert target.join(PATIENCE)
+        assert target.statistics() == Bridged(carried=2, sources=2)
+
+
+@pytest.mark.leaves_nothing
+def test_a_source_that_sent_nothing_ends_the_bridge(endpoint: str) -> None:
+    with (
+        bridge(f"zenoh://{KEY}", "ipc://there", listen=[endpoint]) as target,
+        Source(endpoint, b"") as source,
+    ):
+        source.silence()
+        until(lambda: source._publisher.matching_status.matching, "a subscriber")
+        source.end(0, description(schema_of([Imu]), ""))
+        assert target.join(PATIENCE)
+
+
 GOOD = VariantHdr.of_type(0, Imu).word
 HOSTILE = {
     "no envelope": (imu(0), None),
@@ -282,6 +315,9 @@ HOSTILE = {
     "too short": (imu(0)[1:], Envelope(1, 1, GOOD).encode()),
     "too long": (imu(0) + b"x", Envelope(1, 1, GOOD).encode()),
     "empty": (b"", Envelope(1, 1, GOOD).encode()),
+    "a description that is none": (imu(0), Envelope(2, 0, GOOD, description=b"{}").encode()),
+    "a description that is not there": (imu(0), Envelope(1, 1, GOOD, flags=2).encode()),
+    "a description that is not said": (imu(0), Envelope(1, 1, GOOD).encode() + b"{}"),
     "a past one": (imu(0), Envelope(1, 0, GOOD).encode()),
 }
 

@@ -167,8 +167,8 @@ def kill_in_changes(directory: Path, kills: int) -> None:
             notes[:] = 0
             pid = nest.run("growing.hatch(board, sender)", sender=sender)
             until(lambda: notes[0], "the first message")
+            got, seen = check(rx.receive(timeout=PATIENCE), sender, 0), 0  # rx is in the channel when its sender dies
             reads, looks, end = chance.random() < 0.6, chance.random() < 0.5, time.monotonic() + chance.random() * 0.04
-            got = seen = 0
             while time.monotonic() < end:
                 if reads and (m := rx.try_receive()) is not None:
                     got = check(m, sender, got)

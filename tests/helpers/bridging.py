@@ -103,6 +103,10 @@ class Source:
         until(lambda: self._publisher.matching_status.matching, "a subscriber")
         self._publisher.put(payload, attachment=attachment)
 
+    def silence(self) -> None:
+        """Nobody is there to be asked, as when it is over."""
+        self._replies.undeclare()
+
     def answer(self) -> None:
         """Say the types from now on, and to who has asked."""
         self._answers.set()
@@ -114,8 +118,8 @@ class Source:
         else:
             self._token.undeclare()
 
-    def end(self, count: int) -> None:
-        self._publisher.delete(attachment=Envelope(self.number, count).encode())
+    def end(self, count: int, said: bytes = b"") -> None:
+        self._publisher.delete(attachment=Envelope(self.number, count, description=said).encode())
 
     def __enter__(self) -> Self:
         return self

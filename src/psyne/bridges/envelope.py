@@ -1,18 +1,20 @@
-"""What travels beside the payload: an envelope with each message, and once a description of all.
+"""What travels beside the payload: an envelope with each message, and a description of all.
 
     envelope, the attachment of a message; little-endian
      0   4  magic      50 53 59 4E ("PSYN")
      4   1  version    1
      5   1  ndim       dimensions of a message that brings its shape, else 0
-     6   2  flags      of an end: 1, a sender was lost
+     6   2  flags      1: an end, and a sender was lost; 2: a description follows the dimensions
      8   8  session    of the source: a random number, another one whenever it starts
     16   8  sequence   from 0 without holes; of an end: messages in all
     24   8  variant    VariantHdr of the message; of an end 0
     32   8  timestamp  nanoseconds of the source's monotonic clock, 0: it keeps no time
     40   8  missed     messages of its channel that the source missed just before
     48   8·ndim        the dimensions
+     …   …             the description, with the first message of a source and with its end
 
-The payload is the bytes of the message alone, in the byte order that the types name.
+Who subscribes later asks for the description; a source may be over before it is asked. The payload is the bytes of the
+message alone, in the byte order that the types name.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from typing import NamedTuple
 
 __all__ = ["LOST", "Envelope", "Refused", "described", "description"]
 
-MAGIC, VERSION, LOST = b"PSYN", 1, 1
+MAGIC, VERSION, LOST, DESCRIBED = b"PSYN", 1, 1, 2
 HEAD = struct.Struct("<4sBBHQQQQQ")
 MAX_NDIM = 8
 MAX_DESCRIPTION = 1 << 20
@@ -45,13 +47,16 @@ class Envelope(NamedTuple):
     missed: int = 0
     flags: int = 0
     shape: tuple[int, ...] = ()
+    description: bytes = b""
 
     def encode(self) -> bytes:
+        flags = self.flags | (DESCRIBED if self.description else 0)
         head = HEAD.pack(
-            MAGIC, VERSION, len(self.shape), self.flags, self.session, self.sequence, self.variant, self.timestamp,
+            MAGIC, VERSION, len(self.shape), flags, self.session, self.sequence, self.variant, self.timestamp,
             self.missed,
         )  # fmt: skip
-        return head + struct.pack(f"<{len(self.shape)}Q", *self.shape) if self.shape else head
+        dimensions = struct.pack(f"<{len(self.shape)}Q", *self.shape) if self.shape else b""
+        return head + dimensions + self.description
 
     @classmethod
     def decode(cls, data: bytes) -> Envelope:
@@ -61,14 +66,16 @@ class Envelope(NamedTuple):
         _, version, ndim, flags, session, sequence, variant, timestamp, missed = HEAD.unpack_from(data)
         if version != VERSION:
             raise Refused(f"its envelope has version {version}, and this psyne knows {VERSION}")
-        if ndim > MAX_NDIM or len(data) != HEAD.size + 8 * ndim:
-            raise Refused(f"its envelope has {len(data)} bytes, and says {ndim} dimensions")
+        rest = len(data) - HEAD.size - 8 * ndim
+        if ndim > MAX_NDIM or rest < 0 or bool(rest) != bool(flags & DESCRIBED):
+            raise Refused(f"its envelope has {len(data)} bytes, says {ndim} dimensions, and has the flags {flags:#x}")
         shape = struct.unpack_from(f"<{ndim}Q", data, HEAD.size) if ndim else ()
-        return cls(session, sequence, variant, timestamp, missed, flags, shape)
+        said = data[len(data) - rest :]
+        return cls(session, sequence, variant, timestamp, missed, flags & ~DESCRIBED, shape, said)
 
 
 def description(schema: str, channel: str) -> bytes:
-    """What a source replies to who asks for its types. ``channel`` is its `horizon.identity`."""
+    """The types of a source, with its first message and for who asks. ``channel`` is its `horizon.identity`."""
     machine = {"byteorder": sys.byteorder, "word": WORD}
     return json.dumps({"psyne": VERSION, **machine, "channel": channel, "schema": schema}).encode()
 

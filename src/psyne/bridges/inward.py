@@ -6,6 +6,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -120,12 +121,12 @@ class Inward:
 
     # ---- sources -----------------------------------------------------------------------------------------
 
-    def _meet(self, number: int, where: str) -> _Source:
-        """Ask a source for its types, and take it or refuse it."""
+    def _meet(self, number: int, where: str, said: bytes) -> _Source:
+        """Take a source or refuse it, by what it said of its types or says when it is asked."""
         old, was_live = self._sources.get(number), number in self._live
         source = _Source(next=old.next if old else None)
         try:
-            schema, channel = self._ask(number, where)
+            schema, channel = described(said or self._ask(number, where))
             source.own = channel == identity(self._address)
             if not source.own:
                 self._take(source, schema)
@@ -146,13 +147,17 @@ class Inward:
             self._taken += 1
         return source
 
-    def _ask(self, number: int, where: str) -> tuple[str, str]:
-        """A source for its schema and its channel."""
+    def _ask(self, number: int, where: str) -> bytes:
+        """A source for its description; who is over already has said it with its end."""
         since = time.monotonic()
         while True:
             for reply in self._replies(where):
                 if reply.ok is not None:
-                    return described(reply.ok.payload.to_bytes())
+                    return bytes(reply.ok.payload.to_bytes())
+            for _ in range(QUEUE):
+                self._keep()
+            if said := self._said_at_end(number):
+                return said
             patience = ANSWER if number in self._live else UNHEARD
             if self._stopping or time.monotonic() - since >= patience:
                 raise Refused("it does not say its types")
@@ -171,6 +176,16 @@ class Inward:
                 yield reply
             elif not self._keep():
                 time.sleep(0.001)
+
+    def _said_at_end(self, number: int) -> bytes:
+        """The description in the end of a source, if that is among what was kept."""
+        for sample, _ in self._kept:
+            if sample.kind == zenoh().SampleKind.DELETE and sample.attachment is not None:
+                with suppress(Refused):
+                    envelope = Envelope.decode(sample.attachment.to_bytes())
+                    if envelope.session == number:
+                        return envelope.description
+        return b""
 
     def _keep(self) -> bool:
         """Take one sample away from Zenoh; one for which there is no room is lost, as the next one's number says."""
@@ -314,7 +329,7 @@ class Inward:
         source = self._sources.get(envelope.session)
         if source is None or (source.gone and not source.ended):
             where = schema_key(str(sample.key_expr), f"{envelope.session:016x}")
-            source = self._meet(envelope.session, where)
+            source = self._meet(envelope.session, where, envelope.description)
         if source.own:
             self._skipped += sample.kind == z.SampleKind.PUT
             return

@@ -120,7 +120,8 @@ class Outward:
 class _Source:
     """One session: a channel with its types, from its first message to its last.
 
-    Who subscribes finds it by its token, at once or later, and asks the queryable for the types.
+    The types are said with the first message and with the end. Who subscribes meanwhile asks the queryable for them;
+    the token tells all that it lives.
     """
 
     def __init__(self, session: Any, key: str, schema: str, said: bytes, waits: bool) -> None:
@@ -166,14 +167,15 @@ class _Source:
 
     def put(self, m: Any, info: Info) -> None:
         shape = m.array.shape if m.__layout__.shaped else ()
-        envelope = Envelope(self._number, self._sent, self._words[type(m)], info.stamp, info.missed, 0, shape)
+        said = b"" if self._sent else self._said
+        envelope = Envelope(self._number, self._sent, self._words[type(m)], info.stamp, info.missed, 0, shape, said)
         self._publisher.put(payload_of(m), attachment=envelope.encode())
         self._sent += 1
 
     def end(self, lost: bool) -> None:
         """Say that nothing follows, behind all that was put."""
         z = zenoh()
-        envelope = Envelope(self._number, self._sent, flags=LOST if lost else 0)
+        envelope = Envelope(self._number, self._sent, flags=LOST if lost else 0, description=self._said)
         with suppress(z.ZError):  # no network any more: the token is gone, too
             self._session.delete(self._key, attachment=envelope.encode(), congestion_control=z.CongestionControl.BLOCK)
             self._token.undeclare()
