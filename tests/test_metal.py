@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from mmap import PAGESIZE
 from typing import Any
 
@@ -243,7 +244,7 @@ def test_a_kernel_reads_what_is_read_only_where_it_says_const(gpu: Any, ends: An
 
 
 def test_a_kernel_is_refused_with_what_metal_says_of_it(gpu: Any):
-    with pytest.raises(psyne.InvalidArgument, match="(?s)does not compile this: .*no such machine"):
+    with pytest.raises(psyne.InvalidArgument, match=r"(?s)does not compile this: .*no such machine"):
         gpu.kernel("#error no such machine", "add_one")
     with pytest.raises(psyne.InvalidArgument, match=r"no kernel 'add_two' in this source; there are .*scale"):
         kernel(gpu, "add_two")
@@ -359,9 +360,11 @@ def test_work_that_fails_says_why_and_its_loan_is_taken_back(gpu: Any, ends: Any
             event.done()
         m.discard()
     m = tx.loan()
+    event = kernel(gpu, "add_one")(gpu.view(m), groups=64, threads=64)
+    with suppress(metal_api.MetalError):
+        event.wait()
     with pytest.raises(psyne.EventFailed, match="told to fail"):
-        tx.send(m, after=kernel(gpu, "add_one")(gpu.view(m), groups=64, threads=64))
-        tx.drain()
+        tx.send(m, after=event)
     assert rx.try_receive() is None
 
 

@@ -36,9 +36,11 @@ ALIGNMENT = 16  # bytes: of the largest type that a kernel reads at once
 class _Buffer:
     """What kernels, MLX and torch take: a stretch of an MTLBuffer."""
 
-    device: Metal
+    device: Device
     memory: mtl.Object
     offset: int
+    number: int
+    """Of the device."""
 
     @property
     def buffer(self) -> int:
@@ -69,17 +71,15 @@ class _Buffer:
         return _native.dlpack_on(kept, self.__dlpack_device__(), self.buffer, **asked)
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (KDL_METAL, self.device.number)
+        return (KDL_METAL, self.number)
 
 
 class MetalView(_Buffer, View):
     """A message in a buffer of Metal: `buffer`, an id<MTLBuffer>, has it from `offset` on, `nbytes` long."""
 
-    device: Metal
-
     def __init__(self, device: Metal, registration: Registration, array: NDArray[Any], region: _native.Region) -> None:
         super().__init__(device, registration, array, region)
-        self.memory = registration.handle
+        self.memory, self.number = registration.handle, device.number
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self.array, self.writable
@@ -88,13 +88,12 @@ class MetalView(_Buffer, View):
 class MetalCopy(_Buffer, Uploaded):
     """A copy of a message in a buffer of its own, in C order; kernels take it as they take a view."""
 
-    device: Metal
     offset = 0
     writable = True
 
     def __init__(self, device: Metal, array: NDArray[Any]) -> None:
         super().__init__(device, array, Finished())
-        self.memory = device.allocated(array.nbytes)
+        self.memory, self.number = device.allocated(array.nbytes), device.number
         address = device.queue.metal.send(self.memory, "contents")
         self._array = _native.array_at(np.empty(array.shape, array.dtype), address, self.memory, True)
         self._array[...] = array
