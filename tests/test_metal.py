@@ -109,16 +109,22 @@ def test_without_a_library_or_a_gpu_the_error_says_what_is_missing(environment: 
 
 def test_a_forked_child_neither_opens_it_nor_says_a_word_to_the_driver(gpu: Any):
     with Child() as child:
-        error = child.run(
+        error, there, unraisable = child.run(
+            "import gc, sys\n"
             "dev = psyne.device('metal'); tx = psyne.sender('ipc://n', Number); m = tx.loan(); view = dev.view(m)\n"
             "def ask():\n"
-            " global view\n"
-            " del view\n"
+            " global view, dev\n"
+            " sys.unraisablehook = seen.append\n"
+            " del view, dev; gc.collect()\n"
+            " there = [it.kind for it in psyne.devices()]\n"
             " try: psyne.device('metal')\n"
-            " except psyne.ForkedError as error: return error\n"
-            "error = forked(ask); m.discard(); error"
+            " except psyne.ForkedError as error: return error, there, len(seen)\n"
+            "seen = []; says = forked(ask); m.discard(); says"
         )
         assert isinstance(error, psyne.ForkedError)
+        assert "cpu" in there
+        assert "metal" not in there
+        assert unraisable == 0
         assert child.finish() == 0
 
 
@@ -366,6 +372,33 @@ def test_work_that_fails_says_why_and_its_loan_is_taken_back(gpu: Any, ends: Any
     with pytest.raises(psyne.EventFailed, match="told to fail"):
         tx.send(m, after=event)
     assert rx.try_receive() is None
+
+
+@pytest.mark.parametrize("call", ["setBuffer:offset:atIndex:", "commit"])
+def test_ctrl_c_in_a_launch_leaves_nothing_that_is_waited_for(
+    call: str, gpu: Any, ends: Any, monkeypatch: pytest.MonkeyPatch
+):
+    tx, _ = ends
+    metal = gpu.queue.metal
+    send = metal.send
+
+    def interrupted(receiver: Any, selector: str, *arguments: Any) -> Any:
+        if selector == call:
+            raise KeyboardInterrupt
+        return send(receiver, selector, *arguments)
+
+    with tx.loan() as m:
+        add_one = kernel(gpu, "add_one")
+        m.array[:] = 0
+        view = gpu.view(m)
+        with monkeypatch.context() as patch:
+            patch.setattr(metal, "send", interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                add_one(view, groups=64, threads=64)
+        add_one(view, groups=64, threads=64).wait()
+        assert (m.array == 1).all()
+        del view
+        m.discard()
 
 
 # ---- other libraries ------------------------------------------------------------------------------------------------
