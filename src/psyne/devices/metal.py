@@ -79,7 +79,8 @@ class MetalView(_Buffer, View):
 
     def __init__(self, device: Metal, registration: Registration, array: NDArray[Any], region: _native.Region) -> None:
         super().__init__(device, registration, array, region)
-        self.memory, self.number = registration.handle, device.number
+        self.memory: mtl.Object = registration.handle
+        self.number: int = device.number
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self.array, self.writable
@@ -93,7 +94,8 @@ class MetalCopy(_Buffer, Uploaded):
 
     def __init__(self, device: Metal, array: NDArray[Any]) -> None:
         super().__init__(device, array, Finished())
-        self.memory, self.number = device.allocated(array.nbytes), device.number
+        self.memory: mtl.Object = device.allocated(array.nbytes)
+        self.number: int = device.number
         address = device.queue.metal.send(self.memory, "contents")
         self._array = _native.array_at(np.empty(array.shape, array.dtype), address, self.memory, True)
         self._array[...] = array
@@ -113,11 +115,11 @@ class Metal(Device):
 
     def __init__(self, info: DeviceInfo, number: int) -> None:
         super().__init__(info)
-        self.number = number
+        self.number: int = number
         metal = mtl.metal()
-        self.handle = metal.devices()[number]
+        self.handle: mtl.Object = metal.devices()[number]
         """The id<MTLDevice>."""
-        self.queue = Queue(metal, self.handle)
+        self.queue: Queue = Queue(metal, self.handle)
         self._most: int = metal.send(self.handle, "maxBufferLength")
 
     def kernel(self, source: str, name: str) -> Kernel:

@@ -113,7 +113,7 @@ class Object:
 
     def __init__(self, metal: Metal, identity: int) -> None:
         self._metal = metal
-        self.id = identity
+        self.id: int = identity
 
     @property
     def _as_parameter_(self) -> c_void_p:
@@ -138,10 +138,11 @@ class Metal:
             raise DeviceUnavailable("Metal is there on macOS only")
         if path is None and int(platform.mac_ver()[0].partition(".")[0] or OLDEST) < OLDEST:
             raise DeviceUnavailable(f"kernels of Metal need macOS {OLDEST}; this is {platform.mac_ver()[0]}")
-        self.path, self.pid = path, os.getpid()
+        self.path: str | None = path
+        self.pid: int = os.getpid()
         try:
-            self.libraries = [ctypes.CDLL(it) for it in ((path,) if path else LIBRARIES)]
-            self.functions = {name: self._function(name, *types) for name, types in _FUNCTIONS.items()}
+            self.libraries: list[ctypes.CDLL] = [ctypes.CDLL(it) for it in ((path,) if path else LIBRARIES)]
+            self.functions: dict[str, Any] = {name: self._function(name, *types) for name, types in _FUNCTIONS.items()}
             message = ctypes.cast(self._symbol("objc_msgSend"), c_void_p).value or 0
         except (OSError, AttributeError) as error:
             raise DeviceUnavailable(f"there is no Metal here that psyne can use: {error}") from None

@@ -35,8 +35,8 @@ class Kernel:
     """A kernel function of one device. ``kernel(view, groups=n)`` runs it on messages in place, from any thread."""
 
     def __init__(self, device: Metal, source: str, name: str) -> None:
-        self.device = device
-        self.name = name
+        self.device: Metal = device
+        self.name: str = name
         metal = device.queue.metal
         error, reflection = c_void_p(), c_void_p()
         with metal.pool():
@@ -53,7 +53,7 @@ class Kernel:
             pipeline = metal.owned(metal.send(device.handle, call, function, mtl.BINDING_INFO, told, why))
             if pipeline is None:
                 raise InvalidArgument(f"Metal makes no pipeline of kernel {name!r}: {metal.reason(error.value)}")
-            self.buffers = self._buffers(metal.items(metal.send(reflection.value, "bindings")))
+            self.buffers: list[Buffer] = self._buffers(metal.items(metal.send(reflection.value, "bindings")))
             """Its arguments ``[[buffer(0)]]``, ``[[buffer(1)]]``, …"""
             self.width: int = metal.send(pipeline, "threadExecutionWidth")
             """Threads that run in step; the number in a group unless said otherwise."""

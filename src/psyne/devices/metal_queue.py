@@ -74,7 +74,7 @@ class Queue:
     """A command queue. Any thread may use it."""
 
     def __init__(self, metal: mtl.Metal, device: mtl.Object) -> None:
-        self.metal = metal
+        self.metal: mtl.Metal = metal
         queue = metal.owned(metal.send(device, "newCommandQueue"))
         if queue is None:
             raise mtl.MetalError("Metal gives no command queue")
