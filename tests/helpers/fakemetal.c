@@ -1,178 +1,15 @@
-// A stand-in for the Objective-C runtime and Metal: the classes and calls that psyne uses, which refuse what Metal
-// refuses. It says nothing of a real GPU. Kernels are written twice: kernels/kernels.metal, and here in C.
+// A stand-in for Metal: the classes and calls that psyne uses, which refuse what Metal refuses. It says nothing of a real
+// GPU. Kernels are written twice: kernels/kernels.metal, and here in C.
 //
-//   objects      counted; one that was released stays, and ends the process when it is used again
-//   the GPU      a thread that takes committed work in order, and waits FAKEMETAL_DELAY us before each piece
-//   FAKEMETAL_DEVICES, _MOST (bytes of a buffer), _REFUSES (1: no buffer over memory of others; 2: an empty one), _FAILS
-#define _GNU_SOURCE
-#include <pthread.h>
-#include <stdarg.h>
-#include <stdatomic.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
+//   the GPU       a thread that takes committed work in order, and waits FAKEMETAL_DELAY us before each piece
+//   FAKEMETAL_…   DEVICES, MOST (bytes of a buffer), FAILS, REFUSES (1: no buffer over memory of others, 2: an empty one)
+#include "fakeobjc.h"
 
-typedef struct Object *id;
-typedef const char *SEL;
-typedef void (*IMP)(void);
 typedef struct { size_t width, height, depth; } Size;
-typedef struct { const char *selector; IMP call; } Method;
-typedef struct Class { struct Class *isa; uint32_t mark; _Atomic int retains; const char *name; const Method *methods; void (*end)(id); } Class;
-struct Object { Class *isa; uint32_t mark; _Atomic int retains; };
-
-enum { ALIVE = 0x0b1ec7, DEAD = 0xdead };
 enum { NOT_ENQUEUED = 0, COMMITTED = 2, COMPLETED = 4, FAILED = 5 };
 enum { SHARED = 0, MOST_BUFFERS = 31, MOST_BYTES = 4096, MOST_THREADS = 1024, WIDTH = 32, MOST = 16 };
-#define METHOD(name, call) {name, (IMP)(void (*)(void))(call)}
 
-static _Atomic int living;
-static pid_t process;
-
-static void die(const char *format, ...) {
-    va_list values;
-    va_start(values, format);
-    fputs("fakemetal: ", stderr);
-    vfprintf(stderr, format, values);
-    fputc('\n', stderr);
-    va_end(values);
-    abort();
-}
-static size_t number(const char *name, size_t usual) {
-    const char *text = getenv(name);
-    return text ? strtoull(text, NULL, 0) : usual;
-}
-
-// ---- Objective-C ----------------------------------------------------------------------------------------------------------
-
-static Class meta = {&meta, ALIVE, 1, "NSObject", NULL, NULL};
-
-static void *make(Class *class, size_t size) {
-    id o = calloc(1, size);
-    o->isa = class;
-    o->mark = ALIVE;
-    o->retains = 1;
-    atomic_fetch_add(&living, 1);
-    return o;
-}
-static void check(const void *p, const char *what) {
-    const struct Object *o = p;
-    if (o->mark == DEAD) die("%s of a %s that was released", what, o->isa->name);
-    if (o->mark != ALIVE) die("%s of what is no object", what);
-}
-void *objc_retain(void *o) {
-    if (!o) return o;
-    check(o, "retain");
-    atomic_fetch_add(&((id)o)->retains, 1);
-    return o;
-}
-void objc_release(void *p) {
-    id o = p;
-    if (!o) return;
-    check(o, "release");
-    if (atomic_fetch_sub(&o->retains, 1) != 1) return;
-    if (o->isa->end) o->isa->end(o);
-    o->mark = DEAD;  // its memory stays, so that whoever uses it is found
-    atomic_fetch_sub(&living, 1);
-}
-static _Thread_local void *pooled[1024];
-static _Thread_local size_t in_pool, pools;
-void *objc_autoreleasePoolPush(void) { ++pools; return (void *)(in_pool + 1); }
-void objc_autoreleasePoolPop(void *pool) {
-    if (pools == 0 || (size_t)pool - 1 > in_pool) die("a pool that this thread does not have");
-    while (in_pool > (size_t)pool - 1) objc_release(pooled[--in_pool]);
-    --pools;
-}
-static void *autoreleased(void *o) {
-    if (pools == 0) die("a %s is autoreleased without a pool", ((id)o)->isa->name);
-    if (in_pool == 1024) die("a pool of 1024 objects");
-    return pooled[in_pool++] = o;
-}
-
-static const char *selectors[256];
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-SEL sel_registerName(const char *name) {
-    pthread_mutex_lock(&lock);
-    int i = 0;
-    while (i < 255 && selectors[i] && strcmp(selectors[i], name) != 0) ++i;
-    if (!selectors[i]) selectors[i] = strdup(name);
-    pthread_mutex_unlock(&lock);
-    return selectors[i];
-}
-static void *nothing(void) { return NULL; }
-
-__attribute__((visibility("hidden"), used)) IMP implementation_of(id receiver, SEL selector) {
-    if (process && process != getpid()) die("%s in a forked child", selector);
-    if (!receiver) return (IMP)(void (*)(void))nothing;  // nil answers all
-    check(receiver, selector);
-    const Class *c = receiver->isa == &meta ? (const Class *)receiver : receiver->isa;
-    for (const Method *m = c->methods; m->selector; ++m)
-        if (strcmp(m->selector, selector) == 0) return m->call;
-    die("-[%s %s]: unrecognized selector", c->name, selector);
-    return NULL;
-}
-
-// As in the real one: the method is found, and gets the arguments as they were passed, whatever they are.
-#if defined(__x86_64__)
-__asm__(".text\n.globl objc_msgSend\n.type objc_msgSend, @function\nobjc_msgSend:\n"
-        "  pushq %rbp\n  movq %rsp, %rbp\n"
-        "  pushq %rdi\n  pushq %rsi\n  pushq %rdx\n  pushq %rcx\n  pushq %r8\n  pushq %r9\n"
-        "  call implementation_of\n  movq %rax, %r11\n"
-        "  popq %r9\n  popq %r8\n  popq %rcx\n  popq %rdx\n  popq %rsi\n  popq %rdi\n"
-        "  popq %rbp\n  jmp *%r11\n.size objc_msgSend, . - objc_msgSend\n");
-#elif defined(__aarch64__)
-__asm__(".text\n.globl objc_msgSend\n.type objc_msgSend, %function\nobjc_msgSend:\n"
-        "  stp x29, x30, [sp, #-16]!\n  mov x29, sp\n"
-        "  stp x0, x1, [sp, #-16]!\n  stp x2, x3, [sp, #-16]!\n  stp x4, x5, [sp, #-16]!\n  stp x6, x7, [sp, #-16]!\n"
-        "  bl implementation_of\n  mov x16, x0\n"
-        "  ldp x6, x7, [sp], #16\n  ldp x4, x5, [sp], #16\n  ldp x2, x3, [sp], #16\n  ldp x0, x1, [sp], #16\n"
-        "  ldp x29, x30, [sp], #16\n  br x16\n.size objc_msgSend, . - objc_msgSend\n");
-#else
-#error "the stand-in knows x86-64 and aarch64"
-#endif
-
-// ---- Foundation -----------------------------------------------------------------------------------------------------------
-
-typedef struct { struct Object head; char *text; } String;  // an error, too
-typedef struct { struct Object head; size_t count; void *items[MOST_BUFFERS + MOST]; } Array;
-
-static const char *text_of(String *s, SEL c) { (void)c; return s->text; }
-static void end_string(id o) { free(((String *)o)->text); }
-static void *string_with(void *class, SEL c, const char *text);
-static const Method string_methods[] = {METHOD("stringWithUTF8String:", string_with), METHOD("UTF8String", text_of), {0}};
-static Class string_class = {&meta, ALIVE, 1, "NSString", string_methods, end_string};
-static String *string(Class *class, const char *text) {
-    String *s = make(class, sizeof *s);
-    s->text = strdup(text);
-    return s;
-}
-static void *string_with(void *class, SEL c, const char *text) { (void)class, (void)c; return autoreleased(string(&string_class, text)); }
-
-static void *described(String *e, SEL c) { (void)c; return autoreleased(string(&string_class, e->text)); }
-static const Method error_methods[] = {METHOD("localizedDescription", described), {0}};
-static Class error_class = {&meta, ALIVE, 1, "NSError", error_methods, end_string};
-static void fail(void **error, const char *format, const char *what) {
-    char text[512];
-    snprintf(text, sizeof text, format, what);
-    if (error) *error = autoreleased(string(&error_class, text));
-}
-
-static size_t count_of(Array *a, SEL c) { (void)c; return a->count; }
-static void *item_of(Array *a, SEL c, size_t i) {
-    (void)c;
-    if (i >= a->count) die("item %zu of %zu", i, a->count);
-    return a->items[i];
-}
-static void end_array(id o) { for (Array *a = (Array *)o; a->count; objc_release(a->items[--a->count])) {} }
-static const Method array_methods[] = {METHOD("count", count_of), METHOD("objectAtIndex:", item_of), {0}};
-static Class array_class = {&meta, ALIVE, 1, "NSArray", array_methods, end_array};
-static Array *array(void) { return make(&array_class, sizeof(Array)); }
-
-void *objc_getClass(const char *name) { return strcmp(name, "NSString") == 0 ? &string_class : NULL; }
-
-// ---- memory ---------------------------------------------------------------------------------------------------------------
+// ---- memory ---------------------------------------------------------------------------------------------------------
 
 typedef struct { struct Object head; char *bytes; size_t size; int others; } Buffer;  // others: their memory
 
@@ -222,7 +59,7 @@ static void *new_buffer_over(id d, SEL c, void *bytes, size_t size, size_t optio
     return refuses == 2 ? buffer_with(NULL, 0, 1) : buffer_with(bytes, size, 1);
 }
 
-// ---- kernels --------------------------------------------------------------------------------------------------------------
+// ---- kernels --------------------------------------------------------------------------------------------------------
 
 typedef struct { char *at; size_t size; } Bound;
 typedef struct { size_t at[3], size[3], group[3]; } Thread;
@@ -234,8 +71,8 @@ static void scale(const Bound *b, const Thread *t) {
     *x = *x * by[0] + by[1];
 }
 static void sum(const Bound *b, const Thread *t) {
-    const size_t i = t->at[0];
-    ((float *)(void *)b[0].at)[i] = ((const float *)(const void *)b[1].at)[i] + ((const float *)(const void *)b[2].at)[i];
+    const float *one = (const float *)(const void *)b[1].at, *other = (const float *)(const void *)b[2].at;
+    ((float *)(void *)b[0].at)[t->at[0]] = one[t->at[0]] + other[t->at[0]];
 }
 static void place(const Bound *b, const Thread *t) {
     ((uint32_t *)(void *)b[0].at)[(t->at[2] * t->size[1] + t->at[1]) * t->size[0] + t->at[0]] =
@@ -256,11 +93,15 @@ static char *signature_of(const char *source, const char *name) {
     snprintf(head, sizeof head, "kernel void %s(", name);
     const char *begin = strstr(source, head), *end = begin ? begin + strlen(head) : NULL;
     for (int depth = 1; end && *end; ++end)
-        if ((depth += (*end == '(') - (*end == ')')) == 0) return strndup(begin + strlen(head), (size_t)(end - begin) - strlen(head));
-    return NULL;
+        if ((depth += (*end == '(') - (*end == ')')) == 0) break;
+    return end && *end ? strndup(begin + strlen(head), (size_t)(end - begin) - strlen(head)) : NULL;
 }
 static Function *function_of(const char *source, const char *name);
-static void *new_function(Library *l, SEL c, String *name) { (void)c; check(name, "the name"); return function_of(l->source, name->text); }
+static void *new_function(Library *l, SEL c, String *name) {
+    (void)c;
+    check(name, "the name");
+    return function_of(l->source, name->text);
+}
 static void *function_names(Library *l, SEL c) {
     (void)c;
     Array *names = array();
@@ -272,7 +113,8 @@ static void *function_names(Library *l, SEL c) {
     }
     return autoreleased(names);
 }
-static const Method library_methods[] = {METHOD("newFunctionWithName:", new_function), METHOD("functionNames", function_names), {0}};
+static const Method library_methods[] = {
+    METHOD("newFunctionWithName:", new_function), METHOD("functionNames", function_names), {0}};
 static Class library_class = {&meta, ALIVE, 1, "MTLLibrary", library_methods, end_library};
 static void *new_library(id d, SEL c, String *source, void *options, void **error) {
     (void)d, (void)c;
@@ -299,15 +141,20 @@ static Function *function_of(const char *source, const char *name) {
 static size_t type_of(Binding *b, SEL c) { (void)c; return b->type; }
 static size_t access_of(Binding *b, SEL c) { (void)c; return b->access; }
 static size_t index_of(Binding *b, SEL c) { (void)c; return b->index; }
-static size_t item_size(Binding *b, SEL c) { (void)c; if (b->type) die("bufferDataSize of no buffer"); return b->item; }
-static const Method binding_methods[] = {METHOD("type", type_of), METHOD("access", access_of), METHOD("index", index_of),
-                                         METHOD("bufferDataSize", item_size), {0}};
+static size_t item_size(Binding *b, SEL c) {
+    if (b->type) die("%s of no buffer", c);
+    return b->item;
+}
+static const Method binding_methods[] = {
+    METHOD("type", type_of), METHOD("access", access_of), METHOD("index", index_of),
+    METHOD("bufferDataSize", item_size), {0}};
 static Class binding_class = {&meta, ALIVE, 1, "MTLBinding", binding_methods, NULL};
 static void *bindings_of(Pipeline *p, SEL c) { (void)c; return autoreleased(objc_retain(p->bindings)); }
 static size_t most_threads(Pipeline *p, SEL c) { (void)p, (void)c; return MOST_THREADS; }
 static size_t width(Pipeline *p, SEL c) { (void)p, (void)c; return WIDTH; }
 static void end_pipeline(id o) { objc_release(((Pipeline *)o)->bindings); }
-static const Method pipeline_methods[] = {METHOD("maxTotalThreadsPerThreadgroup", most_threads), METHOD("threadExecutionWidth", width), {0}};
+static const Method pipeline_methods[] = {
+    METHOD("maxTotalThreadsPerThreadgroup", most_threads), METHOD("threadExecutionWidth", width), {0}};
 static const Method reflection_methods[] = {METHOD("bindings", bindings_of), {0}};
 static Class pipeline_class = {&meta, ALIVE, 1, "MTLComputePipelineState", pipeline_methods, end_pipeline};
 static Class reflection_class = {&meta, ALIVE, 1, "MTLComputePipelineReflection", reflection_methods, end_pipeline};
@@ -349,11 +196,20 @@ static void *new_pipeline(id d, SEL c, Function *f, size_t options, void **refle
     return p;
 }
 
-// ---- work -----------------------------------------------------------------------------------------------------------------
+// ---- work -----------------------------------------------------------------------------------------------------------
 
 typedef struct { Buffer *buffer; size_t offset; char *bytes; size_t size; } Argument;
 typedef struct { Pipeline *pipeline; Argument arguments[MOST_BUFFERS]; Size groups, threads; } Launch;
-typedef struct Command { struct Object head; id queue; _Atomic int status; String *error; int open; Launch launches[MOST]; int count; struct Command *next; } Command;
+typedef struct Command {
+    struct Object head;
+    id queue;
+    _Atomic int status;
+    String *error;
+    int open;  // an encoder is
+    Launch launches[MOST];
+    int count;
+    struct Command *next;
+} Command;
 typedef struct { struct Object head; Command *command; Launch now; int ended; } Encoder;
 
 static void let_go(Launch *l) {
@@ -415,13 +271,14 @@ static void dispatch(Encoder *e, SEL c, Size groups, Size threads) {
     const Launch *now = &open_(e, c)->now;
     const size_t each = threads.width * threads.height * threads.depth;
     if (!now->pipeline) die("a launch without a pipeline");
-    if (each == 0 || each > MOST_THREADS || groups.width * groups.height * groups.depth == 0) die("%zu threads in a group", each);
+    if (groups.width * groups.height * groups.depth == 0) die("no groups");
+    if (each == 0 || each > MOST_THREADS) die("%zu threads in a group", each);
     for (size_t i = 0; i < now->pipeline->bindings->count; ++i) {
         const Binding *b = now->pipeline->bindings->items[i];
         const Argument *a = &now->arguments[b->index];
         if (b->type) die("the stand-in binds buffers only");
         if (!a->size) die("buffer %zu was not set", b->index);
-        if (a->offset % b->item) die("offset %zu of buffer %zu, whose items have %zu bytes", a->offset, b->index, b->item);
+        if (a->offset % b->item) die("offset %zu of buffer %zu, of items of %zu bytes", a->offset, b->index, b->item);
         if (a->bytes && a->size < b->item) die("%zu bytes where the kernel reads %zu", a->size, b->item);
     }
     if (e->command->count == MOST) die("%d launches in a command buffer", MOST);
@@ -446,7 +303,7 @@ static const char *run(const Launch *l) {
         const Binding *b = l->pipeline->bindings->items[i];
         const Argument *a = &l->arguments[b->index];
         bound[b->index] = (Bound){a->buffer ? a->buffer->bytes + a->offset : a->bytes, a->size};
-        if (access_to(bound[b->index].at, a->size) < (b->access ? 2 : 1)) return "Caused GPU Address Fault Error (page fault)";
+        if (access_to(bound[b->index].at, a->size) < (b->access ? 2 : 1)) return "Caused GPU Address Fault Error";
     }
     const size_t groups[3] = {l->groups.width, l->groups.height, l->groups.depth};
     const size_t threads[3] = {l->threads.width, l->threads.height, l->threads.depth};
@@ -545,7 +402,7 @@ static const Method queue_methods[] = {METHOD("commandBuffer", command_buffer), 
 static Class queue_class = {&meta, ALIVE, 1, "MTLCommandQueue", queue_methods, NULL};
 static void *new_queue(id d, SEL c) { (void)d, (void)c; return make(&queue_class, sizeof(struct Object)); }
 
-// ---- devices --------------------------------------------------------------------------------------------------------------
+// ---- devices --------------------------------------------------------------------------------------------------------
 
 static uint64_t registry_number(id d, SEL c);
 static void *name_of(id d, SEL c) {
@@ -556,7 +413,8 @@ static void *name_of(id d, SEL c) {
 static _Bool unified(id d, SEL c) { (void)d, (void)c; return 1; }
 static const Method device_methods[] = {
     METHOD("name", name_of), METHOD("registryID", registry_number), METHOD("hasUnifiedMemory", unified),
-    METHOD("maxBufferLength", most_bytes), METHOD("newCommandQueue", new_queue), METHOD("newBufferWithLength:options:", new_buffer),
+    METHOD("maxBufferLength", most_bytes), METHOD("newCommandQueue", new_queue),
+    METHOD("newBufferWithLength:options:", new_buffer),
     METHOD("newBufferWithBytesNoCopy:length:options:deallocator:", new_buffer_over),
     METHOD("newLibraryWithSource:options:error:", new_library),
     METHOD("newComputePipelineStateWithFunction:options:reflection:error:", new_pipeline), {0}};
@@ -578,7 +436,7 @@ void *MTLCopyAllDevices(void) {
     return all;
 }
 
-// ---- for tests alone ------------------------------------------------------------------------------------------------------
+// ---- for tests alone ------------------------------------------------------------------------------------------------
 
 /// Objects that nobody has released, and references to devices.
 int fakeLiving(void) { return living + devices[0].retains + devices[1].retains + devices[2].retains - 3; }

@@ -5,12 +5,13 @@ kernel void add_one(device float* x [[buffer(0)]], uint i [[thread_position_in_g
     x[i] += 1;
 }
 
-kernel void scale(device float* x [[buffer(0)]], constant float2& by [[buffer(1)]], uint i [[thread_position_in_grid]]) {
+kernel void scale(device float* x [[buffer(0)]], constant float2& by [[buffer(1)]],
+                  uint i [[thread_position_in_grid]]) {
     x[i] = x[i] * by.x + by.y;
 }
 
-kernel void sum(device float* out [[buffer(0)]], const device float* a [[buffer(1)]], const device float* b [[buffer(2)]],
-                uint i [[thread_position_in_grid]]) {
+kernel void sum(device float* out [[buffer(0)]], const device float* a [[buffer(1)]],
+                const device float* b [[buffer(2)]], uint i [[thread_position_in_grid]]) {
     out[i] = a[i] + b[i];
 }
 
