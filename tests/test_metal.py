@@ -138,10 +138,10 @@ def test_a_buffer_has_the_pages_of_the_channel_and_a_message_is_an_offset_in_it(
         with tx.loan() as m:
             m.array[:] = n
             view = gpu.view(m)
-            metal = gpu.queue.metal
-            assert metal.send(view.buffer, "contents") == view._registration.mapping.address
-            assert metal.send(view.buffer, "length") == view._registration.mapping.nbytes
-            address = metal.send(view.buffer, "contents") + view.offset
+            runtime = gpu.queue.runtime
+            assert runtime.send(view.buffer, "contents") == view._registration.mapping.address
+            assert runtime.send(view.buffer, "length") == view._registration.mapping.nbytes
+            address = runtime.send(view.buffer, "contents") + view.offset
             assert ctypes.c_float.from_address(address).value == n
             seen.append((view.buffer, view.offset))
     assert seen[0][0] == seen[1][0]
@@ -379,8 +379,8 @@ def test_ctrl_c_in_a_launch_leaves_nothing_that_is_waited_for(
     call: str, gpu: Any, ends: Any, monkeypatch: pytest.MonkeyPatch
 ):
     tx, _ = ends
-    metal = gpu.queue.metal
-    send = metal.send
+    runtime = gpu.queue.runtime
+    send = runtime.send
 
     def interrupted(receiver: Any, selector: str, *arguments: Any) -> Any:
         if selector == call:
@@ -392,7 +392,7 @@ def test_ctrl_c_in_a_launch_leaves_nothing_that_is_waited_for(
         m.array[:] = 0
         view = gpu.view(m)
         with monkeypatch.context() as patch:
-            patch.setattr(metal, "send", interrupted)
+            patch.setattr(runtime, "send", interrupted)
             with pytest.raises(KeyboardInterrupt):
                 add_one(view, groups=64, threads=64)
         add_one(view, groups=64, threads=64).wait()
@@ -459,15 +459,15 @@ def test_a_tensor_keeps_the_message_and_its_buffer(gpu: Any):
 
 @of_the_stand_in
 def test_the_stand_in_takes_whole_pages_only(gpu: Any):
-    metal, call = gpu.queue.metal, "newBufferWithBytesNoCopy:length:options:deallocator:"
+    runtime, call = gpu.queue.runtime, "newBufferWithBytesNoCopy:length:options:deallocator:"
     pages = np.zeros(3 * PAGESIZE, "u1")
     address = -(-pages.ctypes.data // PAGESIZE) * PAGESIZE
-    with metal.pool():
-        good = metal.owned(metal.send(gpu.handle, call, address, PAGESIZE, 0, None))
+    with runtime.pool():
+        good = runtime.owned(runtime.send(gpu.handle, call, address, PAGESIZE, 0, None))
         assert good is not None
-        assert metal.send(good, "contents") == address
+        assert runtime.send(good, "contents") == address
         for place, size in ((address + 64, PAGESIZE), (address, PAGESIZE - 1), (address, 0), (PAGESIZE, PAGESIZE)):
-            assert metal.send(gpu.handle, call, place, size, 0, None) is None
+            assert runtime.send(gpu.handle, call, place, size, 0, None) is None
     del good
 
 
@@ -475,15 +475,16 @@ def test_the_stand_in_takes_whole_pages_only(gpu: Any):
 @pytest.mark.parametrize(
     ("code", "text"),
     [
-        ("metal.send(dev.handle, 'endEncoding')", r"-\[MTLDevice endEncoding\]: unrecognized selector"),
+        ("runtime.send(dev.handle, 'endEncoding')", r"-\[MTLDevice endEncoding\]: unrecognized selector"),
         (
-            "it = view.memory; n = it.id; it.release(); metal.send(n, 'length')",
+            "it = view.memory; n = it.id; it.release(); runtime.send(n, 'length')",
             "length of a MTLBuffer that was released",
         ),
         ("view._registration.mapping.close(); view.memory.release()", "unmapped before its buffer was released"),
-        ("metal.send(dev.handle, 'name')", "a NSString is autoreleased without a pool"),
+        ("runtime.send(dev.handle, 'name')", "a NSString is autoreleased without a pool"),
         (
-            "with metal.pool(): metal.send(metal.send(dev.queue._queue, 'commandBuffer'), 'computeCommandEncoder')",
+            "queue = dev.queue._queue\n"
+            "with runtime.pool(): runtime.send(runtime.send(queue, 'commandBuffer'), 'computeCommandEncoder')",
             "an encoder was released before endEncoding",
         ),
     ],
@@ -491,7 +492,7 @@ def test_the_stand_in_takes_whole_pages_only(gpu: Any):
 def test_the_stand_in_ends_the_process_where_metal_would(code: str, text: str):
     program = (
         "import psyne\n"
-        "dev = psyne.device('metal'); metal = dev.queue.metal\n"
+        "dev = psyne.device('metal'); runtime = dev.queue.runtime\n"
         "tx = psyne.sender('ipc://n', psyne.Array('f4', 16)); m = tx.loan(); view = dev.view(m)\n"
         f"{code}\n"
     )

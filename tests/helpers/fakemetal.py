@@ -45,5 +45,5 @@ def left() -> int:
     gc.collect()
     if REAL:
         return 0
-    (fake,) = metal_api.metal().libraries
+    (fake,) = metal_api.runtime().libraries
     return int(fake.fakeLiving())

@@ -96,7 +96,7 @@ class MetalCopy(_Buffer, Uploaded):
         super().__init__(device, array, Finished())
         self.memory: mtl.Object = device.allocated(array.nbytes)
         self.number: int = device.number
-        address = device.queue.metal.send(self.memory, "contents")
+        address = device.queue.runtime.send(self.memory, "contents")
         self._array = _native.array_at(np.empty(array.shape, array.dtype), address, self.memory, True)
         self._array[...] = array
 
@@ -116,11 +116,11 @@ class Metal(Device):
     def __init__(self, info: DeviceInfo, number: int) -> None:
         super().__init__(info)
         self.number: int = number
-        metal = mtl.metal()
-        self.handle: mtl.Object = metal.devices()[number]
+        runtime = mtl.runtime()
+        self.handle: mtl.Object = runtime.devices()[number]
         """The id<MTLDevice>."""
-        self.queue: Queue = Queue(metal, self.handle)
-        self._most: int = metal.send(self.handle, "maxBufferLength")
+        self.queue: Queue = Queue(runtime, self.handle)
+        self._most: int = runtime.send(self.handle, "maxBufferLength")
 
     def kernel(self, source: str, name: str) -> Kernel:
         """A kernel function of that name, of source in Metal's shading language.
@@ -152,24 +152,24 @@ class Metal(Device):
 
     def allocated(self, nbytes: int) -> mtl.Object:
         """A buffer of Metal's own. Raises NoSpace."""
-        metal, made = self.queue.metal, None
+        runtime, made = self.queue.runtime, None
         if nbytes <= self._most:
-            with metal.pool():
-                made = metal.owned(metal.send(self.handle, "newBufferWithLength:options:", nbytes, mtl.SHARED))
+            with runtime.pool():
+                made = runtime.owned(runtime.send(self.handle, "newBufferWithLength:options:", nbytes, mtl.SHARED))
         if made is None:
             raise NoSpace(f"{self.name} has no buffer of {nbytes:,} bytes; it has at most {self._most:,} in one")
         return made
 
     def _register(self, mapping: _native.Mapping, writable: bool) -> mtl.Object:
-        metal, address, nbytes = self.queue.metal, mapping.address, mapping.nbytes
+        runtime, address, nbytes = self.queue.runtime, mapping.address, mapping.nbytes
         if nbytes > self._most:
             raise CannotShare(f"{self.name} has at most {self._most:,} bytes in a buffer; this slab has {nbytes:,}")
         call = "newBufferWithBytesNoCopy:length:options:deallocator:"
-        with metal.pool():
-            made = metal.owned(metal.send(self.handle, call, address, nbytes, mtl.SHARED, None))
+        with runtime.pool():
+            made = runtime.owned(runtime.send(self.handle, call, address, nbytes, mtl.SHARED, None))
         if made is None:
             raise CannotShare(f"{self.name} does not take {nbytes:,} bytes of a channel at {address:#x}; upload() them")
-        got = metal.send(made, "contents") or 0, metal.send(made, "length")
+        got = runtime.send(made, "contents") or 0, runtime.send(made, "length")
         if got != (address, nbytes):  # as on virtual machines
             raise CannotShare(
                 f"{self.name} does not take {nbytes:,} bytes of a channel at {address:#x} as they lie: its buffer has "
@@ -190,22 +190,16 @@ class Metal(Device):
 
 def devices() -> list[DeviceInfo]:
     """Those that the system has, its default one first. Raises DeviceUnavailable."""
-    metal = mtl.metal()
-    system = os.path.basename(metal.path) if metal.path else f"macOS {platform.mac_ver()[0]}"
+    runtime = mtl.runtime()
+    system = os.path.basename(runtime.path) if runtime.path else f"macOS {platform.mac_ver()[0]}"
     found = []
-    with metal.pool():
-        for number, it in enumerate(metal.devices()):
-            found.append(
-                DeviceInfo(
-                    f"metal:{number}",
-                    "metal",
-                    metal.text(metal.send(it, "name")),
-                    f"Metal of {system}",
-                    metal.send(it, "hasUnifiedMemory"),
-                    "reads and writes messages in place (not verified on hardware)",
-                    ALIGNMENT,
-                )
-            )
+    with runtime.pool():
+        for number, it in enumerate(runtime.devices()):
+            product, unified = runtime.text(runtime.send(it, "name")), runtime.send(it, "hasUnifiedMemory")
+            where = "" if unified else ", over the bus"
+            zero_copy = f"reads and writes messages in place{where} (not verified on hardware)"
+            driver = f"Metal of {system}"
+            found.append(DeviceInfo(f"metal:{number}", "metal", product, driver, unified, zero_copy, ALIGNMENT))
     if not found:
         raise DeviceUnavailable("Metal finds no GPU")
     return found

@@ -2,7 +2,7 @@
 
 Not verified on hardware: it ran against a stand-in only (`tests/helpers/fakemetal.c`). Names, numbers and signatures
 are those of Apple's headers. The rules of Objective-C hold: who gets an object from a call named ``new…``, ``Create``
-or ``Copy`` owns it (`Object`); all others belong to the pool (`Metal.pool`) around the call.
+or ``Copy`` owns it (`Object`); all others belong to the pool (`Runtime.pool`) around the call.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import DeviceUnavailable, ForkedError, SystemFailure
 
-__all__ = ["Metal", "MetalError", "Object", "Size", "metal"]
+__all__ = ["MetalError", "Object", "Runtime", "Size", "runtime"]
 
 # CoreGraphics: a program without windows gets no default device otherwise.
 LIBRARIES = (
@@ -111,8 +111,8 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 class Object:
     """An object of Objective-C that is ours until this is collected or released. Calls take it as it is."""
 
-    def __init__(self, metal: Metal, identity: int) -> None:
-        self._metal = metal
+    def __init__(self, runtime: Runtime, identity: int) -> None:
+        self._runtime = runtime
         self.id: int = identity
 
     @property
@@ -122,16 +122,16 @@ class Object:
     def release(self) -> None:
         """Once; it is nil from now on."""
         was, self.id = self.id, 0
-        if was and self._metal.pid == os.getpid():  # a forked child has nothing to say to the driver
-            with self._metal.pool():
-                self._metal.functions["objc_release"](was)
+        if was and self._runtime.pid == os.getpid():  # a forked child has nothing to say to the driver
+            with self._runtime.pool():
+                self._runtime.functions["objc_release"](was)
 
     def __del__(self) -> None:
         self.release()
 
 
-class Metal:
-    """The libraries: `send` is a message to an object. ctypes lets the GIL go meanwhile."""
+class Runtime:
+    """Objective-C and Metal: `send` is a message to an object. ctypes lets the GIL go meanwhile."""
 
     def __init__(self, path: str | None) -> None:
         if path is None and sys.platform != "darwin":
@@ -217,15 +217,15 @@ class Metal:
         return found
 
 
-_metal: Metal | None = None
+_runtime: Runtime | None = None
 
 
-def metal() -> Metal:
+def runtime() -> Runtime:
     """Metal of this process; ``$PSYNE_LIBMETAL`` names a library that stands in for it. Raises DeviceUnavailable."""
-    global _metal
+    global _runtime
     path = os.environ.get("PSYNE_LIBMETAL")
-    if _metal is not None and _metal.pid != os.getpid():
+    if _runtime is not None and _runtime.pid != os.getpid():
         raise DeviceUnavailable("the parent process uses Metal, which does not survive a fork: spawn processes")
-    if _metal is None or _metal.path != path:
-        _metal = Metal(path)
-    return _metal
+    if _runtime is None or _runtime.path != path:
+        _runtime = Runtime(path)
+    return _runtime

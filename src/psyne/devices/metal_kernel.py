@@ -37,27 +37,27 @@ class Kernel:
     def __init__(self, device: Metal, source: str, name: str) -> None:
         self.device: Metal = device
         self.name: str = name
-        metal = device.queue.metal
+        runtime = device.queue.runtime
         error, reflection = c_void_p(), c_void_p()
-        with metal.pool():
-            text = metal.string(source)
-            made = metal.send(device.handle, "newLibraryWithSource:options:error:", text, None, byref(error))
-            if (library := metal.owned(made)) is None:
-                raise InvalidArgument(f"Metal does not compile this: {metal.reason(error.value)}")
-            function = metal.owned(metal.send(library, "newFunctionWithName:", metal.string(name)))
+        with runtime.pool():
+            text = runtime.string(source)
+            made = runtime.send(device.handle, "newLibraryWithSource:options:error:", text, None, byref(error))
+            if (library := runtime.owned(made)) is None:
+                raise InvalidArgument(f"Metal does not compile this: {runtime.reason(error.value)}")
+            function = runtime.owned(runtime.send(library, "newFunctionWithName:", runtime.string(name)))
             if function is None:
-                names = [metal.text(it) for it in metal.items(metal.send(library, "functionNames"))]
+                names = [runtime.text(it) for it in runtime.items(runtime.send(library, "functionNames"))]
                 raise InvalidArgument(f"there is no kernel {name!r} in this source; there are {', '.join(names)}")
             call = "newComputePipelineStateWithFunction:options:reflection:error:"
             told, why = byref(reflection), byref(error)
-            pipeline = metal.owned(metal.send(device.handle, call, function, mtl.BINDING_INFO, told, why))
+            pipeline = runtime.owned(runtime.send(device.handle, call, function, mtl.BINDING_INFO, told, why))
             if pipeline is None:
-                raise InvalidArgument(f"Metal makes no pipeline of kernel {name!r}: {metal.reason(error.value)}")
-            self.buffers: list[Buffer] = self._buffers(metal.items(metal.send(reflection.value, "bindings")))
+                raise InvalidArgument(f"Metal makes no pipeline of kernel {name!r}: {runtime.reason(error.value)}")
+            self.buffers: list[Buffer] = self._buffers(runtime.items(runtime.send(reflection.value, "bindings")))
             """Its arguments ``[[buffer(0)]]``, ``[[buffer(1)]]``, …"""
-            self.width: int = metal.send(pipeline, "threadExecutionWidth")
+            self.width: int = runtime.send(pipeline, "threadExecutionWidth")
             """Threads that run in step; the number in a group unless said otherwise."""
-            self.most: int = metal.send(pipeline, "maxTotalThreadsPerThreadgroup")
+            self.most: int = runtime.send(pipeline, "maxTotalThreadsPerThreadgroup")
             """Threads that a group may have."""
             self._pipeline = pipeline
 
@@ -78,15 +78,15 @@ class Kernel:
         each = self._size("threads", self.width if threads is None else threads)
         if (product := math.prod(each)) > self.most:
             raise InvalidArgument(f"a group of this kernel has at most {self.most} threads, not {product}")
-        metal = device.queue.metal
+        runtime = device.queue.runtime
 
         def record(encoding: int) -> None:
-            metal.send(encoding, "setComputePipelineState:", self._pipeline)
+            runtime.send(encoding, "setComputePipelineState:", self._pipeline)
             for i, view in enumerate(views):
-                metal.send(encoding, "setBuffer:offset:atIndex:", view.buffer, view.offset, i)
+                runtime.send(encoding, "setBuffer:offset:atIndex:", view.buffer, view.offset, i)
             if push:
-                metal.send(encoding, "setBytes:length:atIndex:", bytes(push), len(push), len(views))
-            metal.send(encoding, "dispatchThreadgroups:threadsPerThreadgroup:", mtl.Size(*size), mtl.Size(*each))
+                runtime.send(encoding, "setBytes:length:atIndex:", bytes(push), len(push), len(views))
+            runtime.send(encoding, "dispatchThreadgroups:threadsPerThreadgroup:", mtl.Size(*size), mtl.Size(*each))
 
         return device.queue.submit(record, *views)
 
@@ -96,7 +96,7 @@ class Kernel:
     # ---- checks: Metal does not make them, or ends the process ------------------------------------------------------
 
     def _buffers(self, bindings: list[int]) -> list[Buffer]:
-        send = self.device.queue.metal.send
+        send = self.device.queue.runtime.send
         found = {}
         for it in bindings:
             if send(it, "type") == mtl.BUFFER:

@@ -22,28 +22,28 @@ class MetalEvent(Event):
     It keeps the messages that the work uses until it is done.
     """
 
-    def __init__(self, metal: mtl.Metal, command: mtl.Object, kept: tuple[object, ...]) -> None:
-        self._metal = metal
+    def __init__(self, runtime: mtl.Runtime, command: mtl.Object, kept: tuple[object, ...]) -> None:
+        self._runtime = runtime
         self._command = command
         self._kept: tuple[object, ...] = kept
 
     def done(self) -> bool:
         self._check_fork()
-        status = self._metal.send(self._command, "status")
+        status = self._runtime.send(self._command, "status")
         if status < mtl.COMPLETED:
             return False
         self._kept = ()
         if status == mtl.FAILED:
-            with self._metal.pool():
-                why = self._metal.reason(self._metal.send(self._command, "error"))
+            with self._runtime.pool():
+                why = self._runtime.reason(self._runtime.send(self._command, "error"))
             raise mtl.MetalError(f"work of Metal failed: {why}")
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
         self._check_fork()
         if timeout is None:
-            with self._metal.pool():
-                self._metal.send(self._command, "waitUntilCompleted")
+            with self._runtime.pool():
+                self._runtime.send(self._command, "waitUntilCompleted")
             return self.done()
         deadline = time.monotonic() + timeout
         while not self.done():
@@ -53,17 +53,17 @@ class MetalEvent(Event):
         return True
 
     def _check_fork(self) -> None:
-        if self._metal.pid != os.getpid():
+        if self._runtime.pid != os.getpid():
             raise ForkedError("this event is of the parent process, whose device does the work")
 
     def __del__(self) -> None:
-        if self._kept and self._metal.pid == os.getpid() and self._committed():
+        if self._kept and self._runtime.pid == os.getpid() and self._committed():
             with suppress(mtl.MetalError):  # nobody asks
                 self.wait()
 
     def _committed(self) -> bool:
         """Else Ctrl-C came before, and it would be waited for in vain."""
-        status: int = self._metal.send(self._command, "status")
+        status: int = self._runtime.send(self._command, "status")
         return status >= mtl.COMMITTED
 
     def __repr__(self) -> str:
@@ -73,28 +73,29 @@ class MetalEvent(Event):
 class Queue:
     """A command queue. Any thread may use it."""
 
-    def __init__(self, metal: mtl.Metal, device: mtl.Object) -> None:
-        self.metal: mtl.Metal = metal
-        queue = metal.owned(metal.send(device, "newCommandQueue"))
+    def __init__(self, runtime: mtl.Runtime, device: mtl.Object) -> None:
+        self.runtime: mtl.Runtime = runtime
+        with runtime.pool():
+            queue = runtime.owned(runtime.send(device, "newCommandQueue"))
         if queue is None:
             raise mtl.MetalError("Metal gives no command queue")
         self._queue = queue
 
     def submit(self, record: Callable[[int], None], *kept: object) -> MetalEvent:
         """What `record` does with a MTLComputeCommandEncoder. The event has `kept` until it is done."""
-        metal = self.metal
-        with metal.pool():
-            made = metal.send(self._queue, "commandBuffer")  # waits while 64 are under way
+        runtime = self.runtime
+        with runtime.pool():
+            made = runtime.send(self._queue, "commandBuffer")  # waits while 64 are under way
             if made is None:
                 raise mtl.MetalError("Metal gives no command buffer")
-            command = metal.kept(made)
-            encoding = metal.send(command, "computeCommandEncoder")
+            command = runtime.kept(made)
+            encoding = runtime.send(command, "computeCommandEncoder")
             try:
                 record(encoding)
             finally:
-                metal.send(encoding, "endEncoding")  # one that is dropped before ends the process
-            event = MetalEvent(metal, command, kept)
-            metal.send(command, "commit")
+                runtime.send(encoding, "endEncoding")  # one that is dropped before ends the process
+            event = MetalEvent(runtime, command, kept)
+            runtime.send(command, "commit")
         return event
 
     def release(self) -> None:
