@@ -127,6 +127,7 @@ void capsule_gone(PyObject* capsule) {
 struct Exported {
     DLDevice device{kDLCPU, 0};
     void* data = nullptr;  // null: where the array has them
+    uint64_t offset = 0;   // from there to the first element: of devices whose data is a handle
 };
 
 /// Takes over `array`, also when it fails.
@@ -143,7 +144,7 @@ PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flag
     auto* sizes = reinterpret_cast<int64_t*>(managed + 1);
     managed->manager_ctx = array;
     managed->deleter = let_go<Managed>;
-    managed->dl_tensor = {as.data ? as.data : PyArray_DATA(array), as.device, ndim, type, sizes, sizes + ndim, 0};
+    managed->dl_tensor = {as.data ? as.data : PyArray_DATA(array), as.device, ndim, type, sizes, sizes + ndim, as.offset};
     for (int i = 0; i < ndim; ++i) {
         sizes[i] = PyArray_DIM(array, i);
         sizes[ndim + i] = PyArray_STRIDE(array, i) / item;
@@ -248,10 +249,11 @@ static PyObject* dlpack_array(PyObject*, PyObject* const* args, Py_ssize_t n, Py
     return dlpack_of(args[0], args + 1, 0, names, Py_NewRef);
 }
 
-/// dlpack_on(array, device, address, max_version=None, dl_device=None, copy=None)
+/// dlpack_on(array, device, address, max_version=None, dl_device=None, copy=None, byte_offset=None)
 static PyObject* dlpack_on(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* names) {
-    PyObject* values[6];
-    if (!Call{"dlpack_on", args, n, names}.parse({"array", "device", "address", "max_version", "dl_device", "copy"}, values, 3))
+    PyObject* values[7];
+    if (!Call{"dlpack_on", args, n, names}.parse(
+            {"array", "device", "address", "max_version", "dl_device", "copy", "byte_offset"}, values, 3))
         return nullptr;
     if (!PyArray_Check(values[0])) return PyErr_Format(PyExc_TypeError, "dlpack_on() takes a numpy array"), nullptr;
     for (PyObject*& v : values)
@@ -261,10 +263,11 @@ static PyObject* dlpack_on(PyObject*, PyObject* const* args, Py_ssize_t n, PyObj
         return PyErr_Occurred() ? nullptr : PyErr_Format(PyExc_TypeError, "dlpack_on() needs a device and an address");
     void* address = PyLong_AsVoidPtr(values[2]);
     const int copied = values[5] ? PyObject_IsTrue(values[5]) : 0;
+    const uint64_t offset = values[6] ? PyLong_AsUnsignedLongLong(values[6]) : 0;
     if (PyErr_Occurred() || copied < 0) return nullptr;
     if (!address) return PyErr_Format(PyExc_ValueError, "dlpack_on() needs an address");
     return export_for(values[0], values[3], values[4], copied, Py_NewRef,
-                      {{static_cast<int32_t>(type), static_cast<int32_t>(id)}, address});
+                      {{static_cast<int32_t>(type), static_cast<int32_t>(id)}, address, offset});
 }
 
 void bind_dlpack(nb::module_& m) {
@@ -272,7 +275,7 @@ void bind_dlpack(nb::module_& m) {
                                      "The DLPack capsule of any numpy array, with ml_dtypes."};
     m.attr("dlpack") = nb::steal(PyCFunction_New(&dlpack_def, nullptr));
     static PyMethodDef on_def = {"dlpack_on", method(dlpack_on), METH_FASTCALL | METH_KEYWORDS,
-                                 "The DLPack capsule of an array whose bytes a device has at an address of its own."};
+                                 "The DLPack capsule of an array whose bytes a device has at an address of its own, or byte_offset behind a handle."};
     m.attr("dlpack_on") = nb::steal(PyCFunction_New(&on_def, nullptr));
 }
 

@@ -83,7 +83,7 @@ Region region_of(nb::object array) {
         refused("PeerCorrupted", "a message of " + std::to_string(bytes) + " bytes lies in pages of " +
                                      std::to_string(r.pages.bytes) + "; its sender is damaged or hostile");
     const struct stat st = looked_at(*r.pages.file);
-    r.device = st.st_dev;
+    r.device = static_cast<uint64_t>(st.st_dev);
     r.inode = st.st_ino;
     const Hold::Kind kind = lease->hold.kind;  // of a message that is over the views hold it, and nobody may write
     r.writable = PyArray_ISWRITEABLE(a) && (kind == Hold::Kind::nothing || kind == Hold::Kind::taken);

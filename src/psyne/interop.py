@@ -1,4 +1,4 @@
-"""Messages for other libraries, over the same memory: torch, JAX, Arrow, LAPACK.
+"""Messages for other libraries, over the same memory: torch, JAX, MLX, Arrow, LAPACK.
 
 Each function takes a message, a batch or a numpy array of one (a field, a slice). What comes back keeps the slot.
 They check what the libraries do not, and raise instead of a copy in silence (`CannotShare`) or a write into a read-only
@@ -10,6 +10,7 @@ cannot use, is copied at once.
 from __future__ import annotations
 
 import importlib
+from mmap import PAGESIZE
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     import jax as _jax  # pyright: ignore[reportMissingImports]
+    import mlx.core as _mlx  # pyright: ignore[reportMissingImports]
     import pyarrow as _arrow  # pyright: ignore[reportMissingImports]
     import torch as _torch  # pyright: ignore[reportMissingImports]
     from numpy.typing import NDArray
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
         def array(self) -> NDArray[Any]: ...
 
 
-__all__ = ["arrow", "jax", "lapack", "torch"]
+__all__ = ["arrow", "jax", "lapack", "mlx", "torch"]
 
 JAX_ALIGNMENT = 64
 
@@ -134,6 +136,36 @@ def jax(message: Viewable | NDArray[np.generic], *, private: bool = False) -> _j
     if made.unsafe_buffer_pointer() != address:
         raise CannotShare(f"JAX copied {_text(array)}: it stores it otherwise")
     return cast("_jax.Array", made)
+
+
+def mlx(message: Viewable | NDArray[np.generic], *, private: bool = False) -> _mlx.array:
+    """An MLX array over the message, which keeps the slot: on a Mac. Not verified on hardware.
+
+    MLX puts the result of ``x += 1`` into the memory of x, and that of ``mlx(m) + 1``, where nobody else has the array.
+    So it raises ReadOnly for what was received by a stage that does not mutate; and CannotShare where MLX would copy:
+    when the address is not a multiple of the page (``align=mmap.PAGESIZE``; views of ``psyne.device("metal")`` begin at
+    multiples of 16 bytes), for dtypes that it converts, and where it has no Metal.
+    """
+    module = _library("mlx.core", "mlx")
+    if not hasattr(module, "from_dlpack"):
+        raise ImportError(f"MLX takes memory of others from version 0.32.1 on; this is {module.__version__}")
+    array = _view(message, private, PAGESIZE)
+    _writable(array, "MLX")
+    if any(stride < 0 for stride in array.strides):
+        raise CannotShare(f"MLX has no negative strides, and this array has {array.strides}: reverse it there")
+    if array.dtype.char in "dD":
+        raise CannotShare(f"MLX would convert {array.dtype}: its GPUs have none of that")
+    if rest := _address(array) % PAGESIZE:
+        raise CannotShare(
+            f"MLX needs an address that {PAGESIZE} divides, and this {_text(array)} is at {_address(array):#x} "
+            f"(rest {rest}), so it would copy. Open the sender with align={PAGESIZE}, give mx.from_dlpack the view of "
+            'psyne.device("metal"), or take private=True, which copies to such an address'
+        )
+    try:
+        made = module.from_dlpack(_Exporter(array), copy=False)
+    except (BufferError, OverflowError, ValueError) as error:
+        raise CannotShare(f"MLX cannot use {_text(array)} as it is: {error}") from error
+    return cast("_mlx.array", made)
 
 
 def arrow(
