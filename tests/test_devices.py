@@ -63,10 +63,17 @@ def add_one_by_cuda(view: Any) -> Event:
     return event
 
 
+def add_one_by_opencl(view: Any) -> Event:
+    kernel = view.device.kernel("kernel void add(global float *x) { x[get_global_id(0)] += 1; }")
+    event: Event = kernel(view)
+    return event
+
+
 CASES = [
     Case("cpu", add_one_by_numpy),
     Case("vulkan", add_one_by_vulkan),
     Case("cuda", add_one_by_cuda, pins=True),  # by a stand-in for its driver
+    Case("opencl", add_one_by_opencl),
 ]
 
 

@@ -14,11 +14,12 @@ from .contract import Device, DeviceInfo, Event, Uploaded, View
 if TYPE_CHECKING:
     from typing import Literal
 
+    from .opencl import OpenCl
     from .vulkan import Vulkan
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
 
-KINDS = ("cpu", "vulkan", "cuda")  # each is a file beside this one
+KINDS = ("cpu", "vulkan", "cuda", "opencl")  # each is a file beside this one
 
 
 class Kind(Protocol):
@@ -38,6 +39,8 @@ _lost: set[str] = set()  # opened by the parent process, by a driver that does n
 
 @overload
 def device(name: Literal["vulkan", "vulkan:0", "vulkan:1"]) -> Vulkan: ...
+@overload
+def device(name: Literal["opencl", "opencl:0", "opencl:1"]) -> OpenCl: ...
 @overload
 def device(name: str) -> Device: ...
 def device(name: str) -> Device:
