@@ -220,9 +220,7 @@ class OpenCl(Device):
             ) from error
 
     def _unregister(self, handle: cl.Buffer) -> None:
-        import pyopencl as cl
-
-        with suppress(cl.Error):
+        with suppress(Exception):
             self._queue.finish()
             handle.release()
 

@@ -78,6 +78,8 @@ class OpenClEvent(Event):
         status = int(self.work.command_execution_status)  # 0: complete, below: failed, above: under way
         if status > 0:
             return False
+        with suppress(Exception):  # said below
+            self.work.wait()  # and pyopencl lets go of the memory that it has copied
         self._kept = ()
         if status < 0:
             raise OpenClError(status, f"the work on the device failed, with error {status} of OpenCL")
@@ -89,8 +91,11 @@ class OpenClEvent(Event):
         until = None if timeout is None else time.monotonic() + timeout
         while not self.done():
             if until is None:
-                with suppress(cl.Error):  # done() says it
+                try:
                     self.work.wait()
+                except cl.Error as error:
+                    self.done()  # says what the work failed with
+                    raise OpenClError(error.code, f"the driver does not wait: {error}") from error
             elif (left := until - time.monotonic()) > 0:
                 time.sleep(min(SLICE, left))
             else:

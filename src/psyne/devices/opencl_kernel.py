@@ -94,7 +94,7 @@ class Kernel:
                     f"{argument} of {self} is {given!r}; it takes what view() and upload() of its device give"
                 )
             if argument.writes:
-                given.check_writable(f"{self}, where {argument.name} is not declared const,")
+                given.check_writable(f"{argument.name} of kernel {self.name} (not declared `const`)")
             return given.region()
         if argument.kind == "local":
             if not isinstance(given, LocalMemory):
