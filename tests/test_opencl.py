@@ -71,11 +71,12 @@ def words() -> Iterator[Any]:
 
 
 class Gate:
-    """Work of the device that is done when the test says so; in its queue, all that comes later waits."""
+    """Work in a queue that is done when the test says so: all that comes later there waits."""
 
-    def __init__(self, dev: Any) -> None:
-        self._event = cl.UserEvent(dev.context)
-        cl.enqueue_marker(dev.queue, wait_for=[self._event])
+    def __init__(self, queue: Any) -> None:
+        self.queue = queue
+        self._event = cl.UserEvent(queue.context)
+        cl.enqueue_marker(queue, wait_for=[self._event])
 
     def open(self) -> None:
         if self._event.command_execution_status != cl.command_execution_status.COMPLETE:
@@ -84,9 +85,18 @@ class Gate:
 
 @pytest.fixture
 def gate(dev: Any) -> Iterator[Gate]:
-    made = Gate(dev)
+    """In the queue of the device."""
+    made = Gate(dev.queue)
     yield made
     made.open()  # whatever has failed
+
+
+@pytest.fixture
+def aside(dev: Any) -> Iterator[Gate]:
+    """In a queue of the test's own."""
+    made = Gate(cl.CommandQueue(dev.context))
+    yield made
+    made.open()
 
 
 def change() -> Any:
@@ -283,7 +293,9 @@ def test_a_read_only_message_goes_to_a_kernel_that_declares_it_const_and_to_no_o
             assert add(dev.view(m), dev.view(total)).wait()
             assert (total.array == ramp() + 1).all()
             for refused in (lambda: scale(dev.view(m), 2, 0), lambda: add(dev.view(total), dev.view(m))):
-                with pytest.raises(psyne.ReadOnly, match=r"[xy] of kernel (scale|add) \(not declared `const`\) would write"):
+                with pytest.raises(
+                    psyne.ReadOnly, match=r"[xy] of kernel (scale|add) \(not declared `const`\) would write"
+                ):
                     refused()
             with pytest.raises(psyne.ReadOnly, match="an array of pyopencl would write"):
                 dev.view(m).pyopencl()
@@ -492,16 +504,14 @@ def test_a_loan_whose_work_failed_is_taken_back(dev: Any, words: Any):
     assert rx.try_receive() is None
 
 
-def test_an_event_of_ones_own_queue_keeps_the_message_too(dev: Any, words: Any):
+def test_an_event_of_ones_own_queue_keeps_the_message_too(dev: Any, words: Any, aside: Gate):
     out, rx = words
-    queue = cl.CommandQueue(dev.context)
     m = out.loan()
     m.array[:] = 0
-    opener = cl.UserEvent(dev.context)
-    cl.enqueue_fill_buffer(queue, dev.view(m).region(), np.uint32(7), 0, 4096, wait_for=[opener])
-    out.send(m, after=dev.event(queue, dev.view(m)))
+    cl.enqueue_fill_buffer(aside.queue, dev.view(m).region(), np.uint32(7), 0, 4096)
+    out.send(m, after=dev.event(aside.queue, dev.view(m)))
     assert rx.try_receive() is None
-    opener.set_status(cl.command_execution_status.COMPLETE)
+    aside.open()
     with rx.receive(timeout=60) as got:
         assert (got.array == 7).all()
 
@@ -510,6 +520,7 @@ def test_memory_is_kept_until_the_queue_has_done_all_that_is_in_it(dev: Any, gat
     m = out.loan()
     inode = psyne._native.region(m.array).key[1]
     before = mappings(inode)
+    slab = dev.view(m)._registration.handle
     cl.enqueue_fill_buffer(dev.queue, dev.view(m).region(), np.uint32(7), 0, 4096)  # and nobody keeps the view
     m.discard()
     dropping = threading.Thread(target=dev.close)
@@ -519,6 +530,8 @@ def test_memory_is_kept_until_the_queue_has_done_all_that_is_in_it(dev: Any, gat
     gate.open()
     dropping.join()
     assert mappings(inode) == before
+    with pytest.raises(cl.Error, match="double-unref"):
+        slab.release()  # the driver had let go of it first
 
 
 def mappings(inode: int) -> int:
@@ -539,7 +552,16 @@ def test_work_is_done_in_the_order_of_its_calls(dev: Any, scale: Any, out: Any):
         assert m.array[0] == np.float32(expected)
 
 
-def test_many_threads_use_one_device_and_one_kernel(dev: Any, scale: Any):
+@pytest.fixture
+def switching() -> Iterator[None]:
+    """Threads take turns as often as they can."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def test_many_threads_use_one_device_and_one_kernel(dev: Any, scale: Any, switching: None):
     faults = []
 
     def work(n: int) -> None:
@@ -581,26 +603,26 @@ def test_an_upload_is_a_copy_that_kernels_and_pyopencl_take(dev: Any, scale: Any
                 assert (again.numpy() == part).all()
             with pytest.raises(psyne.CannotShare, match="has no bytes"):
                 dev.upload(m.array[:0])
+            days = m.array[:8].view("M8[s]")  # numpy has no buffer protocol for these
+            assert (dev.upload(days[::2]).numpy() == days[::2]).all()
         out.send(ramp() * 2)  # the slot was let go: `copy` keeps nothing
         assert (copy.numpy() == ramp() * 2 + 2).all()
 
 
-def test_an_upload_keeps_the_message_until_it_is_there_and_kernels_wait_for_it(dev: Any, words: Any):
+def test_an_upload_keeps_the_message_until_it_is_there_and_kernels_wait_for_it(dev: Any, words: Any, aside: Gate):
     out, rx = words
-    queue, opener = cl.CommandQueue(dev.context), cl.UserEvent(dev.context)
-    cl.enqueue_marker(queue, wait_for=[opener])
     out.send(np.full(1024, 3, "u4"))
     with rx.receive() as m:
-        copy = dev.upload(m, stream=queue)
+        copy = dev.upload(m, stream=aside.queue)
     assert not copy.event.done()
     assert out.try_loan() is None
     event = dev.kernel(SET)(copy, size=1)
     assert not event.done()
-    opener.set_status(cl.command_execution_status.COMPLETE)
+    aside.open()
     assert copy.event.wait()
     out.loan(timeout=0).discard()
     assert copy.numpy()[:2].tolist() == [7, 3]
-    del event
+    assert event.done()
 
 
 # ---- a device with a memory of its own: a stand-in, whose buffers are copies ----------------------------------------

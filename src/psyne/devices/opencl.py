@@ -43,8 +43,8 @@ class OpenClView(View):
     def region(self) -> cl.Buffer:
         """A buffer of these bytes alone; it keeps the view.
 
-        It belongs into `OpenCl.queue`, whose end the device awaits before it lets go of the memory. Nobody checks any
-        more whether a kernel may write it, and where memory is not unified, nobody brings it to the device and back.
+        Use it in `OpenCl.queue`: what is there is done before the memory goes. Nobody checks any more whether it may be
+        written, and where memory is not unified, nobody brings it to the device and back.
         """
         slab: cl.Buffer = self._registration.handle
         made = slab.get_sub_region(self.offset, self.nbytes)
@@ -101,7 +101,7 @@ class OpenClCopy(Uploaded):
 
         with told(f"{device.name} does not take a copy of {array.nbytes:,} bytes"):
             self._buffer: cl.Buffer = cl.Buffer(device.context, cl.mem_flags.READ_WRITE, array.nbytes)
-            packed = np.ascontiguousarray(array)
+            packed = _bytes(np.ascontiguousarray(array))
             work = cl.enqueue_copy(queue, self._buffer, packed, is_blocking=False)
             queue.flush()
         super().__init__(device, array, OpenClEvent(work, (array, packed)))
@@ -122,7 +122,7 @@ class OpenClCopy(Uploaded):
         self.event.wait()
         made = np.empty(self.shape, self.dtype)
         with told(f"{self.device.name} does not give its copy back"):
-            cl.enqueue_copy(self._opencl.queue, made, self._buffer)
+            cl.enqueue_copy(self._opencl.queue, _bytes(made), self._buffer)
         return made
 
     def check_writable(self, what: str) -> None:
@@ -222,7 +222,7 @@ class OpenCl(Device):
     def _unregister(self, handle: cl.Buffer) -> None:
         with suppress(Exception):
             self._queue.finish()
-            handle.release()
+            handle.release()  # before its pages go
 
     def _view(self, registration: Registration, array: NDArray[Any], region: _native.Region) -> OpenClView:
         return OpenClView(self, registration, array, region)
@@ -231,6 +231,11 @@ class OpenCl(Device):
 def _memory(address: int, nbytes: int) -> Any:
     """Something with the buffer protocol; it keeps nothing."""
     return (ctypes.c_char * nbytes).from_address(address)
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[np.uint8]:
+    """The same memory; not every dtype has the buffer protocol."""
+    return array.reshape(-1).view("u1")
 
 
 def _array(
