@@ -118,10 +118,10 @@ class Kernel:
         return made
 
     def _counts(self, name: str, given: Any) -> tuple[int, ...]:
-        counts = (given,) if isinstance(given, int) else tuple(given or ())
-        if not 1 <= len(counts) <= 3 or not all(isinstance(it, int) and it > 0 for it in counts):
-            raise InvalidArgument(f"{name}={given!r} for {self}: one to three positive numbers are wanted")
-        return counts
+        counts = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        if not 1 <= len(counts) <= 3 or not all(isinstance(it, (int, np.integer)) and it > 0 for it in counts):
+            raise InvalidArgument(f"{name}={given!r} for {self}: one to three positive whole numbers are wanted")
+        return tuple(map(int, counts))
 
 
 def _built(device: OpenCl, source: str, name: str | None, options: Sequence[str]) -> cl.Kernel:
