@@ -86,6 +86,7 @@ class OpenClEvent(Event):
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
+        """As `Event.wait`. Without a ``timeout`` the driver waits, and Ctrl-C comes when the work is done."""
         import pyopencl as cl
 
         until = None if timeout is None else time.monotonic() + timeout

@@ -48,7 +48,8 @@ class Kernel:
         self.device = device
         self._kernel = _built(device, source, name, options)
         self.name: str = self._kernel.function_name
-        self.arguments = tuple(_argument(self._kernel, i) for i in range(self._kernel.num_args))
+        self.arguments: tuple[Argument, ...] = tuple(_argument(self._kernel, i) for i in range(self._kernel.num_args))
+        """What it takes, in order."""
         self._lock = threading.Lock()  # from the first argument to the launch
 
     def __call__(
