@@ -69,11 +69,18 @@ def add_one_by_metal(view: Any) -> Event:
     return event
 
 
+def add_one_by_opencl(view: Any) -> Event:
+    kernel = view.device.kernel("kernel void add(global float *x) { x[get_global_id(0)] += 1; }")
+    event: Event = kernel(view)
+    return event
+
+
 CASES = [
     Case("cpu", add_one_by_numpy),
     Case("vulkan", add_one_by_vulkan),
     Case("cuda", add_one_by_cuda, pins=True),  # by a stand-in for its driver
     Case("metal", add_one_by_metal, pins=fakemetal.REAL),  # by a stand-in, except on a Mac
+    Case("opencl", add_one_by_opencl),
 ]
 
 

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from typing import Literal
 
     from .metal import Metal
+    from .opencl import OpenCl
     from .vulkan import Vulkan
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
 
-KINDS = ("cpu", "vulkan", "cuda", "metal")  # each is a file beside this one
+KINDS = ("cpu", "vulkan", "cuda", "opencl", "metal")  # each is a file beside this one
 
 
 class Kind(Protocol):
@@ -41,6 +42,8 @@ _lost: set[str] = set()  # opened by the parent process, by a driver that does n
 def device(name: Literal["vulkan", "vulkan:0", "vulkan:1"]) -> Vulkan: ...
 @overload
 def device(name: Literal["metal", "metal:0", "metal:1"]) -> Metal: ...
+@overload
+def device(name: Literal["opencl", "opencl:0", "opencl:1"]) -> OpenCl: ...
 @overload
 def device(name: str) -> Device: ...
 def device(name: str) -> Device:
