@@ -14,6 +14,8 @@ from .contract import Device, DeviceInfo, Event, Uploaded, View
 if TYPE_CHECKING:
     from typing import Literal
 
+    from .cpu import Cpu
+    from .cuda import Cuda
     from .vulkan import Vulkan
 
 __all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
@@ -38,6 +40,10 @@ _lost: set[str] = set()  # opened by the parent process, by a driver that does n
 
 @overload
 def device(name: Literal["vulkan", "vulkan:0", "vulkan:1"]) -> Vulkan: ...
+@overload
+def device(name: Literal["cuda", "cuda:0", "cuda:1"]) -> Cuda: ...
+@overload
+def device(name: Literal["cpu"]) -> Cpu: ...
 @overload
 def device(name: str) -> Device: ...
 def device(name: str) -> Device:

@@ -44,6 +44,10 @@ class _Tensor:
         """An array of the same shape, and whether the device may write."""
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        """Of the first axis; Warp asks."""
+        return len(self._elements()[0])
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         array, writable = self._elements()
