@@ -413,7 +413,12 @@ def test_a_message_that_is_an_arrow_batch_is_just_that():
 
 @pytest.mark.parametrize(
     ("function", "module", "package"),
-    [("torch", "torch", "torch"), ("jax", "jax", "jax"), ("arrow", "pyarrow", "pyarrow"), ("warp", "warp", "warp-lang")],
+    [
+        ("torch", "torch", "torch"),
+        ("jax", "jax", "jax"),
+        ("arrow", "pyarrow", "pyarrow"),
+        ("warp", "warp", "warp-lang"),
+    ],
 )
 def test_a_missing_library_is_an_importerror_that_says_what_to_install(function: str, module: str, package: str):
     without = f"import sys; sys.modules[{module!r}] = None\nimport psyne\n"

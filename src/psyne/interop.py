@@ -187,21 +187,23 @@ def warp(message: Viewable | NDArray[np.generic], dtype: Any = None, *, private:
     """
     module = _library("warp", "warp-lang")
     kind = {} if dtype is None else {"dtype": dtype}
-    if _on_gpu(message):
-        there: Any = message
+    there: Any = message
+    if _on_gpu(there):
         device = f"cuda:{there.__dlpack_device__()[1]}"
         made = _from_gpu(lambda it: module.array(it, device=device, copy=False, **kind), there, "Warp", private)
-        return cast("_warp.array[Any]", made)
-    array = _view(message, private)
-    _writable(array, "Warp")
-    try:
-        made = module.array(array, device="cpu", copy=False, **kind)
-    except Refusal as error:
-        raise CannotShare(f"Warp cannot use {_text(array)} as it is: {error}") from error
-    if made.ptr != _address(array):
-        raise CannotShare(f"Warp would copy {_text(array)} with strides {array.strides}: {made} is stored otherwise")
+        address, text = there.pointer, repr(there)
+    else:
+        array = _view(message, private)
+        _writable(array, "Warp")
+        address, text = _address(array), f"{_text(array)} with strides {array.strides}"
+        try:
+            made = module.array(array, device="cpu", copy=False, **kind)
+        except Refusal as error:
+            raise CannotShare(f"Warp cannot use {text} as it is: {error}") from error
+    if made.ptr != address:
+        raise CannotShare(f"Warp would copy {text} to have {getattr(made.dtype, '__name__', 'the struct')} of it")
     if made.ndim > WARP_DIMENSIONS:
-        raise CannotShare(f"Warp has {WARP_DIMENSIONS} dimensions, and {_text(array)} {made.ndim}: reshape it")
+        raise CannotShare(f"Warp has arrays of up to {WARP_DIMENSIONS} dimensions; reshape {text}")
     return cast("_warp.array[Any]", made)
 
 

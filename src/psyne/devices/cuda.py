@@ -187,7 +187,7 @@ class Cuda(Device):
         assert isinstance(view, CudaView)
         return CudaCopy(self, view, stream_of(stream))
 
-    def event(self, stream: Any = None, *views: CudaView) -> CudaEvent:
+    def event(self, stream: Any = None, *views: View) -> CudaEvent:
         """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
