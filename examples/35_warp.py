@@ -7,8 +7,6 @@ import numpy as np
 
 import psyne
 from psyne import Stage, Struct, f32, interop, u64
-from psyne.devices.cpu import Cpu
-from psyne.devices.cuda import Cuda
 
 if importlib.util.find_spec("warp") is None:
     print("warp is not installed: skipped")
@@ -38,16 +36,8 @@ def move(position: wp.array[wp.vec3], velocity: wp.array[wp.vec3], dt: float) ->
     position[i] = position[i] + velocity[i] * dt
 
 
-def nearest() -> Cuda | Cpu:
-    """A GPU where there is one."""
-    try:
-        return psyne.device("cuda:0")
-    except psyne.DeviceUnavailable:
-        return psyne.device("cpu")
-
-
 def main() -> None:
-    dev = nearest()
+    dev = psyne.device("cuda:0") if wp.is_cuda_available() else psyne.device("cpu")
     print(f"{dev.name}: {dev.info.zero_copy}")
     stream = wp.get_stream(dev.name) if dev.info.kind == "cuda" else None
     with (

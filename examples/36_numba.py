@@ -6,8 +6,6 @@ from typing import Any
 
 import psyne
 from psyne import Struct, f32, interop, u8, u64
-from psyne.devices.cpu import Cpu
-from psyne.devices.cuda import Cuda
 
 if importlib.util.find_spec("numba") is None:
     print("numba is not installed: skipped")
@@ -47,16 +45,8 @@ def on_gpu(image, light, gain):
         pixel_of_gpu(image, light, i, gain)
 
 
-def nearest() -> Cuda | Cpu:
-    """A GPU where there is one."""
-    try:
-        return psyne.device("cuda:0")
-    except psyne.DeviceUnavailable:
-        return psyne.device("cpu")
-
-
 def main() -> None:
-    dev = nearest()
+    dev = psyne.device("cuda:0") if cuda.is_available() else psyne.device("cpu")
     print(f"{dev.name}: {dev.info.zero_copy}")
     measure = on_gpu[-(-PIXELS // THREADS), THREADS] if dev.info.kind == "cuda" else on_cpu
     with psyne.sender("ipc://frames", Frame) as out, psyne.receiver("ipc://frames", Frame) as rx:

@@ -7,8 +7,6 @@ import numpy as np
 
 import psyne
 from psyne import Array, Stage, interop
-from psyne.devices.cpu import Cpu
-from psyne.devices.cuda import Cuda
 
 if importlib.util.find_spec("jax") is None:
     print("jax is not installed: skipped")
@@ -27,16 +25,8 @@ def profile(frame: jax.Array) -> jax.Array:
     return jnp.sqrt((frame * frame).mean(axis=0))
 
 
-def nearest() -> Cuda | Cpu:
-    """A GPU where there is one."""
-    try:
-        return psyne.device("cuda:0")
-    except psyne.DeviceUnavailable:
-        return psyne.device("cpu")
-
-
 def main() -> None:
-    dev = nearest()
+    dev = psyne.device("cuda:0") if jax.default_backend() == "gpu" else psyne.device("cpu")
     print(f"{dev.name}: {dev.info.zero_copy}")
     with (
         # A GPU gives JAX only what may be written; on the CPU a stage that reads would do.

@@ -224,7 +224,7 @@ def test_warp_would_copy_what_it_converts_and_is_not_given_it():
     rows = m.array[:, ::2]  # of 4, with gaps
     for array, dtype in ((m.array, wp.float64), (m.array, wp.int32), (rows, wp.vec4)):
         assert wp.array(array, dtype=dtype, copy=False, device="cpu").ptr != array.ctypes.data  # though it was asked
-        with pytest.raises(psyne.CannotShare, match=r"Warp would copy float32\[8, "):
+        with pytest.raises(psyne.CannotShare, match=r"Warp would convert float32\[8, "):
             interop.warp(array, dtype)
     assert interop.warp(rows).strides == rows.strides
 
@@ -467,7 +467,7 @@ def test_a_library_is_handed_the_view_and_its_pointer_is_checked(
     tx, _ = lines
     with tx.loan() as m:
         view = gpu.view(m)
-        made.ptr = view.pointer
+        made.ptr, made.__cuda_array_interface__ = view.pointer, {"typestr": "<f4"}
         made.unsafe_buffer_pointer = lambda: made.ptr
         assert take(view) is made
         ((handed, keywords),) = asked
@@ -475,7 +475,11 @@ def test_a_library_is_handed_the_view_and_its_pointer_is_checked(
         assert keywords == {"warp": {"device": "cuda:0", "copy": False}, "jax": {"copy": False}}.get(name, {})
         if name in ("warp", "jax"):
             made.ptr += 64
-            with pytest.raises(psyne.CannotShare, match=r"(copied|would copy) <psyne\.devices\.View"):
+            with pytest.raises(psyne.CannotShare, match=r"(copied|would convert) <psyne\.devices\.View"):
+                take(view)
+        if name == "warp":
+            made.ptr, made.__cuda_array_interface__ = view.pointer, {"typestr": "<f8"}
+            with pytest.raises(psyne.CannotShare, match="would convert"):
                 take(view)
         asked.clear()
         del view, handed

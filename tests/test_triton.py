@@ -1,4 +1,4 @@
-"""A kernel of Triton on messages in place: in its interpreter, and compiled for a GPU. For PSYNE_CI_TRITON=1 .ci/run."""
+"""A kernel of Triton on messages in place: in its interpreter, and compiled for a GPU; CI installs Triton if asked."""
 
 import importlib.util
 import subprocess

@@ -192,6 +192,7 @@ def warp(message: Viewable | NDArray[np.generic], dtype: Any = None, *, private:
         device = f"cuda:{there.__dlpack_device__()[1]}"
         made = _from_gpu(lambda it: module.array(it, device=device, copy=False, **kind), there, "Warp", private)
         address, text = there.pointer, repr(there)
+        same = made.__cuda_array_interface__["typestr"] == there.__cuda_array_interface__["typestr"]  # it only warns
     else:
         array = _view(message, private)
         _writable(array, "Warp")
@@ -200,8 +201,9 @@ def warp(message: Viewable | NDArray[np.generic], dtype: Any = None, *, private:
             made = module.array(array, device="cpu", copy=False, **kind)
         except Refusal as error:
             raise CannotShare(f"Warp cannot use {text} as it is: {error}") from error
-    if made.ptr != address:
-        raise CannotShare(f"Warp would copy {text} to have {getattr(made.dtype, '__name__', 'the struct')} of it")
+        same = True  # or else it has copied
+    if made.ptr != address or not same:
+        raise CannotShare(f"Warp would convert {text} to have {getattr(made.dtype, '__name__', 'the struct')} of it")
     if made.ndim > WARP_DIMENSIONS:
         raise CannotShare(f"Warp has arrays of up to {WARP_DIMENSIONS} dimensions; reshape {text}")
     return cast("_warp.array[Any]", made)
