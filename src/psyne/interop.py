@@ -48,7 +48,7 @@ JAX_ALIGNMENT = 64
 WARP_DIMENSIONS = 4
 
 # What libraries raise where they have no such GPU, dtype or layout.
-Refusal = (AssertionError, BufferError, ImportError, RuntimeError, TypeError, ValueError)
+REFUSALS: tuple[type[Exception], ...] = (AssertionError, BufferError, ImportError, RuntimeError, TypeError, ValueError)
 
 
 def _library(name: str, package: str) -> ModuleType:
@@ -98,7 +98,7 @@ def _from_gpu(take: Callable[[Any], Any], there: Any, library: str, private: boo
         there.check_writable(f"{library}, which does not ask,")
     try:
         return take(there)
-    except Refusal as error:
+    except REFUSALS as error:
         raise CannotShare(f"{library} cannot use {there!r} as it is: {error}") from error
 
 
@@ -199,7 +199,7 @@ def warp(message: Viewable | NDArray[np.generic], dtype: Any = None, *, private:
         address, text = _address(array), f"{_text(array)} with strides {array.strides}"
         try:
             made = module.array(array, device="cpu", copy=False, **kind)
-        except Refusal as error:
+        except REFUSALS as error:
             raise CannotShare(f"Warp cannot use {text} as it is: {error}") from error
         same = True  # or else it has copied
     if made.ptr != address or not same:
