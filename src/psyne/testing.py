@@ -74,11 +74,11 @@ def touch_test(
 ) -> None:
     """Proves that `adapter` makes something of a message without a copy: an array of a library, a view of a device.
 
-    `adapter` gets a loan of `nbytes` bytes, an ``Array("f4", nbytes // 4)`` of zeros, none of whose pages exist. What
+    `adapter` gets a loan of `nbytes` bytes, an ``Array("f4", nbytes // 4)`` of zeros whose pages were given back. What
     it makes of it is given to `write`, which sets its first element to 1 (default: ``made[0] = 1``), and the message
     must show it. For what cannot write pass `read`, which returns the first element: the message is written, and must
     be seen. Then the pages that exist are counted: whoever copies has touched them all. Raises AssertionError with both
-    numbers. A device that pins its memory touches it too, and fails.
+    numbers; also for a device that pins what it views, as CUDA does, which makes all pages.
     """
     sender, _ = channel(Array("f4", nbytes // 4), capacity=1, stages=[])
     with sender, sender.loan() as message, _sparse(message) as fd:
