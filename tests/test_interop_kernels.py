@@ -225,6 +225,16 @@ def test_a_view_of_the_cpu_is_the_message(name: str, take: Any, lines: Any):
         m.discard()
 
 
+@pytest.mark.parametrize(("name", "take"), TAKEN)
+def test_arrays_of_other_libraries_are_no_messages(name: str, take: Any):
+    needed(name)
+    needed("torch")
+    import torch
+
+    with pytest.raises(TypeError, match="a message, a batch or an array of one is wanted, not Tensor"):
+        take(torch.zeros(4))
+
+
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
     """By a stand-in for its driver, which no library knows."""

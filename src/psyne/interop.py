@@ -22,7 +22,7 @@ import numpy as np
 
 from . import _native
 from .batch import Batch
-from .devices import View
+from .devices import Device, View
 from .errors import CannotShare, ReadOnly
 from .types import ArrowBatch
 
@@ -87,7 +87,8 @@ def _writable(array: NDArray[np.generic], library: str) -> None:
 
 def _on_gpu(message: object) -> bool:
     """Is it what a CUDA device has of a message?"""
-    return hasattr(type(message), "__cuda_array_interface__")
+    has = hasattr(type(message), "__cuda_array_interface__")  # as tensors of others
+    return has and isinstance(getattr(message, "device", None), Device)
 
 
 def _from_gpu(take: Callable[[Any], Any], there: Any, library: str, private: bool, writes: bool = True) -> Any:
