@@ -1,5 +1,6 @@
 """A Triton kernel on messages in place: on a GPU, or in Triton's interpreter. Needs triton and torch."""
 
+import gc
 import importlib.util
 import os
 import sys
@@ -51,6 +52,7 @@ def main() -> None:
             with show.receive() as m:
                 assert np.allclose(m.array, np.maximum(plane * gain, 0))
                 print(f"gain {gain}: the largest is {m.array.max():.1f}, the smallest {m.array.min():.1f}")
+        gc.collect()  # Triton's interpreter keeps its arguments, and so their slots, in a cycle
 
 
 if __name__ == "__main__":
