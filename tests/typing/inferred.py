@@ -8,6 +8,7 @@ import jax  # pyright: ignore[reportMissingImports]
 import numpy as np
 import pyarrow  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
+import warp as wp  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 import psyne
@@ -34,6 +35,10 @@ from psyne import (
     u8,
     u64,
 )
+from psyne.devices import Device
+from psyne.devices.cpu import Cpu
+from psyne.devices.cuda import Cuda
+from psyne.devices.vulkan import Vulkan
 from psyne.testing import assert_same_bytes, touch_test
 
 
@@ -239,6 +244,16 @@ def messages_go_to_other_libraries(m: Imu, batch: Batch[Imu], pixels: Pixels) ->
     assert_type(psyne.interop.jax(batch), jax.Array)
     assert_type(psyne.interop.arrow(pixels), pyarrow.Array | pyarrow.Tensor | pyarrow.RecordBatch)
     assert_type(psyne.interop.lapack(m.accel), NDArray[Any])
+    assert_type(psyne.interop.warp(m.accel, wp.vec3), wp.array[Any])
+    assert_type(psyne.interop.numba(m), Any)
+
+
+def devices_are_those_of_their_kind(m: Imu) -> None:
+    assert_type(psyne.device("cuda:0"), Cuda)
+    assert_type(psyne.device("cpu"), Cpu)
+    assert_type(psyne.device("vulkan"), Vulkan)
+    assert_type(psyne.device(f"cpu:{m.stamp}"), Device)
+    psyne.interop.torch(psyne.device("cuda:0").view(m))
 
 
 def proofs_take_what_adapters_make() -> None:

@@ -14,6 +14,8 @@ from .contract import Device, DeviceInfo, Event, Uploaded, View
 if TYPE_CHECKING:
     from typing import Literal
 
+    from .cpu import Cpu
+    from .cuda import Cuda
     from .metal import Metal
     from .opencl import OpenCl
     from .vulkan import Vulkan
@@ -44,6 +46,10 @@ def device(name: Literal["vulkan", "vulkan:0", "vulkan:1"]) -> Vulkan: ...
 def device(name: Literal["metal", "metal:0", "metal:1"]) -> Metal: ...
 @overload
 def device(name: Literal["opencl", "opencl:0", "opencl:1"]) -> OpenCl: ...
+@overload
+def device(name: Literal["cuda", "cuda:0", "cuda:1"]) -> Cuda: ...
+@overload
+def device(name: Literal["cpu"]) -> Cpu: ...
 @overload
 def device(name: str) -> Device: ...
 def device(name: str) -> Device:

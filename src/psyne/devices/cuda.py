@@ -44,6 +44,10 @@ class _Tensor:
         """An array of the same shape, and whether the device may write."""
         raise NotImplementedError
 
+    def __len__(self) -> int:
+        """Of the first axis; Warp asks."""
+        return len(self._elements()[0])
+
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
         array, writable = self._elements()
@@ -183,7 +187,7 @@ class Cuda(Device):
         assert isinstance(view, CudaView)
         return CudaCopy(self, view, stream_of(stream))
 
-    def event(self, stream: Any = None, *views: CudaView) -> CudaEvent:
+    def event(self, stream: Any = None, *views: View) -> CudaEvent:
         """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
