@@ -43,10 +43,10 @@ CORE: Rows = [
 # src/psyne/<name>.py, or everything in src/psyne/<name>/
 PYTHON: Rows = [
     ["_native", "errors", "log", "tls"],
-    ["info", "statistics"],
+    ["after", "info", "statistics"],
     ["address", "stage", "types"],
     ["options", "batch", "inspect"],
-    ["after", "handover", "listener", "matching"],
+    ["handover", "listener", "matching"],
     ["ends", "testing"],
     ["taps"],
     ["network"],
