@@ -481,7 +481,6 @@ def test_a_kernel_finds_what_numpy_finds_and_touches_nothing_else(device: str, w
         for i in (0, 2):
             assert bytes(batch[i]) == bytes(before[i][1])
         batch.discard()
-        del edges, analysis, m
 
 
 def test_the_compiled_kernels_are_what_their_sources_say(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ class Kernel:
         """What the driver gets for a parameter. It checks nothing."""
         kind = self.parameters[i]
         made = TYPES[kind]
-        if hasattr(given, "pointer"):
+        if (pointer := getattr(given, "pointer", None)) is not None:
             if getattr(given, "device", None) is not self.device:
                 raise InvalidArgument(
                     f"parameter {i} of {self} is {given!r}; it takes what view() and upload() of its device give"
@@ -106,7 +106,7 @@ class Kernel:
                 raise InvalidArgument(f"parameter {i} of {self} is a number, and got {given!r}")
             if isinstance(given, View) and i not in self.reads:
                 given.check_writable(f"{self}, whose parameter {i} is not in reads=,")
-            return made(given.pointer)
+            return made(pointer)
         try:
             value = made(float(given) if kind[0] == "f" else int(given))
         except (TypeError, ValueError) as error:
