@@ -55,7 +55,7 @@ PYTHON: Rows = [
     ["align"],
     ["aio", "bridges", "pipeline"],
     ["__init__"],
-    ["demo"],
+    ["demo", "doctor"],
     ["cli"],
 ]
 
