@@ -11,7 +11,7 @@ import pytest
 
 import psyne
 from psyne import doctor
-from psyne.devices import KINDS, unavailable
+from psyne.devices import KINDS, unavailable, vulkan
 
 from .helpers import fakecuda
 from .helpers.layouts import Number
@@ -81,6 +81,16 @@ def test_a_kind_that_is_missing_is_named_with_what_to_install() -> None:
     seen = examined(PSYNE_LIBCUDA="/nowhere/libcuda.so.1", PSYNE_LIBVULKAN="/nowhere/libvulkan.so.1")
     assert "install the driver" in seen["unavailable"]["cuda"]
     assert "Debian has it as libvulkan1" in seen["unavailable"]["vulkan"]
+
+
+def test_a_driver_that_fails_is_told_of_and_the_others_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    def devices() -> list[Any]:
+        raise psyne.SystemFailure(5, "vkEnumeratePhysicalDevices: the driver is lost")
+
+    monkeypatch.setattr(vulkan, "devices", devices)
+    seen = doctor.examine()
+    assert "the driver is lost" in seen["unavailable"]["vulkan"]
+    assert "cpu" in [it["kind"] for it in seen["devices"]]
 
 
 @pytest.mark.leaves_nothing

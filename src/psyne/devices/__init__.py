@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol, cast, overload
 
-from ..errors import DeviceUnavailable, ForkedError
+from ..errors import DeviceUnavailable, ForkedError, PsyneError
 from .contract import Device, DeviceInfo, Event, Uploaded, View
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def devices() -> list[DeviceInfo]:
     for kind in KINDS:
         try:
             found += _kind(kind).devices()
-        except DeviceUnavailable:
+        except PsyneError:  # no driver, or one that fails
             continue
     return found
 
@@ -77,7 +77,7 @@ def unavailable() -> dict[str, str]:
     for kind in KINDS:
         try:
             _kind(kind).devices()
-        except DeviceUnavailable as error:
+        except PsyneError as error:
             why[kind] = str(error)
     return why
 
