@@ -32,7 +32,7 @@ from psyne.demo.result import PROGRAMS, Result
 from psyne.demo.sheet import TILES, Sheet
 from psyne.devices import info_of, spirv
 
-from .helpers import fakecuda
+from .helpers import fakecuda, ptx
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
 KERNELS = Path(demo.__file__).parent / "kernels"
@@ -452,7 +452,10 @@ def test_edges_are_where_the_brightness_changes(frames: Any) -> None:
     assert np.flatnonzero(m.edges[15]).tolist() == [19, 20]
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 48), (33, 51), (7, 5), (3, 3), (2, 9), (9, 1), (1, 1)])
+SIZES = [(64, 48), (33, 51), (7, 5), (3, 3), (2, 9), (9, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
 def test_a_kernel_finds_what_numpy_finds_and_touches_nothing_else(device: str, width: int, height: int) -> None:
     frame = frame_type(width, height)
     random = np.random.default_rng(width)
@@ -475,6 +478,19 @@ def test_a_kernel_finds_what_numpy_finds_and_touches_nothing_else(device: str, w
         for i in (0, 2):
             assert bytes(batch[i]) == bytes(before[i][1])
         batch.discard()
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_kernel_for_cuda_does_the_same_where_its_instructions_are_followed(width: int, height: int) -> None:
+    m = frame_type(width, height)(index=12)
+    m.image[:] = np.random.default_rng(width).integers(0, 256, m.image.shape, np.uint8)
+    expected, message = m.copy(), np.frombuffer(bytes(m), np.uint8).copy()
+    Analysis()(expected)
+    expected.sharpness = expected.motion = 0
+    fields = m.array.dtype.fields
+    places = [width, height, fields["edges"][1], fields["image"][1]]
+    ptx.run((KERNELS / "edges.ptx").read_text(), message, places, width * height)
+    assert bytes(message) == bytes(expected)
 
 
 def test_the_compiled_kernels_are_what_their_sources_say(tmp_path: Path) -> None:
