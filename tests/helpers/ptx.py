@@ -21,8 +21,8 @@ COMPARE: dict[str, Callable[[int, int], bool]] = {
 }  # fmt: skip
 COMPUTE: dict[str, Callable[..., int]] = {
     "mov": lambda a: a, "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "mul": lambda a, b: a * b,
-    "mad": lambda a, b, c: a * b + c, "div": lambda a, b: a // b, "neg": lambda a: -a, "abs": lambda a: abs(a), "min": min,
-    "or": lambda a, b: a | b, "and": lambda a, b: a & b,
+    "mad": lambda a, b, c: a * b + c, "div": lambda a, b: a // b, "neg": lambda a: -a, "abs": lambda a: abs(a),
+    "min": min, "or": lambda a, b: a | b, "and": lambda a, b: a & b,
 }  # fmt: skip
 
 
