@@ -548,7 +548,8 @@ int fakeAdd(void *stream, Address address, size_t floats, float number_to_add) {
     char *t = bytes_at(address, floats * sizeof(float), 1);
     return t ? enqueue(stream, (struct Work){.kind = ADD, .to = t, .size = floats * sizeof(float), .number = number_to_add}) : INVALID_VALUE;
 }
-#include "fakecuda_kernels.h"
 /// Registered ranges and allocations that are left.
 int fakeLeft(void) { return count_of_ranges; }
 int fakeRetained(void) { return retained; }
+
+#include "fakecuda_kernels.h"

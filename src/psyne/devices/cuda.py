@@ -180,11 +180,6 @@ class Cuda(Device):
         self.ordinal = ordinal
         self.context = cu.Context(cu.driver(), ordinal)
 
-    def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
-        view = self.view(array_of(message), writable=False)
-        assert isinstance(view, CudaView)
-        return CudaCopy(self, view, stream_of(stream))
-
     def kernel(self, ptx: str | bytes, name: str | None = None, *, reads: Collection[int] = ()) -> Kernel:
         """A kernel from PTX, which the driver compiles; ``name``: which, if there are several.
 
@@ -197,6 +192,11 @@ class Cuda(Device):
     def check_open(self) -> None:
         """Raises ForkedError, ChannelClosed."""
         self._check_open()
+
+    def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
+        view = self.view(array_of(message), writable=False)
+        assert isinstance(view, CudaView)
+        return CudaCopy(self, view, stream_of(stream))
 
     def event(self, stream: Any = None, *views: object) -> CudaEvent:
         """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
