@@ -49,7 +49,7 @@ class Kernel:
         self.name: str = name
         self.parameters: tuple[str, ...] = tuple(_parameters(name, entries[name]))
         """Their types: ``("u64", "u32")``. A buffer is a u64."""
-        self.reads = frozenset(reads)
+        self.reads: frozenset[int] = frozenset(reads)
         """Parameters that are buffers which it only reads."""
         self._function = c_void_p()
         with device.context() as driver:
