@@ -88,6 +88,7 @@ struct ReceiverEnd : End {
     std::unique_ptr<Receiver> receiver;             // null until the channel exists
     std::vector<std::unique_ptr<Receiver>> former;  // of replaced channels, while messages live
     MessageObject* held = nullptr;                  // messages that were taken and not ended
+    uint64_t released_later = 0;                    // messages that go on when their events are done, counted
     ReceiverEnd() = default;
     ~ReceiverEnd();
 };

@@ -190,11 +190,11 @@ void lease_dealloc(PyObject* o) {
     auto* lease = reinterpret_cast<LeaseObject*>(o);
     if (Hold& h = lease->hold; h.kind != Hold::Kind::nothing && ours(lease->generation)) {
         const Guard guard(lease->end);
-        if (h.kind == Hold::Kind::sent) {
-            unhold_slots(sender_end(lease->end), h.loan);
-        } else if (h.kind == Hold::Kind::taken || h.kind == Hold::Kind::passed) {
-            h.kind == Hold::Kind::passed ? h.receiver->finish(h.taken) : h.receiver->end(h.taken, false);
-            settled(lease->end);
+        switch (h.kind) {
+            case Hold::Kind::sent: unhold_slots(sender_end(lease->end), h.loan); break;
+            case Hold::Kind::failed: h.receiver->fail(h.taken), settled(lease->end); break;
+            case Hold::Kind::passed: h.receiver->finish(h.taken), settled(lease->end); break;
+            default: h.receiver->end(h.taken, false), settled(lease->end);
         }
     }
     std::free(lease->memory);
@@ -370,6 +370,23 @@ bool finish_message(MessageObject* m, uint64_t send_count, HeldBack* back) {
 bool discard_message(MessageObject* m) {
     if (m->open) end_message(m, 0, views_live(m));
     return true;
+}
+
+nb::object hold_message(MessageObject* m) {
+    LeaseObject* lease = lease_of(m);
+    if (!lease) return {};
+    nb::object kept = nb::borrow(reinterpret_cast<PyObject*>(lease));
+    unlink_taken(m);
+    Receiver& r = *m->hold.receiver;
+    lease->hold = m->hold;
+    lease->hold.kind = r.writes() ? Hold::Kind::held : Hold::Kind::passed;
+    if (!r.writes()) r.end(m->hold.taken, true);  // who reads holds up no reader
+    r.held_back.fetch_add(1, relaxed);
+    m->hold.kind = Hold::Kind::nothing;
+    m->open = false;
+    close_views(m);
+    Py_CLEAR(m->lease);
+    return kept;
 }
 
 void drop_empty(MessageObject* m) { Py_DECREF(m); }

@@ -37,8 +37,9 @@ struct Sighting {
 
 /// What must be told when slots are no longer used.
 struct Hold {
-    // called: by call(), for reading. copied: by a tap
-    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch, copied };
+    // called: by call(), for reading. copied: by a tap. held: ended by release(after=), taken until its event is done.
+    // failed: then its work had failed
+    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, held, failed, scratch, copied };
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {
@@ -135,6 +136,8 @@ void lease_dealloc(PyObject* o);
 bool finish_message(MessageObject* m, uint64_t send_count, HeldBack* back = nullptr);
 /// Ends without sending.
 bool discard_message(MessageObject* m);
+/// Ends a taken message for Python, but where its stage writes not for the others. Its lease; null with an exception set.
+nb::object hold_message(MessageObject* m);
 /// Gives up a message that was never filled.
 void drop_empty(MessageObject* m);
 /// Puts a message that was taken into its receiver's list, and out of it when it is responsible no longer.

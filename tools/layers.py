@@ -43,10 +43,10 @@ CORE: Rows = [
 # src/psyne/<name>.py, or everything in src/psyne/<name>/
 PYTHON: Rows = [
     ["_native", "errors", "log", "tls"],
-    ["info", "statistics"],
+    ["after", "info", "statistics"],
     ["address", "stage", "types"],
     ["options", "batch", "inspect"],
-    ["after", "handover", "listener", "matching"],
+    ["handover", "listener", "matching"],
     ["ends"],
     ["taps"],
     ["network"],
@@ -55,7 +55,7 @@ PYTHON: Rows = [
     ["align"],
     ["aio", "bridges", "pipeline"],
     ["__init__"],
-    ["demo"],
+    ["demo", "doctor"],
     ["cli"],
 ]
 

@@ -256,20 +256,52 @@ class Later:
         """In its lane."""
 
     @property
+    def order(self) -> int:
+        """In which events are waited for."""
+
+    @property
     def address(self) -> str: ...
 
-    def publish(self) -> bool:
+    def finish(self) -> bool:
         """From any thread; whether it was sent: else its end was closed before."""
 
-    def take_back(self, why: str) -> None:
+    def fail(self, why: str) -> None:
         """
         From any thread: nothing is sent, and the next call of its end raises EventFailed, if it is to say why.
         """
 
+class Held:
+    """A received message that its stage passes on when its event is done."""
+
+    @property
+    def position(self) -> int:
+        """In its lane."""
+
+    @property
+    def order(self) -> int:
+        """In which events are waited for."""
+
+    @property
+    def end(self) -> ReceiverEnd | None:
+        """The end that got it; None once it has gone on."""
+
+    def finish(self) -> None:
+        """From any thread: it goes on to the next stages."""
+
+    def fail(self, why: str) -> None:
+        """
+        From any thread: it goes the way of a message whose owner died, and the next call of its end raises EventFailed, if it is to say why.
+        """
+
+def hold(message: object) -> Held | None:
+    """
+    End a received message that goes on later. None where it was over already.
+    """
+
 def hold_back(end: SenderEnd, message: object) -> Later | None:
     """End a loan that is published later. None where nothing will be sent."""
 
-def check_events(end: SenderEnd) -> None:
+def check_events(end: SenderEnd | ReceiverEnd) -> None:
     """Raises EventFailed for one that failed."""
 
 def begin_call(end: object, message: object) -> object:

@@ -1,4 +1,5 @@
-"""Loans that are sent when work of a device is done: ``out.send(m, after=event)``."""
+"""What goes on when work of a device is done: loans by ``out.send(m, after=event)``, received messages by
+``m.release(after=event)``."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from typing import Any, Protocol
 from . import _native
 from .errors import EventFailed
 
-__all__ = ["After", "Events", "Future", "Waitable", "send_after"]
+__all__ = ["After", "Events", "Future", "Waitable", "release_after", "send_after"]
 
 LINGER = 0.2  # seconds that a thread waits for more to do
 
@@ -45,18 +46,24 @@ def wait_of(event: After) -> Callable[[], object]:
     return wait
 
 
-def why_failed(loan: _native.Later, error: BaseException) -> str:
-    work = f"the work that it was to be sent after failed ({error!r})"
-    return f"message {loan.position} of {loan.address} was not sent: {work}"
+def why_failed(m: _native.Later | _native.Held, error: BaseException) -> str:
+    """In words."""
+    if isinstance(m, _native.Later):
+        work = f"the work that it was to be sent after failed ({error!r})"
+        return f"message {m.position} of {m.address} was not sent: {work}"
+    address = m.end.address if m.end is not None else "a channel"
+    return f"the work that message {m.position} of {address} was to be released after failed ({error!r})"
 
 
 class Events:
-    """What one sender sends when its events are done.
+    """What one end sends, or passes on, when its events are done.
 
     ::
 
-        thread 1   wait · publish 4   wait · publish 5   …     in the order of the loans: who receives goes in it, too
-        thread 2   wait · publish 3                            a loan that was sent after later ones
+        thread 1   wait · finish 4   wait · finish 5   …     in the order of the loans: who receives goes in it, too
+        thread 2   wait · finish 3                           a loan that was sent after later ones
+
+    What was received goes on in the order in which it was released, by one thread.
 
     Each thread waits for one event after the other, and ends when there is nothing to do for a while.
     """
@@ -68,18 +75,18 @@ class Events:
         self._queues: list[_Queue] = []
         self._then: list[Callable[[], object]] = []
 
-    def add(self, loan: _native.Later, wait: Callable[[], object]) -> None:
-        """Publish it once `wait` returns. Any thread."""
+    def add(self, m: _native.Later | _native.Held, wait: Callable[[], object]) -> None:
+        """Finish it once `wait` returns. Any thread."""
         with self._changed:
             for queue in self._queues:
-                if queue.last < loan.position:
+                if queue.last < m.order:
                     break
             else:
                 queue = _Queue()
                 threading.Thread(target=self._run, args=(queue,), name="psyne-after", daemon=True).start()
                 self._queues.append(queue)
-            queue.last = loan.position
-            queue.jobs.append((loan, wait))
+            queue.last = m.order
+            queue.jobs.append((m, wait))
             self._left += 1
             self._changed.notify_all()
 
@@ -89,7 +96,7 @@ class Events:
         return os.getpid() != self._pid
 
     def left(self) -> int:
-        """Loans that wait; in a forked child none."""
+        """Messages that wait; in a forked child none."""
         return 0 if self.forked else self._left
 
     def join(self, timeout: float | None = None) -> bool:
@@ -109,14 +116,14 @@ class Events:
 
     def _run(self, queue: _Queue) -> None:
         while self._next(queue):
-            loan, wait = queue.jobs[0]
+            m, wait = queue.jobs[0]
             try:
                 wait()
             except BaseException as error:
-                loan.take_back(why_failed(loan, error))
+                m.fail(why_failed(m, error))
             else:
-                loan.publish()
-            del loan, wait  # what they keep is not kept while there is nothing to do
+                m.finish()
+            del m, wait  # what they keep is not kept while there is nothing to do
 
     def _next(self, queue: _Queue) -> bool:
         """The first job is done, if there was one. False when there is no other one for a while."""
@@ -142,9 +149,9 @@ class _Queue:
     """Of one thread."""
 
     def __init__(self) -> None:
-        self.jobs: deque[tuple[_native.Later, Callable[[], object]]] = deque()
+        self.jobs: deque[tuple[_native.Later | _native.Held, Callable[[], object]]] = deque()
         self.last = -1
-        """The highest position in it."""
+        """The highest order in it."""
         self.begun = False
 
 
@@ -160,8 +167,30 @@ def send_after(end: Any, loan: object, event: After, events: Events) -> bool:
             return True
         wait()
     except BaseException as error:
-        later.take_back("")
+        later.fail("")
         if not isinstance(error, Exception):
             raise
         raise EventFailed(why_failed(later, error)) from error
-    return later.publish()
+    return later.finish()
+
+
+def release_after(m: object, event: After) -> None:
+    """Ends a received message, which goes on to the next stages when the event is done."""
+    wait = wait_of(event)
+    held = _native.hold(m)
+    if held is None:
+        return
+    end: Any = held.end
+    try:
+        if not event.done():
+            events: Events = end._events or vars(end).setdefault("_events", Events())
+            events.add(held, wait)
+            return
+        wait()
+    except BaseException as error:
+        why = why_failed(held, error)
+        held.fail("")
+        if not isinstance(error, Exception):
+            raise
+        raise EventFailed(why) from error
+    held.finish()

@@ -182,12 +182,7 @@ class Sender(_native.SenderEnd, Generic[M]):
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._leave(failed=kind is not None and issubclass(kind, Exception), waits=kind is None)
-        try:
-            _native.check_events(self)
-        except EventFailed as error:
-            if kind is None:
-                raise
-            log.warn(str(error))  # never replaces the exception of the block
+        _check_events(self, kind)
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -273,6 +268,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
     """The receiving end of a channel; `psyne.receiver` opens one. One thread uses it at a time; any may close it."""
 
     _carrier: Carrier | None = None
+    _events: Events | None = None  # that messages are released after
 
     def __init__(
         self, address: str, types: Sequence[object], *, stage: str | Stage | None = None, new_stage: bool = False,
@@ -352,16 +348,29 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             raise Empty(f"no sender has made {self.address} in time")
 
     def close(self) -> None:
-        """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
-        self._close()
-        self._handover = None
-        _closed(self)
+        """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed.
+
+        First waits for the events that messages were released after; Ctrl-C ends that, and they go on all the same.
+        Raises EventFailed for one that failed since the last call.
+        """
+        self._leave()
+        _native.check_events(self)
+
+    def _leave(self, waits: bool = True) -> None:
+        try:
+            if self._events is not None and waits:
+                self._events.join()
+        finally:
+            self._close()
+            self._handover = None
+            _closed(self)
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many.
 
         Another member gets these, not flagged, for nobody died on them. Messages that arrays are kept of, or that a
         mutating stage has begun to change, stay this end's until they are ended, as `close` leaves all of them.
+        Messages that were released after an event go on, and are waited for.
         """
         handed_back = self._give_back()
         self.close()
@@ -385,8 +394,9 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             self._enter()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(waits=kind is None)
+        _check_events(self, kind)
 
     def __repr__(self) -> str:
         return f"<psyne.Receiver {self.address}{', closed' if self.closed else ''}>"
@@ -430,6 +440,16 @@ class Carried(Protocol):
     """An end that may have a carrier."""
 
     _carrier: Carrier | None
+
+
+def _check_events(end: Sender[Any] | Receiver[Any], kind: type[BaseException] | None) -> None:
+    """Raises EventFailed for one that failed; at the end of a block whose own exception is not replaced."""
+    try:
+        _native.check_events(end)
+    except EventFailed as error:
+        if kind is None:
+            raise
+        log.warn(str(error))
 
 
 def _closed(end: Carried) -> None:

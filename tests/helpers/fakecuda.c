@@ -551,3 +551,5 @@ int fakeAdd(void *stream, Address address, size_t floats, float number_to_add) {
 /// Registered ranges and allocations that are left.
 int fakeLeft(void) { return count_of_ranges; }
 int fakeRetained(void) { return retained; }
+
+#include "fakecuda_kernels.h"

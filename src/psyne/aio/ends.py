@@ -8,10 +8,10 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
-from .. import _native, ends, log, taps
+from .. import _native, ends, taps
 from ..after import After
 from ..batch import Batch
-from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel, EventFailed
+from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel
 from ..stage import Stage
 from ..statistics import Statistics, statistics_of
 from ..types import Message
@@ -73,8 +73,8 @@ class EventLoopEnd:
     def close(self) -> None:
         """Leave the channel; waits of other tasks raise ChannelClosed. From any thread, and waits for nobody.
 
-        Loans whose events are not done are taken back. Over a network the loop sends what is left meanwhile. ``async
-        with`` waits for both, and so does `drain`.
+        Loans whose events are not done are taken back; received messages go on when theirs are. Over a network the loop
+        sends what is left meanwhile. ``async with`` waits for all of it, and so does `Sender.drain`.
         """
         self._part()
 
@@ -84,8 +84,9 @@ class EventLoopEnd:
         carrier: ends.Carrier | None = end._carrier
         end._carrier = None
         if isinstance(end, ends.Sender):
-            end._close(failed)
-            end._handover = None
+            end._leave(failed, waits=False)
+        elif isinstance(end, ends.Receiver):
+            end._leave(waits=False)
         else:
             end.close()
         self._bell.leave()
@@ -99,6 +100,22 @@ class EventLoopEnd:
             wake = Wake()
             carrier.then(caller(wake.set))
             await wake.wait()
+
+    async def _await_events(self) -> None:
+        """Until nothing is left that is to be sent, or to go on, after an event."""
+        if (events := self._end._events) is not None and events.left():
+            wake = Wake()
+            events.then(caller(wake.set))
+            await wake.wait()
+
+    async def _await_events_and_leave(self, kind: type[BaseException] | None) -> None:
+        """The end of a block."""
+        try:
+            if kind is None:
+                await self._await_events()
+        finally:
+            await self._leave(kind is not None and issubclass(kind, Exception))
+        ends._check_events(self._end, kind)
 
     async def _until(self, attempt: Callable[[], T | None]) -> T:
         """What `attempt` gives, as soon as it gives something."""
@@ -292,29 +309,12 @@ class Sender(EventLoopEnd, Generic[M]):
     async def _watch(self, attempt: Callable[[], T | None]) -> T:
         return await self._answers.other(attempt, super()._watch)
 
-    async def _await_events(self) -> None:
-        """Until nothing is left that is to be sent after an event."""
-        if (events := self._tx._events) is not None and events.left():
-            wake = Wake()
-            events.then(caller(wake.set))
-            await wake.wait()
-
     async def __aenter__(self) -> Self:
         self._tx.__enter__()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                await self._await_events()
-        finally:
-            await self._leave(kind is not None and issubclass(kind, Exception))
-        try:
-            _native.check_events(self._tx)
-        except EventFailed as error:
-            if kind is None:
-                raise
-            log.warn(str(error))  # never replaces the exception of the block
+        await self._await_events_and_leave(kind)
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -374,8 +374,8 @@ class Receiver(Reader[R]):
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
-        left = self._receiver.leave()
-        self._bell.leave()
+        left = self._receiver._give_back()
+        self.close()
         return left
 
     async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
@@ -397,8 +397,8 @@ class Receiver(Reader[R]):
         self._receiver.__enter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._await_events_and_leave(kind)
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Receiver {self.address}{', closed' if self.closed else ''}>"

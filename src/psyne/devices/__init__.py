@@ -8,7 +8,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, Protocol, cast, overload
 
-from ..errors import DeviceUnavailable, ForkedError
+from ..errors import DeviceUnavailable, ForkedError, PsyneError
 from .contract import Device, DeviceInfo, Event, Uploaded, View
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .opencl import OpenCl
     from .vulkan import Vulkan
 
-__all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "unavailable"]
+__all__ = ["Device", "DeviceInfo", "Event", "Uploaded", "View", "device", "devices", "info_of", "unavailable"]
 
 KINDS = ("cpu", "vulkan", "cuda", "opencl", "metal")  # each is a file beside this one
 
@@ -66,7 +66,7 @@ def device(name: str) -> Device:
                 f"the parent process had opened {name}, and its driver does not survive a fork: use a process that was "
                 'spawned (multiprocessing.set_start_method("spawn"))'
             )
-        info = _info_of(name)
+        info = info_of(name)
         if (found := _opened.get(info.name)) is None or found.closed:
             found = _opened[info.name] = _kind(info.kind).open_device(info)
         return found
@@ -78,7 +78,7 @@ def devices() -> list[DeviceInfo]:
     for kind in KINDS:
         try:
             found += _kind(kind).devices()
-        except DeviceUnavailable:
+        except PsyneError:  # no driver, or one that fails
             continue
     return found
 
@@ -89,7 +89,7 @@ def unavailable() -> dict[str, str]:
     for kind in KINDS:
         try:
             _kind(kind).devices()
-        except DeviceUnavailable as error:
+        except PsyneError as error:
             why[kind] = str(error)
     return why
 
@@ -98,7 +98,8 @@ def _kind(kind: str) -> Kind:
     return cast("Kind", importlib.import_module(f".{kind}", __name__))
 
 
-def _info_of(name: str) -> DeviceInfo:
+def info_of(name: str) -> DeviceInfo:
+    """What a device is, by the name that `device` takes; nothing is opened. Raises DeviceUnavailable."""
     kind = name.partition(":")[0] if isinstance(name, str) else ""
     if kind not in KINDS:
         raise DeviceUnavailable(f"there is no kind of device for {name!r}; there are {', '.join(KINDS)}")

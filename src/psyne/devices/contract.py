@@ -114,6 +114,11 @@ class View:
         return self.array.strides
 
     @property
+    def host_address(self) -> int:
+        """Of the first byte in the device's own mapping: what the CPU calls the memory that the driver was given."""
+        return self._registration.mapping.address + self.offset
+
+    @property
     def writable(self) -> bool:
         """May the device write it now? Not any more once the message was sent or has ended."""
         return self._registration.mapping.writable and _native.region(self.array).writable

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from ctypes import byref, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from .. import _native
 from ..errors import CannotShare, DeviceUnavailable, InvalidArgument
 from . import cuda_driver as cu
 from .contract import Device, DeviceInfo, Event, Uploaded, View, Viewable, array_of
+from .cuda_kernel import Kernel
 from .keeper import keep_until
 from .registry import Registration
 
@@ -182,12 +184,25 @@ class Cuda(Device):
         self.ordinal = ordinal
         self.context = cu.Context(cu.driver(), ordinal)
 
+    def kernel(self, ptx: str | bytes, name: str | None = None, *, reads: Collection[int] = ()) -> Kernel:
+        """A kernel from PTX, which the driver compiles; ``name``: which, if there are several.
+
+        ``reads``: the numbers of the parameters that are buffers which it only reads. Raises InvalidArgument, with what
+        the driver says. PTX is trusted as any code is.
+        """
+        self.check_open()
+        return Kernel(self, ptx, name, reads)
+
+    def check_open(self) -> None:
+        """Raises ForkedError, ChannelClosed."""
+        self._check_open()
+
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
         view = self.view(array_of(message), writable=False)
         assert isinstance(view, CudaView)
         return CudaCopy(self, view, stream_of(stream))
 
-    def event(self, stream: Any = None, *views: View) -> CudaEvent:
+    def event(self, stream: Any = None, *views: object) -> CudaEvent:
         """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
