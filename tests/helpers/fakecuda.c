@@ -67,6 +67,13 @@ int cuDeviceGetName(char *name, int size, int device) {
     snprintf(name, (size_t)size, "stand-in %d", device);
     return SUCCESS;
 }
+/// Those of FAKECUDA_GPU are others.
+int cuDeviceGetUuid_v2(char uuid[16], int device) {
+    READY(0);
+    memset(uuid, 0, 16);
+    snprintf(uuid, 16, "gpu-%d-%d", number("FAKECUDA_GPU", 0), device);
+    return SUCCESS;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { READY(0); (void)device; *bytes = 1u << 30; return SUCCESS; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     READY(0);
@@ -237,6 +244,14 @@ int cuMemAlloc_v2(Address *address, size_t size) {
     return add_device_memory(address, name, size, 1);
 }
 int cuMemFree_v2(Address address) { READY(1); return drop_device_memory(address, 0); }
+int cuMemGetAddressRange_v2(Address *base, size_t *size, Address address) {
+    READY(1);
+    pthread_mutex_lock(&lock);
+    struct Range *r = range_of(address, 1);
+    if (r) *base = r->address, *size = r->size;
+    pthread_mutex_unlock(&lock);
+    return r ? SUCCESS : INVALID_VALUE;
+}
 int cuIpcGetMemHandle(Handle *handle, Address address) {
     READY(1);
     pthread_mutex_lock(&lock);
@@ -294,7 +309,7 @@ struct Stream {
     int busy, stops;
     struct Stream *next;  // of all streams
 };
-static struct Stream the_default, *streams;
+static struct Stream the_default, of_threads, *streams;  // one for all threads
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void pause_a_little(void) { usleep(20); }
@@ -348,11 +363,11 @@ static void begin(struct Stream *s) {
     streams = s;
     pthread_mutex_unlock(&lock);
 }
-static void begin_default(void) { begin(&the_default); }
+static void begin_default(void) { begin(&the_default), begin(&of_threads); }
 static struct Stream *stream_of(void *s) {
-    if (s) return s;
+    if ((uintptr_t)s > 2) return s;
     pthread_once(&once, begin_default);
-    return &the_default;
+    return (uintptr_t)s == 2 ? &of_threads : &the_default;  // 0 and 1: the legacy default stream
 }
 static int enqueue(void *stream, struct Work w) {
     struct Stream *s = stream_of(stream);
@@ -547,6 +562,15 @@ int fakeAdd(void *stream, Address address, size_t floats, float number_to_add) {
     READY(1);
     char *t = bytes_at(address, floats * sizeof(float), 1);
     return t ? enqueue(stream, (struct Work){.kind = ADD, .to = t, .size = floats * sizeof(float), .number = number_to_add}) : INVALID_VALUE;
+}
+static void wait_for_file(void *path) {
+    while (access(path, F_OK) != 0) pause_a_little();
+    free(path);
+}
+/// A kernel that runs until a file is there.
+int fakeWaitForFile(void *stream, const char *path) {
+    READY(1);
+    return enqueue(stream, (struct Work){.kind = CALL, .call = wait_for_file, .data = strdup(path)});
 }
 /// Registered ranges and allocations that are left.
 int fakeLeft(void) { return count_of_ranges; }

@@ -177,6 +177,7 @@ class Cuda(Device):
         super().__init__(info)
         self.ordinal = ordinal
         self.context = cu.Context(cu.driver(), ordinal)
+        self.uuid = cu.driver().uuid(ordinal)
 
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
         view = self.view(array_of(message), writable=False)

@@ -1,0 +1,37 @@
+"""The sending end of a channel whose messages are in memory of a GPU. Its receivers are those of every channel."""
+
+from __future__ import annotations
+
+from typing import Any, Never
+
+from .. import ends
+from ..devices import resident
+from ..devices.resident_message import ResidentMessage
+from .ends import Loan, Sender
+
+__all__ = ["ResidentSender"]
+
+
+class ResidentSender(Sender[Any]):
+    """`psyne.aio.sender` with ``device=`` opens one."""
+
+    def __init__(self, end: ends.Sender[Any]) -> None:
+        super().__init__(end)
+        assert isinstance(end, resident.ResidentSender)
+        self._resident = end
+
+    def loan(self) -> Loan[Any]:  # type: ignore[override]
+        """Memory on the device to write in place; waits for room. Raises ChannelClosed, LeaseLimit."""
+        return Loan(self._room(1, self._resident.try_loan))
+
+    async def send(self, message: object, *, after: object = None, stream: Any = None) -> bool:
+        """Send one's own loan, or copy one message in, as `psyne.devices.resident.ResidentSender.send` says."""
+        tx = self._resident
+        if isinstance(message, ResidentMessage) and message._sender is tx:  # needs no room
+            return tx.send(message, after=after, stream=stream)
+        tx._check_after(after)
+        return await self._room(1, lambda: tx._try_send(message, stream=stream))
+
+    async def call(self, message: object) -> Never:
+        """Raises InvalidArgument."""
+        self._resident.call(message)
