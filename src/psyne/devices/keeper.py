@@ -44,6 +44,16 @@ class Keeper:
                 self._runs = True
                 threading.Thread(target=self._run, name="psyne device", daemon=True).start()
 
+    def kept(self) -> int:
+        """How much is kept now."""
+        with self._changed:
+            return len(self._waiting) + self._busy if self._pid == os.getpid() else 0
+
+    def less(self, than: int, timeout: float) -> None:
+        """Wait until less is kept, so many seconds at most."""
+        with self._changed:
+            self._changed.wait_for(lambda: len(self._waiting) + self._busy < than, timeout)
+
     def join(self, timeout: float | None = None) -> bool:
         """Wait until nothing is kept; false when the time was over."""
         with self._changed:

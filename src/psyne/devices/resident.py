@@ -6,8 +6,9 @@ and recovery are those of every channel: for them a message is a record. Verifie
 
 from __future__ import annotations
 
+import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Never, cast
 
 import numpy as np
@@ -15,7 +16,17 @@ import numpy as np
 from .. import _native, log
 from ..address import channel_place
 from ..ends import Receiver, Sender
-from ..errors import ChannelClosed, ChannelNotFound, EndOfChannel, InvalidArgument, LayoutMismatch
+from ..errors import (
+    ChannelClosed,
+    ChannelNotFound,
+    Empty,
+    EndOfChannel,
+    Full,
+    InvalidArgument,
+    LayoutMismatch,
+    LeaseLimit,
+    PsyneError,
+)
 from ..options import ResidentReceiverOptions, ResidentSenderOptions
 from ..stage import Stage
 from ..types import as_type
@@ -25,7 +36,7 @@ from . import device as device_of
 from .cuda import Cuda, CudaEvent, _Tensor
 from .keeper import Keeper
 from .resident_memory import UNIT, Imports, share
-from .resident_message import Lease, ResidentMessage, array_like, told, untouchable
+from .resident_message import Lease, ResidentMessage, array_like, join, told, untouchable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -35,6 +46,7 @@ __all__ = ["ResidentReceiver", "ResidentSender", "open_receiver", "open_sender"]
 KIND = "cuda"
 ROOM = 32 << 20  # bytes of the usual ring
 LEAST, MOST = 8, 64  # messages in it
+SLICE = 0.1  # seconds between looks whether the end was closed
 STAMPED = 4096  # bytes of a message from which on it usually has a timestamp
 
 
@@ -77,12 +89,13 @@ class ResidentSender(Sender[Any]):
         Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit, ForkedError.
         """
         self._device._check_open()
-        return self._lent(super().loan(timeout=timeout))
+        lend = super().loan
+        return self._lent(_patiently(self._keeper, timeout, Full, lambda left: lend(timeout=left)))
 
     def try_loan(self) -> ResidentMessage | None:  # type: ignore[override]
         """Memory on the device, or None when the ring is full."""
         self._device._check_open()
-        slot = super().try_loan()
+        slot = _or_none(self._keeper, super().try_loan)
         return None if slot is None else self._lent(slot)
 
     def send(self, message: object, timeout: float | None = None, after: object = None, *, stream: Any = None) -> bool:
@@ -191,12 +204,13 @@ class ResidentReceiver(Receiver[Any]):
         message that this process cannot open, PeerCorrupted: both end it, and the next call goes on.
         """
         self._device._check_open()
-        return self._taken(super().receive(timeout))
+        take = super().receive
+        return self._taken(_patiently(self._keeper, timeout, Empty, lambda left: take(left)))
 
     def try_receive(self) -> ResidentMessage | None:
         """The next message, or None when there is none now."""
         self._device._check_open()
-        slot = super().try_receive()
+        slot = _or_none(self._keeper, super().try_receive)
         return None if slot is None else self._taken(slot)
 
     def __iter__(self) -> Iterator[ResidentMessage]:
@@ -234,6 +248,34 @@ class ResidentReceiver(Receiver[Any]):
         return ResidentMessage(Lease(self._device, slot, memory, fence, pointer, self._keeper, loan=False), like)
 
 
+def _patiently(
+    keeper: Keeper, timeout: float | None, late: type[PsyneError], call: Callable[[float | None], Any]
+) -> Any:
+    """What the call gives. That all slots are held by this end is no error while streams still use some."""
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = None if deadline is None else max(0.0, deadline - time.monotonic())
+        kept = keeper.kept()
+        try:
+            return call(left)
+        except LeaseLimit:
+            if not kept:
+                raise
+            if left == 0:
+                raise late(f"streams still use {kept} messages, and all slots are held by this end") from None
+        keeper.less(kept, SLICE if left is None else min(left, SLICE))
+
+
+def _or_none(keeper: Keeper, call: Callable[[], Any]) -> Any:
+    kept = keeper.kept()
+    try:
+        return call()
+    except LeaseLimit:
+        if not kept:
+            raise
+        return None
+
+
 class _Source:
     """What is copied into a loan, kept until it is."""
 
@@ -245,9 +287,9 @@ class _Source:
         call = "cuMemcpyHtoDAsync_v2" if self._here else "cuMemcpyDtoDAsync_v2"
         if isinstance(self.kept, ResidentMessage):
             self.kept.wait(stream)
+        if self._stream is not None and self._stream != stream:
+            join(loan.device, stream, self._stream)
         with loan.device.context() as driver:
-            if self._stream is not None and self._stream != stream:
-                driver.call("cuStreamWaitEvent", stream, CudaEvent(loan.device, self._stream)._event, 0)
             driver.call(call, loan.pointer, self._address, loan.nbytes, stream)
 
 

@@ -48,6 +48,8 @@ class Fence:
 class Memory:
     """An allocation, here or of another process."""
 
+    _closes = False
+
     def __init__(self, device: Cuda, pointer: int, nbytes: int, *, closes: bool) -> None:
         self._device = device
         self._closes = closes

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Lease", "ResidentMessage", "array_like", "told", "untouchable"]
+__all__ = ["Lease", "ResidentMessage", "array_like", "join", "told", "untouchable"]
 
 NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
 
@@ -62,6 +62,13 @@ def untouchable(
 def told(stream: Any) -> int:
     """The number of a stream; None is the legacy default stream."""
     return stream_of(stream) or cu.LEGACY
+
+
+def join(device: Cuda, stream: int, other: int) -> None:
+    """What the stream is given from now on comes after what the other one has to do now."""
+    event = CudaEvent(device, other)
+    with device.context() as driver:
+        driver.call("cuStreamWaitEvent", stream, event._event, 0)
 
 
 class Lease:
@@ -93,9 +100,9 @@ class Lease:
     def record(self) -> None:
         """The fence comes after all that the streams have to do now; of several the last one waits for the others."""
         *others, last = self._streams or (cu.LEGACY,)
+        for stream in others:
+            join(self.device, last, stream)
         with self.device.context() as driver:
-            for stream in others:
-                driver.call("cuStreamWaitEvent", last, CudaEvent(self.device, stream)._event, 0)
             driver.call("cuEventRecord", self._fence.event, last)  # FENCE
 
     def send(self, *, used: bool) -> None:
