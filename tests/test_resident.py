@@ -5,6 +5,8 @@ The stand-in's streams are threads, and a kernel of it can run until a file is t
 
 import gc
 import signal
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +37,10 @@ def test_a_message_goes_from_process_to_process_and_stays_on_the_gpu(gpu: Any) -
             fakecuda.add(gpu, m, 42)
             assert (m.shape, m.dtype, m.strides, m.nbytes) == ((64, 64), np.dtype("f4"), (256, 4), 16384)
             assert m.pointer % 256 == 0
+            before = time.monotonic_ns()
         assert peer.run("m = rx.receive(); planes = m.numpy(); m.info.sequence, planes.shape") == (0, (64, 64))
         assert peer.run("float(planes.min()), float(planes.max())") == (42.0, 42.0)
+        assert before <= peer.run("m.info.timestamp") <= time.monotonic_ns()
         peer.begin("ctypes.string_at(m.pointer, 1)")  # the CPU does not have it
         assert peer.process.wait() == -signal.SIGSEGV
 
@@ -127,6 +131,23 @@ def test_a_tensor_keeps_its_message(gpu: Any) -> None:
                 assert tx.try_loan() is None
                 peer.run("del m")
             until(tx.try_loan, "a free slot").discard()
+
+
+def test_the_stream_of_a_thread_is_waited_for_by_whoever_ends_the_message(gpu: Any, tmp_path: Path) -> None:
+    with (
+        psyne.sender("ipc://planes", Plane, device="cuda:0", capacity=1) as tx,
+        psyne.receiver("ipc://planes", device="cuda:0") as rx,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        tx.send(np.zeros((64, 64), "f4"))
+        m = rx.receive()
+        pool.submit(m.wait, 2).result()
+        pool.submit(fakecuda.run_until, gpu, tmp_path / "go", 2).result()
+        m.release()
+        assert tx.try_loan() is None
+        (tmp_path / "go").touch()
+        with tx.loan(timeout=60) as m:
+            m.discard()
 
 
 def test_release_is_refused_while_tensors_live(gpu: Any) -> None:
@@ -248,8 +269,9 @@ def test_what_is_no_loan_is_copied_from_the_cpu_or_on_the_gpu(gpu: Any, stream: 
         gc.collect()
 
 
-def test_iteration_ends_each_message_and_streams_order_the_reuse_of_all_slots(gpu: Any) -> None:
-    with psyne.sender("ipc://planes", Plane, device="cuda:0", capacity=2) as tx, Peer() as peer:
+@pytest.mark.parametrize("capacity", [1, 3])
+def test_iteration_ends_each_message_and_streams_order_the_reuse_of_all_slots(capacity: int, gpu: Any) -> None:
+    with psyne.sender("ipc://planes", Plane, device="cuda:0", capacity=capacity) as tx, Peer() as peer:
         peer.begin(
             "seen = []\n"
             "for m in psyne.receiver('ipc://planes', device='cuda:0'):\n"
@@ -262,7 +284,7 @@ def test_iteration_ends_each_message_and_streams_order_the_reuse_of_all_slots(gp
         )
         own = fakecuda.new_stream(gpu)
         for n in range(200):
-            m = tx.loan(timeout=5)
+            m = tx.loan(timeout=60)
             m.wait(own)
             with gpu.context() as driver:
                 driver.call("cuMemsetD8Async", m.pointer, 0, m.nbytes, own)

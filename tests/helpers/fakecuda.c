@@ -306,10 +306,11 @@ struct Stream {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct Work *first, *last;
-    int busy, stops;
+    int busy, stops, of_thread;
     struct Stream *next;  // of all streams
 };
-static struct Stream the_default, of_threads, *streams;  // one for all threads
+static struct Stream the_default, *streams;
+static _Thread_local struct Stream *of_this_thread;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void pause_a_little(void) { usleep(20); }
@@ -363,14 +364,20 @@ static void begin(struct Stream *s) {
     streams = s;
     pthread_mutex_unlock(&lock);
 }
-static void begin_default(void) { begin(&the_default), begin(&of_threads); }
+static void begin_default(void) { begin(&the_default); }
+/// 0 and 1: the legacy default stream; 2: that of the thread.
 static struct Stream *stream_of(void *s) {
     if ((uintptr_t)s > 2) return s;
     pthread_once(&once, begin_default);
-    return (uintptr_t)s == 2 ? &of_threads : &the_default;  // 0 and 1: the legacy default stream
+    if ((uintptr_t)s != 2) return &the_default;
+    if (!of_this_thread) {
+        of_this_thread = calloc(1, sizeof *of_this_thread);
+        of_this_thread->of_thread = 1;
+        begin(of_this_thread);
+    }
+    return of_this_thread;
 }
-static int enqueue(void *stream, struct Work w) {
-    struct Stream *s = stream_of(stream);
+static int put(struct Stream *s, struct Work w) {
     struct Work *copy = malloc(sizeof *copy);
     *copy = w;
     copy->next = NULL;
@@ -381,6 +388,22 @@ static int enqueue(void *stream, struct Work w) {
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return SUCCESS;
+}
+static int enqueue(void *stream, struct Work w) {
+    struct Stream *s = stream_of(stream), *all[64], *other;
+    int n = 0;
+    if (s == &the_default) {  // which comes after all that the streams of threads have to do
+        pthread_mutex_lock(&lock);
+        for (other = streams; other && n < 64; other = other->next)
+            if (other->of_thread) all[n++] = other;
+        pthread_mutex_unlock(&lock);
+    }
+    while (n > 0) {
+        struct Shared *event = calloc(1, sizeof *event);
+        put(all[--n], (struct Work){.kind = RECORD, .event = event, .value = 1});
+        put(s, (struct Work){.kind = WAIT_EVENT, .event = event, .value = 1});
+    }
+    return put(s, w);
 }
 int cuStreamCreate(void **stream, unsigned flags) {
     READY(1);

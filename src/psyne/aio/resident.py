@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Never
+from collections.abc import Callable
+from typing import Any, Never, TypeVar
 
 from .. import ends
 from ..devices import resident
 from ..devices.resident_message import ResidentMessage
+from ..errors import LeaseLimit
 from .ends import Loan, Sender
+from .loops import sleep
 
 __all__ = ["ResidentSender"]
+
+T = TypeVar("T")
+SLICE = 0.001  # seconds between looks whether streams have read
 
 
 class ResidentSender(Sender[Any]):
@@ -31,6 +37,15 @@ class ResidentSender(Sender[Any]):
             return tx.send(message, after=after, stream=stream)
         tx._check_after(after)
         return await self._room(1, lambda: tx._try_send(message, stream=stream))
+
+    async def _room(self, n: int, attempt: Callable[[], T | None]) -> T:
+        while True:
+            try:
+                return await super()._room(n, attempt)
+            except LeaseLimit:
+                if not self._resident._keeper.kept():  # streams still read what this end keeps
+                    raise
+            await sleep(SLICE)
 
     async def call(self, message: object) -> Never:
         """Raises InvalidArgument."""

@@ -6,6 +6,7 @@ and recovery are those of every channel: for them a message is a record. Verifie
 
 from __future__ import annotations
 
+import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -47,6 +48,7 @@ KIND = "cuda"
 ROOM = 32 << 20  # bytes of the usual ring
 LEAST, MOST = 8, 64  # messages in it
 SLICE = 0.1  # seconds between looks whether the end was closed
+PAGE = 4096  # bytes from one record to the next: rings of smaller ones round their capacity up
 STAMPED = 4096  # bytes of a message from which on it usually has a timestamp
 
 
@@ -68,13 +70,12 @@ class ResidentSender(Sender[Any]):
             capacity = max(LEAST, min(MOST, ROOM // stride))
         elif not isinstance(capacity, int) or capacity < 1:
             raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
-        capacity = 1 << (capacity - 1).bit_length()  # as rings of small slots have
         options.setdefault("timestamps", None)
         if options["timestamps"] is None:
             options["timestamps"] = self._like.nbytes >= STAMPED
         self._memory = share(device, capacity, stride)
         try:
-            super().__init__(address, [slot], capacity=capacity, **options)
+            super().__init__(address, [slot], capacity=capacity, align=PAGE, **options)
         except BaseException:
             self._memory.leave()
             raise
@@ -90,7 +91,7 @@ class ResidentSender(Sender[Any]):
         """
         self._device._check_open()
         lend = super().loan
-        return self._lent(_patiently(self._keeper, timeout, Full, lambda left: lend(timeout=left)))
+        return self._lent(_patiently(self._keeper, timeout, Full, lambda left: lend(timeout=left), super().try_loan))
 
     def try_loan(self) -> ResidentMessage | None:  # type: ignore[override]
         """Memory on the device, or None when the ring is full."""
@@ -136,7 +137,7 @@ class ResidentSender(Sender[Any]):
         _refuse("call()")
 
     def _close(self, failed: bool = False) -> None:
-        if self.closed:
+        if self.closed or os.getpid() != self._device._pid:
             return super()._close(failed)
         try:
             unread = self.joined and not _native.passed(self)
@@ -205,7 +206,7 @@ class ResidentReceiver(Receiver[Any]):
         """
         self._device._check_open()
         take = super().receive
-        return self._taken(_patiently(self._keeper, timeout, Empty, lambda left: take(left)))
+        return self._taken(_patiently(self._keeper, timeout, Empty, lambda left: take(left), super().try_receive))
 
     def try_receive(self) -> ResidentMessage | None:
         """The next message, or None when there is none now."""
@@ -226,7 +227,7 @@ class ResidentReceiver(Receiver[Any]):
     def receive_many(self, *_: object, **__: object) -> Never:
         _refuse("receive_many()")
 
-    def try_receive_many(self, *_: object) -> Never:
+    def try_receive_many(self, *_: object, **__: object) -> Never:
         _refuse("try_receive_many()")
 
     def receive_into(self, *_: object, **__: object) -> Never:
@@ -249,27 +250,30 @@ class ResidentReceiver(Receiver[Any]):
 
 
 def _patiently(
-    keeper: Keeper, timeout: float | None, late: type[PsyneError], call: Callable[[float | None], Any]
-) -> Any:
-    """What the call gives. That all slots are held by this end is no error while streams still use some."""
+    keeper: Keeper, timeout: float | None, late: type[PsyneError], wait: Callable[[float | None], Any],
+    attempt: Callable[[], Any],
+) -> Any:  # fmt: skip
+    """What waiting gives. That all slots are held by this end is no error while streams still use some."""
     deadline = None if timeout is None else time.monotonic() + timeout
     while True:
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         kept = keeper.kept()
         try:
-            return call(left)
+            return wait(left)
         except LeaseLimit:
             if not kept:
                 raise
-            if left == 0:
-                raise late(f"streams still use {kept} messages, and all slots are held by this end") from None
+        if (got := _or_none(keeper, attempt)) is not None:  # which also looks whether somebody died
+            return got
+        if left == 0:
+            raise late(f"streams still use {kept} messages, and all slots are held by this end")
         keeper.less(kept, SLICE if left is None else min(left, SLICE))
 
 
-def _or_none(keeper: Keeper, call: Callable[[], Any]) -> Any:
+def _or_none(keeper: Keeper, attempt: Callable[[], Any]) -> Any:
     kept = keeper.kept()
     try:
-        return call()
+        return attempt()
     except LeaseLimit:
         if not kept:
             raise
