@@ -111,6 +111,7 @@ def test_a_slot_is_not_lent_again_before_the_stream_of_a_receiver_has_read_it(
         tx.send(np.zeros((64, 64), "f4"))
         peer.run("m = rx.receive(); fakecuda.run_until(gpu, go, stream)", go=tmp_path / "go")
         peer.run(end)  # waits for nothing
+        assert not peer.run("rx._keeper.join(timeout=0.05)")
         assert tx.try_loan() is None
         with pytest.raises(psyne.Full):
             tx.drain(timeout=0.05)
@@ -144,6 +145,7 @@ def test_the_stream_of_a_thread_is_waited_for_by_whoever_ends_the_message(gpu: A
         pool.submit(m.wait, 2).result()
         pool.submit(fakecuda.run_until, gpu, tmp_path / "go", 2).result()
         m.release()
+        assert not rx._keeper.join(timeout=0.05)
         assert tx.try_loan() is None
         (tmp_path / "go").touch()
         with tx.loan(timeout=60) as m:
