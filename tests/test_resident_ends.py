@@ -356,6 +356,28 @@ def test_event_loops_have_the_same_ends(gpu: Any) -> None:
     assert got[2::3] == [float(n) for n in range(1, 20, 2)]
 
 
+def test_event_loops_wait_for_streams_that_use_what_was_sent(gpu: Any, tmp_path: Path) -> None:
+    stream = fakecuda.new_stream(gpu)
+
+    async def run() -> None:
+        rx = psyne.aio.receiver("ipc://planes", device="cuda:0")
+        async with psyne.aio.sender("ipc://planes", Plane, device="cuda:0", capacity=1) as tx, rx:
+            async with tx.loan() as m:
+                capsule = m.__dlpack__(stream=stream)
+            (await rx.receive()).release()
+            with pytest.raises(psyne.LeaseLimit):
+                await tx.loan()
+            fakecuda.run_until(gpu, tmp_path / "go", stream)
+            del capsule
+            next_one = asyncio.ensure_future(tx.loan())
+            with pytest.raises(asyncio.TimeoutError):
+                await asyncio.wait_for(asyncio.shield(next_one), 0.05)
+            (tmp_path / "go").touch()
+            (await asyncio.wait_for(next_one, 60)).discard()
+
+    asyncio.run(run())
+
+
 def test_select_and_listeners_take_them(gpu: Any) -> None:
     seen = []
     with (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from typing import Any
@@ -166,8 +166,8 @@ class Context:
         finally:
             self.driver.call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
-    def __del__(self) -> None:
-        if self._context and self._pid == os.getpid():
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # when the process ends, os may be gone
+        if self._context and self._pid == getpid():
             self.driver.result("cuDevicePrimaryCtxRelease_v2", self._device)
 
 

@@ -107,21 +107,21 @@ class Lease:
 
     def send(self, *, used: bool) -> None:
         """Publish the loan. ``used``: libraries still have it, and its slot is not lent again before they let go."""
-        if not used:
-            self._view = None
-        self.loan = False
-        self._streams.clear()
+        self._over(used)
         self.slot.__exit__(None, None, None)
 
     def discard(self, *, used: bool) -> None:
         """Take the loan back. Who has the slot next waits for what streams still write there."""
         with suppress(cu.CudaError):  # a broken context writes nothing any more
             self.record()
+        self._over(used)
+        self.slot.discard()
+
+    def _over(self, used: bool) -> None:
+        self.loan = False
         if not used:
             self._view = None
-        self.loan = False
-        self._streams.clear()
-        self.slot.discard()
+            self._streams.clear()
 
     @property
     def event(self) -> Event:
