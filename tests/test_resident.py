@@ -244,6 +244,8 @@ def test_libraries_are_told_where_it_is_and_whether_they_may_write(gpu: Any, str
             assert tensor(m.__dlpack__(stream=stream)) == (m.pointer, 2, 0, (3, 5), (1, 3))
             with pytest.raises(psyne.InvalidArgument, match="stream=0; of CUDA it is None or 1"):
                 m.__dlpack__(stream=0)
+            with pytest.raises(psyne.InvalidArgument, match="stream=-1; a stream has a positive number"):
+                m.wait(-1)
             with pytest.raises(psyne.CannotShare, match="makes no copies"):
                 m.__dlpack__(copy=True)
         with rx.receive() as m:

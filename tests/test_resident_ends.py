@@ -159,10 +159,13 @@ def test_a_record_that_lies_is_an_error_and_the_next_message_is_none(
     with Peer() as peer, psyne.receiver("ipc://planes", Plane, device="cuda:0") as rx:
         peer.run(HOSTILE)
         peer.run(f"send({raw}); send(good.packed())")
-        with pytest.raises(error, match=text):
+        with pytest.raises(error, match=text) as raised:
             rx.receive()
         with rx.receive() as m:
             assert m.numpy().shape == (64, 64)
+        del m
+        peer.run("tx.drain(60)")  # whoever keeps the error keeps no slot
+        assert raised.value.__traceback__ is not None
         peer.run(f"send({raw}); send(good.packed())")
         with pytest.raises(error, match=text):
             rx.try_receive()
@@ -219,7 +222,13 @@ class Point(Struct):
         (psyne.sender, (Plane,), {"full": "grow"}, r"full='grow' is for messages in memory of the CPU; .*capacity"),
         (psyne.sender, (Plane,), {"budget": 1 << 20}, r"budget=1048576 is for messages in memory of the CPU"),
         (psyne.sender, (Plane,), {"align": 256}, r"align=256 is for messages in memory of the CPU"),
-        (psyne.sender, (Plane,), {"capacity": 0}, r"capacity is a number of messages, 1 or more; got 0"),
+        (
+            psyne.sender,
+            (Plane,),
+            {"capacity": 0},
+            r"capacity=0; with device= it is a number of messages from 1 to 4096",
+        ),
+        (psyne.sender, (Plane,), {"capacity": 4097}, r"capacity=4097; with device= it is a number of messages"),
         (psyne.sender, (Plane,), {"stages": [Stage("w", mutate=True)]}, r"in memory of a GPU stages read"),
         (psyne.sender, (Plane,), {"device": "cpu"}, r"device='cpu'; messages stay in memory of CUDA devices alone"),
         (psyne.sender, (Plane,), {"device": 0}, r"device=0; messages stay in memory of CUDA devices alone"),
@@ -265,10 +274,9 @@ def test_without_a_driver_or_memory_no_channel_is_made(gpu: Any, psyne_directory
         child.run("import os; os.environ['PSYNE_LIBCUDA'] = '/nowhere/libcuda.so.1'")
         with pytest.raises(psyne.DeviceUnavailable, match="no NVIDIA driver here"):
             child.run("psyne.sender('ipc://planes', psyne.Array('f4', (4,)), device='cuda:0')")
-    with pytest.raises(
-        psyne.NoSpace, match=r"cuda:0 has no 17179869184 bytes for 1048576 messages of 16384: cuMemAlloc"
-    ):
-        psyne.sender("ipc://planes", Plane, device="cuda:0", capacity=1 << 20)
+    for n, text in ((1 << 26, "has no 17179869184 bytes for 64 messages of 268435456: cuMem"), (1 << 45, "for 64 mes")):
+        with pytest.raises(psyne.NoSpace, match=text):
+            psyne.sender("ipc://planes", Array("f4", (n,)), device="cuda:0", capacity=64)
     assert not psyne_directory.exists() or list(psyne_directory.iterdir()) == []
 
 

@@ -30,13 +30,13 @@ from ..errors import (
 )
 from ..options import ResidentReceiverOptions, ResidentSenderOptions
 from ..stage import Stage
-from ..types import as_type
+from ..types import MessageMeta, as_type
 from ..types.resident import Record, Resident, resident_type
 from ..types.schema import check_memory, types_in
 from . import device as device_of
 from .cuda import Cuda, CudaEvent, _Tensor
 from .keeper import Keeper
-from .resident_memory import UNIT, Imports, share
+from .resident_memory import FENCES, UNIT, Imports, Shared, share
 from .resident_message import Lease, ResidentMessage, array_like, join, told, untouchable
 
 if TYPE_CHECKING:
@@ -58,27 +58,13 @@ class ResidentSender(Sender[Any]):
     That memory is the process's until it ends, and so are the messages: `drain` before.
     """
 
-    def __init__(self, address: str, types: Sequence[object], device: Cuda, **options: Any) -> None:
-        slot = _slot_type(address, types)
+    def __init__(self, address: str, slot: MessageMeta, device: Cuda, memory: Shared, **options: Any) -> None:
         self._device = device
-        self._like = array_like(slot.__of__)
+        self._memory = memory
+        self._like = array_like(slot)
         self._keeper = Keeper()
         self._loans: weakref.WeakSet[Lease] = weakref.WeakSet()
-        stride = -(-self._like.nbytes // UNIT) * UNIT
-        capacity = options.pop("capacity", None)
-        if capacity is None:
-            capacity = max(LEAST, min(MOST, ROOM // stride))
-        elif not isinstance(capacity, int) or capacity < 1:
-            raise InvalidArgument(f"capacity is a number of messages, 1 or more; got {capacity!r}")
-        options.setdefault("timestamps", None)
-        if options["timestamps"] is None:
-            options["timestamps"] = self._like.nbytes >= STAMPED
-        self._memory = share(device, capacity, stride)
-        try:
-            super().__init__(address, [slot], capacity=capacity, align=PAGE, **options)
-        except BaseException:
-            self._memory.leave()
-            raise
+        super().__init__(address, [slot], capacity=memory.slots, align=PAGE, **options)
 
     @property
     def device(self) -> Cuda:
@@ -185,8 +171,8 @@ class ResidentReceiver(Receiver[Any]):
     def __init__(self, address: str, types: Sequence[object], device: Cuda, **options: Any) -> None:
         self._device = device
         self._imports = Imports(device)
+        self._likes: dict[MessageMeta, NDArray[Any]] = {}
         self._keeper = Keeper()
-        self._likes: dict[type, NDArray[Any]] = {}
         asked = [resident_type(as_type(cls), KIND) for cls in types]
         super().__init__(address, asked, **options)
 
@@ -241,10 +227,15 @@ class ResidentReceiver(Receiver[Any]):
         self._imports.close()
 
     def _taken(self, slot: Any) -> ResidentMessage:
-        if (like := self._likes.get(type(slot))) is None:
-            like = self._likes[type(slot)] = array_like(type(slot).__of__)
-        record = Record.of(slot)
-        memory, fence = self._imports.find(record, like.nbytes)
+        cls = cast("MessageMeta", type(slot))
+        if (like := self._likes.get(cls)) is None:
+            like = self._likes[cls] = array_like(cls)
+        try:
+            record = Record.of(slot)
+            memory, fence = self._imports.find(record, like.nbytes)
+        except BaseException:
+            slot.release()  # whoever keeps the error keeps no slot
+            raise
         pointer = memory.pointer + record.begin
         return ResidentMessage(Lease(self._device, slot, memory, fence, pointer, self._keeper, loan=False), like)
 
@@ -324,7 +315,29 @@ def open_sender(address: str, types: Sequence[object], device: object, options: 
     _check(address, options, ResidentSenderOptions)
     for stage in options.get("stages") or ():
         _check_stage(stage)
-    return ResidentSender(address, types, _device(device), **options)
+    slot, gpu = _slot_type(address, types), _device(device)
+    rest = dict(options)
+    nbytes = array_like(slot).nbytes
+    stride = -(-nbytes // UNIT) * UNIT
+    if rest.get("timestamps") is None:
+        rest["timestamps"] = nbytes >= STAMPED
+    memory = share(gpu, _capacity(rest.pop("capacity", None), stride), stride)
+    try:
+        return ResidentSender(address, slot, gpu, memory, **rest)
+    except BaseException:
+        memory.leave()
+        raise
+
+
+def _capacity(asked: object, stride: int) -> int:
+    if asked is None:
+        return max(LEAST, min(MOST, ROOM // stride))
+    if not isinstance(asked, int) or not 1 <= asked <= FENCES:
+        raise InvalidArgument(
+            f"capacity={asked!r}; with device= it is a number of messages from 1 to {FENCES}, each with an event that "
+            "processes share"
+        )
+    return asked
 
 
 def open_receiver(
@@ -371,7 +384,7 @@ def _refuse(what: str) -> Never:
     )
 
 
-def _slot_type(address: str, types: Sequence[object]) -> Any:
+def _slot_type(address: str, types: Sequence[object]) -> MessageMeta:
     """What lies in the slots for this type, or for the channel's own."""
     if len(types) > 1:
         raise InvalidArgument(f"a channel with device= carries one type; got {len(types)}")

@@ -29,7 +29,7 @@ __all__ = ["UNIT", "Fence", "Imports", "Memory", "Shared", "share"]
 T = TypeVar("T")
 UNIT = 256  # bytes; a multiple of it is where a message begins
 BLOCK = 2 << 20  # bytes; the driver shares whole blocks of them, with whatever else lies there
-MEMORIES, FENCES = 16, 4096  # of other processes that a receiver keeps open
+MEMORIES, FENCES = 16, 4096  # of other processes that a receiver keeps open; and events of a sender at most
 
 
 class Fence:

@@ -24,6 +24,7 @@ from .. import _native
 from ..errors import CannotShare, InvalidArgument, MessageReleased, NotALoan, ViewsAlive
 from ..info import Info
 from ..types import MessageMeta
+from ..types.resident import Resident
 from . import cuda_driver as cu
 from .contract import Event
 from .cuda import Cuda, CudaEvent, _Tensor, stream_of
@@ -41,10 +42,10 @@ __all__ = ["Lease", "ResidentMessage", "array_like", "join", "told", "untouchabl
 NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
 
 
-def array_like(of: MessageMeta) -> NDArray[Any]:
-    """An array with the dtype, shape and strides of such messages, whose elements nobody may touch."""
-    layout = of.__layout__
-    return untouchable(layout.dtype, layout.shape, None, fortran=of.__schema__.get("order") == "F")
+def array_like(slot: MessageMeta) -> NDArray[Any]:
+    """An array with the dtype, shape and strides of the messages of such slots, whose elements nobody may touch."""
+    of = cast("type[Resident]", slot).__of__
+    return untouchable(of.__layout__.dtype, of.__layout__.shape, None, fortran=of.__schema__.get("order") == "F")
 
 
 def untouchable(
@@ -60,8 +61,13 @@ def untouchable(
 
 
 def told(stream: Any) -> int:
-    """The number of a stream; None is the legacy default stream."""
-    return stream_of(stream) or cu.LEGACY
+    """The number of a stream; None is the legacy default stream. Raises InvalidArgument for what is none."""
+    number = stream_of(stream) or cu.LEGACY
+    if number < 0:
+        raise InvalidArgument(
+            f"stream={stream!r}; a stream has a positive number, and None is the legacy default stream"
+        )
+    return number
 
 
 def join(device: Cuda, stream: int, other: int) -> None:
