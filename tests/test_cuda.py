@@ -247,6 +247,16 @@ class _Tensor(ctypes.Structure):
     )  # fmt: skip
 
 
+def flags(capsule: Any) -> int | None:
+    """1: read-only. None: a capsule that cannot say it."""
+    if "versioned" not in repr(capsule):
+        return None
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    address = get(capsule, b"dltensor_versioned")
+    return ctypes.c_uint64.from_address(address + 24).value  # after version, context and deleter
+
+
 def tensor(capsule: Any) -> tuple[Any, ...]:
     """Address, device, number, shape and strides in elements of a DLPack capsule."""
     name = "dltensor_versioned" if "versioned" in repr(capsule) else "dltensor"

@@ -261,7 +261,10 @@ class ResidentMessage(_Tensor):
         self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None, copy: bool | None = None,
     ) -> object:  # fmt: skip
-        """A DLPack capsule, which keeps the slot. The consumer's stream waits for the fence, unless it is -1."""
+        """A DLPack capsule, which keeps the slot. The consumer's stream waits for the fence, unless it is -1.
+
+        Below version 1.0 a consumer cannot be told that what was received is read-only.
+        """
         lease = self._used()
         if stream is not None and (not isinstance(stream, int) or stream == 0 or stream < NO_STREAM):
             raise InvalidArgument(
@@ -269,7 +272,8 @@ class ResidentMessage(_Tensor):
                 "(none waits) or the number of one"
             )
         export = _Export(lease)
-        kept = _native.array_at(self._like, self._like.__array_interface__["data"][0], export, lease.loan)
+        writable = lease.loan or max_version is None or max_version[0] < 1
+        kept = _native.array_at(self._like, self._like.__array_interface__["data"][0], export, writable)
         asked = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
         capsule = _native.dlpack_on(kept, self.__dlpack_device__(), lease.pointer, **asked)
         if stream != NO_STREAM:
