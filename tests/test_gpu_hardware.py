@@ -54,15 +54,13 @@ def _why_not() -> str:
     return ""
 
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(bool(_why_not()), reason=_why_not()),
-    pytest.mark.filterwarnings("default"),  # of the libraries
-]
+pytestmark = [pytest.mark.gpu, pytest.mark.filterwarnings("default")]  # the latter for the libraries
 
 
 @pytest.fixture
 def gpu() -> Iterator[Any]:
+    if why := _why_not():
+        pytest.skip(why)
     with psyne.device("cuda:0") as device:
         yield device
 

@@ -34,6 +34,7 @@ from psyne import (
     u8,
     u64,
 )
+from psyne.aio.resident import ResidentSender as AsynchronousResidentSender
 from psyne.devices.resident import ResidentSender
 from psyne.devices.resident_message import ResidentMessage
 from psyne.testing import assert_same_bytes, touch_test
@@ -145,6 +146,8 @@ def an_end_with_a_device_has_messages_there() -> None:
     assert_type(psyne.receiver("ipc://tensors", device="cuda:0").receive(), ResidentMessage)
     assert_type(list(psyne.receiver("ipc://tensors", Pixels, device="cuda:0")), list[ResidentMessage])
     assert_type(psyne.receiver("ipc://tensors", device=None), Receiver[Any])
+    assert_type(psyne.aio.sender("ipc://tensors", Pixels, device="cuda:0"), AsynchronousResidentSender)
+    assert_type(psyne.aio.receiver("ipc://tensors", device="cuda:0"), psyne.aio.Receiver[Any])
 
 
 def an_array_type_is_made_by_a_call() -> None:
