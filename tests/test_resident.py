@@ -5,6 +5,8 @@ The stand-in's streams are threads, and a kernel of it can run until a file is t
 
 import gc
 import signal
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -361,3 +363,12 @@ def test_several_dtypes_and_shapes_of_one_element(gpu: Any) -> None:
             tx.send(np.array(value, kind.__layout__.dtype))
             with rx.receive() as m:
                 assert (m.numpy() == value).all()
+
+
+def test_the_benchmark_runs_its_steps_without_a_gpu_and_gives_no_figures(gpu: Any) -> None:
+    program = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
+    run = [sys.executable, str(program), "--stand-in"]
+    said = subprocess.run(run, check=True, capture_output=True, text=True, timeout=60).stdout
+    assert said == (
+        "20 round trips through channels on a stand-in for a GPU: every answer was right. No figures: it is no GPU\n"
+    )
