@@ -6,13 +6,13 @@ and recovery are those of every channel: for them a message is a record. Verifie
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Never, cast
-
-import numpy as np
 
 from .. import _native, log
 from ..address import channel_place
@@ -24,9 +24,9 @@ from ..errors import (
     EndOfChannel,
     Full,
     InvalidArgument,
-    LayoutMismatch,
     LeaseLimit,
     PsyneError,
+    SenderLost,
 )
 from ..options import ResidentReceiverOptions, ResidentSenderOptions
 from ..stage import Stage
@@ -34,10 +34,11 @@ from ..types import MessageMeta, as_type
 from ..types.resident import Record, Resident, resident_type
 from ..types.schema import check_memory, types_in
 from . import device as device_of
-from .cuda import Cuda, CudaEvent, _Tensor
+from .cuda import Cuda, CudaEvent, number_of
 from .keeper import Keeper
 from .resident_memory import FENCES, UNIT, Imports, Shared, share
-from .resident_message import Lease, ResidentMessage, array_like, join, told, untouchable
+from .resident_message import Lease, ResidentMessage, array_like
+from .resident_source import Source, source_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -147,12 +148,12 @@ class ResidentSender(Sender[Any]):
         self._loans.add(lease)
         return ResidentMessage(lease, self._like, self)
 
-    def _source(self, message: object) -> _Source:
-        return _source_of(message, self._like, self.address)
+    def _source(self, message: object) -> Source:
+        return source_of(message, self._like, self.address)
 
-    def _send_copy(self, loan: ResidentMessage, source: _Source, stream: Any) -> None:
+    def _send_copy(self, loan: ResidentMessage, source: Source, stream: Any) -> None:
         with loan:
-            number = told(stream)
+            number = number_of(stream)
             loan.wait(number)
             source.copy(loan, number)
             self._keeper.keep_until(CudaEvent(self._device, number), source)
@@ -177,7 +178,7 @@ class ResidentReceiver(Receiver[Any]):
         super().__init__(address, asked, **options)
 
     def _join(self) -> bool:
-        self._asked = self._asked or [Resident]
+        self._asked = self._asked or [Resident]  # whatever type it is, but on the device
         return super()._join()
 
     @property
@@ -191,8 +192,7 @@ class ResidentReceiver(Receiver[Any]):
         message that this process cannot open, PeerCorrupted: both end it, and the next call goes on.
         """
         self._device._check_open()
-        take = super().receive
-        return self._taken(_patiently(self._keeper, timeout, Empty, lambda left: take(left), super().try_receive))
+        return self._taken(_patiently(self._keeper, timeout, Empty, super().receive, super().try_receive))
 
     def try_receive(self) -> ResidentMessage | None:
         """The next message, or None when there is none now."""
@@ -250,7 +250,7 @@ def _patiently(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         kept = keeper.kept()
         try:
-            return wait(left)
+            return _surely(functools.partial(wait, left))
         except LeaseLimit:
             if not kept:
                 raise
@@ -264,50 +264,18 @@ def _patiently(
 def _or_none(keeper: Keeper, attempt: Callable[[], Any]) -> Any:
     kept = keeper.kept()
     try:
-        return attempt()
+        return _surely(attempt)
     except LeaseLimit:
         if not kept:
             raise
         return None
 
 
-class _Source:
-    """What is copied into a loan, kept until it is."""
-
-    def __init__(self, kept: object, address: int, *, here: bool, stream: int | None = None) -> None:
-        self.kept = kept
-        self._address, self._here, self._stream = address, here, stream
-
-    def copy(self, loan: ResidentMessage, stream: int) -> None:
-        call = "cuMemcpyHtoDAsync_v2" if self._here else "cuMemcpyDtoDAsync_v2"
-        if isinstance(self.kept, ResidentMessage):
-            self.kept.wait(stream)
-        if self._stream is not None and self._stream != stream:
-            join(loan.device, stream, self._stream)
-        with loan.device.context() as driver:
-            driver.call(call, loan.pointer, self._address, loan.nbytes, stream)
-
-
-def _source_of(message: object, like: NDArray[Any], address: str) -> _Source:
-    """Raises LayoutMismatch for another dtype, shape or order."""
-    if isinstance(message, _Tensor):
-        array, _ = message._elements()
-        source = _Source(message, message.pointer, here=False)
-    elif (told_us := getattr(message, "__cuda_array_interface__", None)) is not None:
-        array = untouchable(np.dtype(told_us["typestr"]), tuple(told_us["shape"]), told_us.get("strides"))
-        source = _Source(message, int(told_us["data"][0]), here=False, stream=told_us.get("stream"))
-    else:
-        array = np.asarray(message, order="C" if like.flags.c_contiguous else "F")
-        source = _Source(array, array.ctypes.data, here=True)
-    if (array.dtype, array.shape) != (like.dtype, like.shape):
-        raise LayoutMismatch(
-            f"{address} carries {like.dtype}{list(like.shape)}, and this is {array.dtype}{list(array.shape)}"
-        )
-    if array.size > 1 and array.strides != like.strides:
-        raise LayoutMismatch(
-            f"the elements of {address} lie {like.strides} bytes apart, and these {array.strides}: make it contiguous"
-        )
-    return source
+def _surely(call: Callable[[], Any]) -> Any:
+    """An end is looked at twice: where the keeper lets go of the last slot meanwhile, the first look may see one."""
+    with suppress(EndOfChannel, SenderLost):
+        return call()
+    return call()
 
 
 def open_sender(address: str, types: Sequence[object], device: object, options: Mapping[str, Any]) -> ResidentSender:

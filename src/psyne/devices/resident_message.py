@@ -21,13 +21,13 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import _native
-from ..errors import CannotShare, InvalidArgument, MessageReleased, NotALoan, ViewsAlive
+from ..errors import CannotShare, MessageReleased, NotALoan, ViewsAlive
 from ..info import Info
 from ..types import MessageMeta
 from ..types.resident import Resident
 from . import cuda_driver as cu
 from .contract import Event
-from .cuda import Cuda, CudaEvent, _Tensor, stream_of
+from .cuda import Cuda, CudaEvent, _Tensor, number_of
 from .keeper import Keeper
 from .resident_memory import Fence, Memory
 
@@ -37,9 +37,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Lease", "ResidentMessage", "array_like", "join", "told", "untouchable"]
-
-NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
+__all__ = ["Lease", "ResidentMessage", "array_like", "join", "untouchable"]
 
 
 def array_like(slot: MessageMeta) -> NDArray[Any]:
@@ -58,16 +56,6 @@ def untouchable(
             steps.append(steps[-1] * n)
         strides = tuple(steps[:-1] if fortran else steps[-2::-1])
     return np.lib.stride_tricks.as_strided(np.empty(1, dtype), shape, strides, writeable=False)
-
-
-def told(stream: Any) -> int:
-    """The number of a stream; None is the legacy default stream. Raises InvalidArgument for what is none."""
-    number = stream_of(stream) or cu.LEGACY
-    if number < 0:
-        raise InvalidArgument(
-            f"stream={stream!r}; a stream has a positive number, and None is the legacy default stream"
-        )
-    return number
 
 
 def join(device: Cuda, stream: int, other: int) -> None:
@@ -188,7 +176,8 @@ class ResidentMessage(_Tensor):
     """
 
     def __init__(self, lease: Lease, like: NDArray[Any], sender: object = None) -> None:
-        self.device = lease.device
+        self.device: Cuda = lease.device
+        self._gpu = lease.device
         self._lease: Lease | None = lease
         self._sender = sender
         self._like = like
@@ -243,7 +232,7 @@ class ResidentMessage(_Tensor):
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the legacy default stream.
         """
-        self._used().wait(told(stream))
+        self._used().wait(number_of(stream))
 
     @property
     def __cuda_array_interface__(self) -> dict[str, Any]:
@@ -252,10 +241,10 @@ class ResidentMessage(_Tensor):
         The legacy default stream waits for the fence, and is the one that they are told to keep to.
         """
         lease = self._used()
-        told_them = super().__cuda_array_interface__
+        told = super().__cuda_array_interface__
         lease.wait(cu.LEGACY)
         self._pinned = lease
-        return told_them | {"stream": cu.LEGACY}
+        return told | {"stream": cu.LEGACY}
 
     def __dlpack__(
         self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
@@ -266,20 +255,15 @@ class ResidentMessage(_Tensor):
         Below version 1.0 a consumer cannot be told that what was received is read-only.
         """
         lease = self._used()
-        if stream is not None and (not isinstance(stream, int) or stream == 0 or stream < NO_STREAM):
-            raise InvalidArgument(
-                f"stream={stream!r}; of CUDA it is None or 1 (the legacy default stream), 2 (that of the thread), -1 "
-                "(none waits) or the number of one"
-            )
         export = _Export(lease)
         writable = lease.loan or max_version is None or max_version[0] < 1
         kept = _native.array_at(self._like, self._like.__array_interface__["data"][0], export, writable)
-        asked = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
-        capsule = _native.dlpack_on(kept, self.__dlpack_device__(), lease.pointer, **asked)
-        if stream != NO_STREAM:
-            lease.wait(told(stream))
+        capsule = self._capsule(kept, stream, {"max_version": max_version, "dl_device": dl_device, "copy": copy})
         self._exports.add(export)
         return capsule
+
+    def _before(self, stream: int) -> None:
+        self._used().wait(stream)
 
     def numpy(self) -> NDArray[Any]:
         """A copy of it in memory of the CPU. Waits for the bytes."""
@@ -306,7 +290,7 @@ class ResidentMessage(_Tensor):
                 "does not need that). What takes __cuda_array_interface__ keeps the message itself"
             )
         if stream is not None:
-            lease.tell(told(stream))
+            lease.tell(number_of(stream))
         self._lease = None
         return None
 
@@ -323,7 +307,7 @@ class ResidentMessage(_Tensor):
         """Publish the loan, its fence after what the stream and those that were told before have to do now."""
         lease = self._used()
         if stream is not None:
-            lease.tell(told(stream))
+            lease.tell(number_of(stream))
         lease.record()
         self._lease = None
         lease.send(used=self._in_use())
