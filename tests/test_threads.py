@@ -1,5 +1,6 @@
 """Several threads of one process: ends of their own at the same time, and messages that other threads end."""
 
+import queue
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -164,3 +165,32 @@ def test_a_thread_closes_ends_while_others_use_them():
                 thread.join()
             assert isinstance(sending[1][0], psyne.ChannelClosed)
             assert isinstance(receiving[1][0], int)
+
+
+def test_no_end_is_told_where_another_thread_drops_the_last_view_while_one_waits():
+    count = 1000
+    views: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def drop() -> int:
+        dropped = 0
+        while views.get() is not None:
+            dropped += 1
+        return dropped
+
+    with psyne.sender("ipc://threads", Line, capacity=1) as tx, psyne.receiver("ipc://threads", Line) as rx:
+        sending = start(lambda: [tx.send(np.full(8, n, "u8")) for n in range(count)])
+        dropping = start(drop)
+        for n in range(count):
+            while True:  # as long as the view lives, this end holds every slot
+                try:
+                    m = rx.receive()
+                    break
+                except psyne.LeaseLimit:
+                    continue
+            with m:
+                assert m.array[0] == n
+                views.put(m.array)
+        views.put(None)
+        for thread, _ in (sending, dropping):
+            thread.join()
+        assert dropping[1] == [count]

@@ -6,12 +6,10 @@ and recovery are those of every channel: for them a message is a record. Verifie
 
 from __future__ import annotations
 
-import functools
 import os
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Never, cast
 
 from .. import _native, log
@@ -26,7 +24,6 @@ from ..errors import (
     InvalidArgument,
     LeaseLimit,
     PsyneError,
-    SenderLost,
 )
 from ..options import ResidentReceiverOptions, ResidentSenderOptions
 from ..stage import Stage
@@ -250,7 +247,7 @@ def _patiently(
         left = None if deadline is None else max(0.0, deadline - time.monotonic())
         kept = keeper.kept()
         try:
-            return _surely(functools.partial(wait, left))
+            return wait(left)
         except LeaseLimit:
             if not kept:
                 raise
@@ -264,18 +261,11 @@ def _patiently(
 def _or_none(keeper: Keeper, attempt: Callable[[], Any]) -> Any:
     kept = keeper.kept()
     try:
-        return _surely(attempt)
+        return attempt()
     except LeaseLimit:
         if not kept:
             raise
         return None
-
-
-def _surely(call: Callable[[], Any]) -> Any:
-    """An end is looked at twice: where the keeper lets go of the last slot meanwhile, the first look may see one."""
-    with suppress(EndOfChannel, SenderLost):
-        return call()
-    return call()
 
 
 def open_sender(address: str, types: Sequence[object], device: object, options: Mapping[str, Any]) -> ResidentSender:
