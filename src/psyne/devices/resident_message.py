@@ -71,11 +71,13 @@ class Lease:
     def __init__(
         self, device: Cuda, slot: Any, memory: Memory, fence: Fence, pointer: int, keeper: Keeper, *, loan: bool
     ) -> None:  # fmt: skip
-        self.device, self.pointer = device, pointer
-        self.loan = self._lent = loan
+        self.device: Cuda = device
+        self.pointer: int = pointer
+        self.loan: bool = loan
+        self._lent = loan
         self._memory, self._fence, self._keeper = memory, fence, keeper
         self._streams: dict[int, None] = {}  # that were told; the last one last
-        self.slot = slot
+        self.slot: Any = slot
         self._view: NDArray[Any] | None = self.slot.array  # for others the slot is one that is looked at
 
     def wait(self, stream: int) -> None:
@@ -165,7 +167,7 @@ class _Export:
     """What a tensor keeps."""
 
     def __init__(self, lease: Lease) -> None:
-        self.lease = lease
+        self.lease: Lease = lease
 
 
 class ResidentMessage(_Tensor):
