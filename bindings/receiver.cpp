@@ -40,7 +40,7 @@ bool take(PyObject* self, ReceiverEnd& e, uint64_t limit, Taken& t, uint64_t dea
             PyGC_Collect();
             if (!r.hoards()) continue;
         }
-        if (result == Wait::stopped && !e.gateway && !r.over()) continue;  // another thread let go of the last view meanwhile
+        if (result == Wait::stopped && !e.gateway && !r.over()) continue;  // another thread let go of a view meanwhile
         return no_message(e, result);
     }
 }
