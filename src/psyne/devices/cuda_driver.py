@@ -89,7 +89,7 @@ class Driver:
 
     def __init__(self, path: str) -> None:
         try:
-            self.library = ctypes.CDLL(path)
+            self.library: ctypes.CDLL = ctypes.CDLL(path)
             for name, arguments in _SIGNATURES.items():
                 getattr(self.library, name).argtypes = arguments
         except (OSError, AttributeError) as error:
@@ -97,12 +97,13 @@ class Driver:
                 f"there is no NVIDIA driver here that psyne can use ({error}); install the driver, and in a container "
                 "give it the GPU"
             ) from None
-        self.path, self.pid = path, os.getpid()
+        self.path: str = path
+        self.pid: int = os.getpid()
         if code := self.library.cuInit(0):
             raise DeviceUnavailable(f"the NVIDIA driver finds no GPU: {self._name(code)}; nvidia-smi tells more")
         version = c_int()
         self.call("cuDriverGetVersion", byref(version))
-        self.version = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
+        self.version: str = f"CUDA {version.value // 1000}.{version.value % 1000 // 10}"
 
     def _name(self, code: int) -> str:
         name = c_char_p()
@@ -145,7 +146,7 @@ class Context:
     """The primary context of a device: the one that torch, CuPy, numba, JAX and Warp use, too."""
 
     def __init__(self, driver: Driver, ordinal: int) -> None:
-        self.driver = driver
+        self.driver: Driver = driver
         self._context = c_void_p()
         self._pid = os.getpid()
         self._device = driver.device(ordinal)

@@ -62,7 +62,7 @@ class VulkanCopy(Uploaded):
     def __init__(self, device: Vulkan, array: NDArray[Any], source: VulkanView) -> None:
         super().__init__(device, array, Finished())
         self._driver = device.vulkan
-        self.memory = allocated(self._driver, array.nbytes)
+        self.memory: Buffer = allocated(self._driver, array.nbytes)
         _copy(self._driver, source.memory, self.memory, _pieces(array, source.offset))
 
     @property
@@ -86,7 +86,7 @@ class Vulkan(Device):
     def __init__(self, info: DeviceInfo, number: int) -> None:
         super().__init__(info)
         try:
-            self.vulkan = Driver(number)
+            self.vulkan: Driver = Driver(number)
         except vk.VulkanError as error:
             raise DeviceUnavailable(f"{info.product} cannot be opened: {error}") from error
 

@@ -41,9 +41,9 @@ class Dispatch(Job):
         pool = self.driver.made("vkCreateDescriptorPool", "vkDestroyDescriptorPool", info, undo)
         layouts = vk.listed(ctypes.c_uint64, [self._kernel_layout])
         wanted = vk.DescriptorSetAllocateInfo(descriptorPool=pool, descriptorSetCount=1, pSetLayouts=layouts)
-        self.sets = (ctypes.c_uint64 * 1)()
+        self.sets: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * 1)()
         self.driver.api.vkAllocateDescriptorSets(self.driver.handle, byref(wanted), self.sets)
-        self.offsets = (ctypes.c_uint32 * self._buffers)()
+        self.offsets: ctypes.Array[ctypes.c_uint32] = (ctypes.c_uint32 * self._buffers)()
 
     def bind(self, operands: tuple[Operand, ...]) -> None:
         """Points the set at what these are in; only the offsets, if they are where the last ones were."""
@@ -73,12 +73,12 @@ class Kernel:
     """A compute shader of one device. ``kernel(view, groups=n)`` runs it on messages in place, from any thread."""
 
     def __init__(self, device: Vulkan, shader: Shader, buffers: int | None, push: int) -> None:
-        self.device = device
-        self.shader = shader
+        self.device: Vulkan = device
+        self.shader: Shader = shader
         least = max(shader.writes, default=-1) + 1
-        self.buffers = least if buffers is None else buffers
+        self.buffers: int = least if buffers is None else buffers
         """How many buffers it takes: bindings 0, 1, … of set 0."""
-        self.push = push
+        self.push: int = push
         """Bytes of push constants."""
         self.idle: list[Dispatch] = []
         self._check(least)
@@ -187,7 +187,9 @@ class Kernel:
             ((i, vk.DESCRIPTOR_STORAGE_BUFFER_DYNAMIC, 1, vk.SHADER_STAGE_COMPUTE, None) for i in range(self.buffers)),
         )
         set_info = vk.DescriptorSetLayoutCreateInfo(bindingCount=self.buffers, pBindings=bindings)
-        self.set_layout = driver.made("vkCreateDescriptorSetLayout", "vkDestroyDescriptorSetLayout", set_info, undo)
+        self.set_layout: int = driver.made(
+            "vkCreateDescriptorSetLayout", "vkDestroyDescriptorSetLayout", set_info, undo
+        )
         layouts = vk.listed(ctypes.c_uint64, [self.set_layout])
         layout = vk.PipelineLayoutCreateInfo(setLayoutCount=1, pSetLayouts=layouts)
         if self.push:

@@ -20,10 +20,10 @@ __all__ = ["Job", "VulkanEvent"]
 
 SLICE_NS = 100_000_000  # of a wait: Ctrl-C comes between two
 
-BEGIN = vk.CommandBufferBeginInfo(flags=vk.COMMAND_BUFFER_ONE_TIME_SUBMIT)
+BEGIN: vk.Structure = vk.CommandBufferBeginInfo(flags=vk.COMMAND_BUFFER_ONE_TIME_SUBMIT)
 BOTH = vk.STAGE_COMPUTE | vk.STAGE_TRANSFER
 # What a job wrote is seen by the CPU and by all jobs after it.
-WRITTEN = vk.MemoryBarrier(
+WRITTEN: vk.Structure = vk.MemoryBarrier(
     srcAccessMask=vk.ACCESS_SHADER_WRITE | vk.ACCESS_TRANSFER_WRITE,
     dstAccessMask=vk.ACCESS_SHADER_READ
     | vk.ACCESS_SHADER_WRITE
@@ -41,8 +41,8 @@ class Job:
     """
 
     def __init__(self, driver: Driver, home: list[Any]) -> None:
-        self.driver = driver
-        self.home = home
+        self.driver: Driver = driver
+        self.home: list[Any] = home
         """Where it goes when it is done."""
         with ExitStack() as undo:
             self._make(undo)
@@ -57,7 +57,7 @@ class Job:
         api.vkAllocateCommandBuffers(driver.handle, byref(info), self._commands)
         self.commands: int = self._commands[0] or 0
         self._fence = driver.made("vkCreateFence", "vkDestroyFence", vk.FenceCreateInfo(), undo)
-        self.fences = vk.listed(ctypes.c_uint64, [self._fence])
+        self.fences: ctypes.Array[ctypes.c_uint64] = vk.listed(ctypes.c_uint64, [self._fence])
         self._submit = vk.SubmitInfo(commandBufferCount=1, pCommandBuffers=self._commands)
 
     def begin(self) -> int:
@@ -95,7 +95,7 @@ class VulkanEvent(Event):
         self._kept: tuple[object, ...] = kept
         self._lock = threading.Lock()
         self._failure: vk.VulkanError | None = None
-        self.under_way = False
+        self.under_way: bool = False
 
     def done(self) -> bool:
         return self.wait(0)
