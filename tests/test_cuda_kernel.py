@@ -134,8 +134,8 @@ def test_a_kernel_is_called_as_it_was_declared(gpu: Any, out: Any):
             ((view, -1, 1.0), {}, "parameter 1 of kernel scale.* cannot be -1, but 4294967295 could"),
             ((view, 1.5, 1.0), {}, "parameter 1 of kernel scale.* cannot be 1.5, but 1 could"),
             ((view, "x", 1.0), {}, "parameter 1 of kernel scale.* cannot be 'x'"),
-            ((view, N, 1.0), {"size": 0}, "size=0: one to three numbers"),
-            ((view, N, 1.0), {"block": (1, 1, 1, 1)}, "block=.*: one to three numbers"),
+            ((view, N, 1.0), {"size": 0}, "size=0: one to three whole numbers"),
+            ((view, N, 1.0), {"block": (1, 1, 1, 1)}, "block=.*: one to three whole numbers"),
             ((0, N, 1.0), {}, "no buffer to count threads by: say size="),
         ]:
             with pytest.raises(psyne.InvalidArgument, match=text):

@@ -110,13 +110,15 @@ def test_a_kernel_has_one_work_item_for_each_element_or_as_many_as_it_is_told(de
         assert (run(size=128, group=32) == 32).sum() == 128
         assert (run(size=[np.int64(128)], group=np.int32(32)) == 32).sum() == 128
         for size in (0, -4, 1.5, "8", (), (1, 1, 1, 1), (1.5,), (4, None)):
-            with pytest.raises(psyne.InvalidArgument, match="one to three positive whole numbers"):
+            with pytest.raises(psyne.InvalidArgument, match="one to three whole numbers"):
                 run(size=size)
-        with pytest.raises(psyne.InvalidArgument, match=r"group=-1 .*one to three positive whole numbers"):
+        with pytest.raises(psyne.InvalidArgument, match=r"group=-1: one to three whole numbers"):
             run(size=4, group=-1)
-        with pytest.raises(psyne.InvalidArgument, match=r"size=None .*one to three positive whole numbers"):
+        with pytest.raises(psyne.InvalidArgument, match="has no buffer to count work items by: say size="):
             dev.kernel("kernel void f(int n) {}")(3)
-        with pytest.raises(psyne.InvalidArgument, match=r"size=\(100,\), group=\(33,\): .*INVALID_WORK_GROUP_SIZE"):
+        with pytest.raises(
+            psyne.InvalidArgument, match=r"size=\(100, 1, 1\), group=\(33, 1, 1\): .*INVALID_WORK_GROUP_SIZE"
+        ):
             run(size=100, group=33)
         with pytest.raises(psyne.InvalidArgument, match="INVALID_WORK"):
             run(size=1 << 20, group=1 << 20)

@@ -80,7 +80,7 @@ def test_a_kernel_is_called_as_it_was_declared(dev: Any, scale: Any, out: Any, m
             ((view,), {"push": bytes(8), "groups": 0}, "groups=0"),
             ((view,), {"push": bytes(8), "groups": (1, -1)}, "groups="),
             ((view,), {"push": bytes(8), "groups": (1, 1, 1, 1)}, "groups="),
-            ((view,), {"push": bytes(8), "groups": 1 << 40}, "numbers from 1 to"),
+            ((view,), {"push": bytes(8), "groups": 1 << 40}, "numbers are wanted, from 1 to"),
         ]:
             with pytest.raises(psyne.InvalidArgument, match=text):
                 scale(*arguments, **options)

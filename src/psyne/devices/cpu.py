@@ -56,12 +56,12 @@ class Cpu(Device):
     """The CPU."""
 
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CpuCopy:
-        self._check_open()
+        self.check_open()
         return CpuCopy(self, array_of(message))
 
     def event(self, stream: Any = None, *views: View) -> Finished:
         """As of devices that have streams; here a function has done its work when it returns."""
-        self._check_open()
+        self.check_open()
         return Finished()
 
     def _register(self, mapping: _native.Mapping, writable: bool) -> None:

@@ -193,10 +193,6 @@ class Cuda(Device):
         self.check_open()
         return Kernel(self, ptx, name, reads)
 
-    def check_open(self) -> None:
-        """Raises ForkedError, ChannelClosed."""
-        self._check_open()
-
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
         view = self.view(array_of(message), writable=False)
         assert isinstance(view, CudaView)
@@ -207,7 +203,7 @@ class Cuda(Device):
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
         """
-        self._check_open()
+        self.check_open()
         return CudaEvent(self, stream_of(stream), views)
 
     def write_value(self, stream: Any, word: CudaView, value: int) -> None:
@@ -223,7 +219,7 @@ class Cuda(Device):
         self._on_word("cuStreamWaitValue64_v2", stream, word, value)
 
     def _on_word(self, call: str, stream: Any, word: CudaView, value: int) -> None:
-        self._check_open()
+        self.check_open()
         if word.array.dtype not in (np.dtype("u8"), np.dtype("i8")) or word.array.size != 1 or word.offset % WORD != 0:
             raise InvalidArgument(
                 f"a stream writes and waits for one 64-bit integer whose offset {WORD} divides; this is "

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CannotShare, InvalidArgument
 from . import vulkan_api as vk
+from .operands import check_operand, counts
 from .vulkan_queue import Job, VulkanEvent
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ class Kernel:
         device = self.device
         device.check_open()
         self._check_views(views)
-        counts = self._counts(groups)
+        x, y, z = counts("groups", groups, device.vulkan.physical.limits.maxComputeWorkGroupCount)
         if len(push) != self.push:
             raise InvalidArgument(f"this kernel has {self.push} bytes of push constants, and got {len(push)}")
         api = device.vulkan.api
@@ -116,7 +117,7 @@ class Kernel:
             )
         if push:
             api.vkCmdPushConstants(commands, self._layout, vk.SHADER_STAGE_COMPUTE, 0, len(push), bytes(push))
-        api.vkCmdDispatch(commands, *counts)
+        api.vkCmdDispatch(commands, x, y, z)
         return job.submit(self, *views)
 
     def __repr__(self) -> str:
@@ -155,10 +156,7 @@ class Kernel:
             raise InvalidArgument(f"this kernel takes {self.buffers} buffers, and got {len(views)}")
         most = self.device.vulkan.physical.limits.maxStorageBufferRange
         for i, view in enumerate(views):
-            if getattr(view, "device", None) is not self.device:
-                raise InvalidArgument(
-                    f"buffer {i} is {view!r}; a kernel takes what view() and upload() of its device give"
-                )
+            check_operand(self.device, view, f"buffer {i}")
             if view.nbytes > most:
                 raise CannotShare(
                     f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} "
@@ -166,17 +164,6 @@ class Kernel:
                 )
             if self.shader.writes.get(i, False):
                 view.check_writable(f"buffer {i} of this kernel (not declared `readonly`)")
-
-    def _counts(self, groups: int | tuple[int, int, int] | tuple[int, int]) -> tuple[int, int, int]:
-        counts = (groups,) if isinstance(groups, int) else tuple(groups)
-        x, y, z = (*counts, 1, 1, 1)[:3] if len(counts) <= 3 else (0, 0, 0)
-        most = self.device.vulkan.physical.limits.maxComputeWorkGroupCount
-        if not (0 < x <= most[0] and 0 < y <= most[1] and 0 < z <= most[2]):
-            raise InvalidArgument(
-                f"groups={groups!r}: up to three numbers from 1 to {most[0]}, {most[1]} and {most[2]} on "
-                f"{self.device.name}"
-            )
-        return x, y, z
 
     # ---- what the driver makes of it --------------------------------------------------------------------------------
 

@@ -9,9 +9,8 @@ from contextlib import ExitStack, suppress
 from ctypes import byref
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ForkedError
 from . import vulkan_api as vk
-from .contract import Event
+from .contract import Event, check_process
 
 if TYPE_CHECKING:
     from .vulkan_driver import Driver
@@ -108,8 +107,7 @@ class VulkanEvent(Event):
             while (job := self._job) is not None:
                 if job.driver.state.left:
                     return True  # and left idle
-                if not job.driver.ours:
-                    raise ForkedError("this event is of the parent process, whose device does the work")
+                check_process(job.driver.state.pid)
                 left = SLICE_NS if until is None else min(SLICE_NS, max(0, int((until - time.monotonic()) * 1e9)))
                 if self._over(job, left):
                     self._job = None
