@@ -231,6 +231,26 @@ def test_an_upload_is_a_copy_that_holds_the_message_until_it_is_made(
         del copy
 
 
+def test_the_stream_of_a_library_waits_for_the_copy_that_it_is_given(gpu: Any, stream: int, tmp_path: Path) -> None:
+    other = fakecuda.new_stream(gpu)
+    with psyne.sender("ipc://planes", Plane) as tx, tx.loan() as m:
+        m.array[:] = 1
+        fakecuda.run_until(gpu, tmp_path / "go", stream)
+        copy = gpu.upload(m, stream)
+        assert copy.__cuda_array_interface__["stream"] == stream
+        for nobody in (-1, other):
+            capsule = copy.__dlpack__(stream=nobody)
+            assert gpu.event(other).wait(timeout=0.05) == (nobody == -1)
+        with pytest.raises(psyne.InvalidArgument, match="stream=0; of CUDA it is None or 1"):
+            copy.__dlpack__(stream=0)
+        (tmp_path / "go").touch()
+        assert gpu.event(other).wait()
+        (tmp_path / "go").unlink()
+        assert gpu.upload(m).__cuda_array_interface__["stream"] == 1
+        m.discard()
+        del copy, capsule
+
+
 def test_a_forked_child_is_refused(gpu: Any) -> None:
     with Child() as child:
         child.run("import os; os.environ['PSYNE_LIBCUDA'] = path", path=fakecuda.library())

@@ -28,7 +28,7 @@ from .options import Full, Wait, check_receiver_options, check_sender_options, g
 from .stage import PATTERNS, Pattern, Stage, added_stage, stage_graph
 from .statistics import Statistics, statistics_of
 from .types import Message, MessageMeta, as_type
-from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
+from .types.schema import check_memory, difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
 
 if TYPE_CHECKING:
     from typing import Self
@@ -101,6 +101,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         if not classes:
             if there is None:
                 raise ChannelNotFound(f"there is no channel {address}; give its type to make it")
+            check_memory(there["schema"], classes, address)
             classes = types_in(there["schema"])
         elif there:
             classes = in_order_of(there["schema"], classes)
@@ -476,6 +477,7 @@ def _mismatch(place: str, name: str, address: str, schema: str, pattern: str, gr
     if there is None:
         return LayoutMismatch(text + "layout was another one; it is gone now, try again")
     if there["schema"] != schema:
+        check_memory(there["schema"], types_in(schema), address)
         return LayoutMismatch(text + f"types are others: {difference(there['schema'], schema)}")
     if PATTERNS[there["pattern"]] != pattern:
         return LayoutMismatch(text + f"pattern is {PATTERNS[there['pattern']]!r}, not {pattern!r}; leave it out")

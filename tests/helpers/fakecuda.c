@@ -67,6 +67,13 @@ int cuDeviceGetName(char *name, int size, int device) {
     snprintf(name, (size_t)size, "stand-in %d", device);
     return SUCCESS;
 }
+/// Those of FAKECUDA_GPU are others.
+int cuDeviceGetUuid_v2(char uuid[16], int device) {
+    READY(0);
+    memset(uuid, 0, 16);
+    snprintf(uuid, 16, "gpu-%d-%d", number("FAKECUDA_GPU", 0), device);
+    return SUCCESS;
+}
 int cuDeviceTotalMem_v2(size_t *bytes, int device) { READY(0); (void)device; *bytes = 1u << 30; return SUCCESS; }
 int cuDeviceGetAttribute(int *value, int attribute, int device) {
     READY(0);
@@ -237,6 +244,14 @@ int cuMemAlloc_v2(Address *address, size_t size) {
     return add_device_memory(address, name, size, 1);
 }
 int cuMemFree_v2(Address address) { READY(1); return drop_device_memory(address, 0); }
+int cuMemGetAddressRange_v2(Address *base, size_t *size, Address address) {
+    READY(1);
+    pthread_mutex_lock(&lock);
+    struct Range *r = range_of(address, 1);
+    if (r) *base = r->address, *size = r->size;
+    pthread_mutex_unlock(&lock);
+    return r ? SUCCESS : INVALID_VALUE;
+}
 int cuIpcGetMemHandle(Handle *handle, Address address) {
     READY(1);
     pthread_mutex_lock(&lock);
@@ -291,10 +306,11 @@ struct Stream {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     struct Work *first, *last;
-    int busy, stops;
+    int busy, stops, of_thread;
     struct Stream *next;  // of all streams
 };
 static struct Stream the_default, *streams;
+static _Thread_local struct Stream *of_this_thread;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void pause_a_little(void) { usleep(20); }
@@ -349,13 +365,19 @@ static void begin(struct Stream *s) {
     pthread_mutex_unlock(&lock);
 }
 static void begin_default(void) { begin(&the_default); }
+/// 0 and 1: the legacy default stream; 2: that of the thread.
 static struct Stream *stream_of(void *s) {
-    if (s) return s;
+    if ((uintptr_t)s > 2) return s;
     pthread_once(&once, begin_default);
-    return &the_default;
+    if ((uintptr_t)s != 2) return &the_default;
+    if (!of_this_thread) {
+        of_this_thread = calloc(1, sizeof *of_this_thread);
+        of_this_thread->of_thread = 1;
+        begin(of_this_thread);
+    }
+    return of_this_thread;
 }
-static int enqueue(void *stream, struct Work w) {
-    struct Stream *s = stream_of(stream);
+static int put(struct Stream *s, struct Work w) {
     struct Work *copy = malloc(sizeof *copy);
     *copy = w;
     copy->next = NULL;
@@ -366,6 +388,22 @@ static int enqueue(void *stream, struct Work w) {
     pthread_cond_broadcast(&s->changed);
     pthread_mutex_unlock(&s->lock);
     return SUCCESS;
+}
+static int enqueue(void *stream, struct Work w) {
+    struct Stream *s = stream_of(stream), *all[64], *other;
+    int n = 0;
+    if (s == &the_default) {  // which comes after all that the streams of threads have to do
+        pthread_mutex_lock(&lock);
+        for (other = streams; other && n < 64; other = other->next)
+            if (other->of_thread) all[n++] = other;
+        pthread_mutex_unlock(&lock);
+    }
+    while (n > 0) {
+        struct Shared *event = calloc(1, sizeof *event);
+        put(all[--n], (struct Work){.kind = RECORD, .event = event, .value = 1});
+        put(s, (struct Work){.kind = WAIT_EVENT, .event = event, .value = 1});
+    }
+    return put(s, w);
 }
 int cuStreamCreate(void **stream, unsigned flags) {
     READY(1);
@@ -547,6 +585,15 @@ int fakeAdd(void *stream, Address address, size_t floats, float number_to_add) {
     READY(1);
     char *t = bytes_at(address, floats * sizeof(float), 1);
     return t ? enqueue(stream, (struct Work){.kind = ADD, .to = t, .size = floats * sizeof(float), .number = number_to_add}) : INVALID_VALUE;
+}
+static void wait_for_file(void *path) {
+    while (access(path, F_OK) != 0) pause_a_little();
+    free(path);
+}
+/// A kernel that runs until a file is there.
+int fakeWaitForFile(void *stream, const char *path) {
+    READY(1);
+    return enqueue(stream, (struct Work){.kind = CALL, .call = wait_for_file, .data = strdup(path)});
 }
 /// Registered ranges and allocations that are left.
 int fakeLeft(void) { return count_of_ranges; }

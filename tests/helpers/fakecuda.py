@@ -11,7 +11,7 @@ import pytest
 
 from psyne.devices import cuda_driver
 
-__all__ = ["add", "left", "library"]
+__all__ = ["add", "left", "library", "new_stream", "run_until"]
 
 SOURCE = Path(__file__).with_suffix(".c")
 
@@ -35,6 +35,23 @@ def add(device: object, view: object, number: float, stream: int = 0) -> None:
         launch = driver.library.fakeAdd
         launch.argtypes = [ctypes.c_void_p, ctypes.c_uint64, ctypes.c_size_t, ctypes.c_float]
         assert launch(stream, view.pointer, view.nbytes // 4, number) == 0  # type: ignore[attr-defined]
+
+
+def run_until(device: object, file: object, stream: int = 0) -> None:
+    """A kernel that runs until a file is there."""
+    with device.context() as driver:  # type: ignore[attr-defined]
+        launch = driver.library.fakeWaitForFile
+        launch.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+        assert launch(stream, str(file).encode()) == 0
+
+
+def new_stream(device: object) -> int:
+    """A stream that lives as long as the process."""
+    made = ctypes.c_void_p()
+    with device.context() as driver:  # type: ignore[attr-defined]
+        driver.call("cuStreamCreate", ctypes.byref(made), 1)
+    assert made.value is not None
+    return made.value
 
 
 def left() -> tuple[int, int]:

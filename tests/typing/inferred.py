@@ -35,9 +35,12 @@ from psyne import (
     u8,
     u64,
 )
+from psyne.aio.resident import ResidentSender as AsynchronousResidentSender
 from psyne.devices import Device
 from psyne.devices.cpu import Cpu
 from psyne.devices.cuda import Cuda
+from psyne.devices.resident import ResidentSender
+from psyne.devices.resident_message import ResidentMessage
 from psyne.devices.vulkan import Vulkan
 from psyne.testing import assert_same_bytes, touch_test
 
@@ -139,6 +142,17 @@ def a_batch_is_arrays(batch: Batch[Imu]) -> None:
 def an_end_without_a_type_is_of_any_type() -> None:
     assert_type(psyne.receiver("ipc://imu"), Receiver[Any])
     assert_type(psyne.sender("ipc://imu"), Sender[Any])
+
+
+def an_end_with_a_device_has_messages_there() -> None:
+    out = psyne.sender("ipc://tensors", Array("f4", (1024, 1024)), device="cuda:0", capacity=4)
+    assert_type(out, ResidentSender)
+    assert_type(out.loan(timeout=1.0), ResidentMessage)
+    assert_type(psyne.receiver("ipc://tensors", device="cuda:0").receive(), ResidentMessage)
+    assert_type(list(psyne.receiver("ipc://tensors", Pixels, device="cuda:0")), list[ResidentMessage])
+    assert_type(psyne.receiver("ipc://tensors", device=None), Receiver[Any])
+    assert_type(psyne.aio.sender("ipc://tensors", Pixels, device="cuda:0"), AsynchronousResidentSender)
+    assert_type(psyne.aio.receiver("ipc://tensors", device="cuda:0"), psyne.aio.Receiver[Any])
 
 
 def an_array_type_is_made_by_a_call() -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Cuda", "CudaCopy", "CudaEvent", "CudaView", "devices", "open_device"]
 
 KDL_CUDA = 2
+NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
 WORD = 8  # bytes of what a stream waits for and writes
 SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time-out
 
@@ -38,9 +39,12 @@ SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time
 class _Tensor:
     """What libraries take as memory of a CUDA device: CuPy, numba, Warp by one protocol, torch and JAX by either."""
 
-    device: Cuda
+    _gpu: Cuda
     pointer: int
     """The address of the first element on the device."""
+
+    def _before(self, stream: int) -> None:
+        """The stream waits for what psyne still writes there: nothing, for most."""
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         """An array of the same shape, and whether the device may write."""
@@ -71,24 +75,37 @@ class _Tensor:
         self, *, stream: int | None = None, max_version: tuple[int, int] | None = None,
         dl_device: tuple[int, int] | None = None, copy: bool | None = None,
     ) -> object:  # fmt: skip
-        """Whatever of psyne writes there is done when it is handed out, so no stream has to wait."""
+        """A DLPack capsule over the same memory, which it keeps.
+
+        The consumer's stream waits for what psyne still writes there, unless it is -1. Raises CannotShare,
+        InvalidArgument for what is no stream.
+        """
         array, writable = self._elements()
         kept = _native.array_at(array, int(array.__array_interface__["data"][0]), self, writable)
-        asked = {"max_version": max_version, "dl_device": dl_device, "copy": copy}
-        return _native.dlpack_on(kept, self.__dlpack_device__(), self.pointer, **asked)
+        return self._capsule(kept, stream, {"max_version": max_version, "dl_device": dl_device, "copy": copy})
+
+    def _capsule(self, kept: NDArray[Any], stream: object, asked: dict[str, Any]) -> object:
+        if stream is not None and (not isinstance(stream, int) or stream == 0 or stream < NO_STREAM):
+            raise InvalidArgument(
+                f"stream={stream!r}; of CUDA it is None or 1 (the legacy default stream), 2 (that of the thread), -1 "
+                "(none waits) or the number of one"
+            )
+        capsule = _native.dlpack_on(kept, self.__dlpack_device__(), self.pointer, **asked)
+        if stream != NO_STREAM:
+            self._before(number_of(stream))
+        return capsule
 
     def __dlpack_device__(self) -> tuple[int, int]:
-        return (KDL_CUDA, self.device.ordinal)
+        return (KDL_CUDA, self._gpu.ordinal)
 
 
 class CudaView(_Tensor, View):
     """A message on the GPU: ``torch.as_tensor(view, device="cuda")``, ``cupy.asarray(view)``, numba, Warp and JAX."""
 
-    device: Cuda
-
     def __init__(self, device: Cuda, registration: Registration, array: NDArray[Any], region: _native.Region) -> None:
         super().__init__(device, registration, array, region)
-        self.pointer = registration.handle[0] + region.offset
+        self._gpu = device
+        self.pointer: int = registration.handle[0] + region.offset
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self.array, self.writable
@@ -143,18 +160,27 @@ class _Unasked(CudaEvent):
 class CudaCopy(_Tensor, Uploaded):
     """A copy of a message in memory of the GPU."""
 
-    device: Cuda
-
     def __init__(self, device: Cuda, view: CudaView, stream: int) -> None:
+        self._gpu, self._stream = device, stream or cu.LEGACY
         self._like = np.lib.stride_tricks.as_strided(np.empty(1, view.dtype), view.shape, view.strides, writeable=False)
         address = c_uint64()
         self._address = 0
         with device.context() as driver:
             driver.call("cuMemAlloc_v2", byref(address), view.nbytes)
-            self.pointer = self._address = address.value
+            self.pointer: int = address.value
+            self._address = address.value
             source = view._registration.mapping.address + view.offset  # gaps included: one copy of one piece
             driver.call("cuMemcpyHtoDAsync_v2", address, source, view.nbytes, stream)
-        super().__init__(device, view.array, CudaEvent(device, stream, (view,)))
+        self._copied = CudaEvent(device, stream, (view,))
+        super().__init__(device, view.array, self._copied)
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        return super().__cuda_array_interface__ | {"stream": self._stream}  # which has the copy to make
+
+    def _before(self, stream: int) -> None:
+        with self._gpu.context() as driver:
+            driver.call("cuStreamWaitEvent", stream, self._copied._event, 0)
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self._like, True
@@ -162,7 +188,7 @@ class CudaCopy(_Tensor, Uploaded):
     def numpy(self) -> NDArray[Any]:
         self.event.wait()
         there = np.empty(self._bytes(), "u1")
-        with self.device.context() as driver:
+        with self._gpu.context() as driver:
             driver.call("cuMemcpyDtoHAsync_v2", there.ctypes.data, self.pointer, there.nbytes, None)
             driver.call("cuStreamSynchronize", None)
         return np.ndarray(self.shape, self.dtype, there.data, strides=self._like.strides).copy()
@@ -173,7 +199,7 @@ class CudaCopy(_Tensor, Uploaded):
 
     def __del__(self) -> None:
         if self._address:
-            self.device.forget("cuMemFree_v2", self._address)
+            self._gpu.forget("cuMemFree_v2", self._address)
 
 
 class Cuda(Device):
@@ -181,8 +207,9 @@ class Cuda(Device):
 
     def __init__(self, info: DeviceInfo, ordinal: int) -> None:
         super().__init__(info)
-        self.ordinal = ordinal
-        self.context = cu.Context(cu.driver(), ordinal)
+        self.ordinal: int = ordinal
+        self.context: cu.Context = cu.Context(cu.driver(), ordinal)
+        self.uuid: bytes = cu.driver().uuid(ordinal)
 
     def kernel(self, ptx: str | bytes, name: str | None = None, *, reads: Collection[int] = ()) -> Kernel:
         """A kernel from PTX, which the driver compiles; ``name``: which, if there are several.
@@ -274,6 +301,16 @@ def stream_of(stream: Any) -> int:
         if (found := getattr(stream, name, None)) is not None:
             return int(getattr(found, "value", found) or 0)
     raise InvalidArgument(f"a stream of torch, CuPy, numba or cuda.core, a number or None is wanted, not {stream!r}")
+
+
+def number_of(stream: Any) -> int:
+    """The same, None and 0 by the number that says so. Raises InvalidArgument for what is none."""
+    number = stream_of(stream) or cu.LEGACY
+    if number < 0:
+        raise InvalidArgument(
+            f"stream={stream!r}; a stream has a positive number, and None is the legacy default stream"
+        )
+    return number
 
 
 def devices() -> list[DeviceInfo]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from ctypes import POINTER, byref, c_char_p, c_int, c_size_t, c_ubyte, c_uint, c_uint64, c_void_p
 from typing import Any
@@ -25,6 +25,8 @@ INTEGRATED, PAGEABLE_MEMORY_ACCESS, HOST_NATIVE_ATOMICS = 18, 88, 86
 HOST_REGISTER_SUPPORTED, READ_ONLY_HOST_REGISTER_SUPPORTED, STREAM_MEM_OPS_64_BIT = 99, 113, 122
 # CU_STREAM_NON_BLOCKING, CU_EVENT_*, CU_IPC_MEM_LAZY_ENABLE_PEER_ACCESS
 NON_BLOCKING, NO_TIMES, INTERPROCESS, LAZY_PEER_ACCESS = 1, 2, 4, 1
+# CUstream
+LEGACY, PER_THREAD = 1, 2
 # CUresult
 OUT_OF_MEMORY, NOT_READY = 2, 600
 
@@ -46,6 +48,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuDeviceGetCount": [POINTER(c_int)],
     "cuDeviceGet": [POINTER(c_int), c_int],
     "cuDeviceGetName": [c_char_p, c_int, c_int],
+    "cuDeviceGetUuid_v2": [c_char_p, c_int],
     "cuDeviceGetAttribute": [POINTER(c_int), c_int, c_int],
     "cuDevicePrimaryCtxRetain": [POINTER(c_void_p), c_int],
     "cuDevicePrimaryCtxRelease_v2": [c_int],
@@ -61,6 +64,7 @@ _SIGNATURES: dict[str, list[Any]] = {
     "cuMemHostGetDevicePointer_v2": [POINTER(c_uint64), c_void_p, c_uint],
     "cuMemAlloc_v2": [POINTER(c_uint64), c_size_t],
     "cuMemFree_v2": [c_uint64],
+    "cuMemGetAddressRange_v2": [POINTER(c_uint64), POINTER(c_size_t), c_uint64],
     "cuMemcpyHtoDAsync_v2": [c_uint64, c_void_p, c_size_t, c_void_p],
     "cuMemcpyDtoHAsync_v2": [c_void_p, c_uint64, c_size_t, c_void_p],
     "cuMemcpyDtoDAsync_v2": [c_uint64, c_uint64, c_size_t, c_void_p],
@@ -131,6 +135,12 @@ class Driver:
         self.call("cuDeviceGetName", text, len(text), self.device(ordinal))
         return text.value.decode(errors="replace")
 
+    def uuid(self, ordinal: int) -> bytes:
+        """16 bytes by which other processes know the device, whatever number it has there."""
+        found = ctypes.create_string_buffer(16)
+        self.call("cuDeviceGetUuid_v2", found, self.device(ordinal))
+        return found.raw
+
     def device(self, ordinal: int) -> int:
         found = c_int()
         self.call("cuDeviceGet", byref(found), ordinal)
@@ -161,8 +171,8 @@ class Context:
         finally:
             self.driver.call("cuCtxPopCurrent_v2", byref(c_void_p()))
 
-    def __del__(self) -> None:
-        if self._context and self._pid == os.getpid():
+    def __del__(self, getpid: Callable[[], int] = os.getpid) -> None:  # when the process ends, os may be gone
+        if self._context and self._pid == getpid():
             self.driver.result("cuDevicePrimaryCtxRelease_v2", self._device)
 
 
