@@ -257,4 +257,7 @@ def test_a_forked_child_is_refused(gpu: Any) -> None:
         child.run("gpu = psyne.device('cuda')")
         error = child.run("forked(lambda: psyne.device('cuda'))")
         assert isinstance(error, psyne.ForkedError)
+        for ask in ("done", "wait"):
+            error = child.run(f"event = gpu.event(); forked(lambda: event.{ask}())")
+            assert isinstance(error, psyne.ForkedError)
     assert os.getpid() != child.pid

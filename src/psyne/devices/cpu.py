@@ -55,6 +55,11 @@ class CpuCopy(Uploaded):
 class Cpu(Device):
     """The CPU."""
 
+    def view(self, message: Viewable | NDArray[np.generic], *, writable: bool | None = None) -> CpuView:
+        view = super().view(message, writable=writable)
+        assert isinstance(view, CpuView)
+        return view
+
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CpuCopy:
         self.check_open()
         return CpuCopy(self, array_of(message))

@@ -63,11 +63,12 @@ class Kernel:
         """Run it: for a buffer give what `view` or `upload` of its device gave, for a number a number.
 
         ``size``: threads in x, y and z, by default one for each element of the first buffer, rounded up to whole
-        blocks: the kernel must look where it is. ``stream``: as `Cuda.event` takes it. The event keeps the messages
-        until the work is done. Raises ReadOnly for a view that the device may not write, unless its parameter is in
-        `reads`; InvalidArgument; CudaError for what the driver refuses. A kernel is trusted to stay in its buffers.
+        blocks: the kernel must look where it is. ``stream``: as `Cuda.event` takes it; the work comes after an upload
+        that another stream makes. The event keeps the messages until the work is done. Raises ReadOnly for a view that
+        the device may not write, unless its parameter is in `reads`; InvalidArgument; CudaError for what the driver
+        refuses. A kernel is trusted to stay in its buffers.
         """
-        from .cuda import stream_of
+        from .cuda import number_of
 
         self.device.check_open()
         if len(arguments) != len(self.parameters):
@@ -80,11 +81,14 @@ class Kernel:
         blocks = counts("block", block, BITS_32)
         grid = counts("grid", [-(-n // per) for n, per in zip(sizes, blocks, strict=True)], BITS_32)
         pointers = (c_void_p * max(1, len(values)))(*(ctypes.addressof(it) for it in values))
+        number = number_of(stream)
+        for it in buffers:
+            it._before(number)
         with self.device.context() as driver:
             driver.call(
-                "cuLaunchKernel", self._function, *grid, *blocks, 0, stream_of(stream), pointers, None
+                "cuLaunchKernel", self._function, *grid, *blocks, 0, number, pointers, None
             )  # which has copied the values
-        return self.device.event(stream, self, *buffers)
+        return self.device.event(number, self, *buffers)
 
     def __repr__(self) -> str:
         return f"kernel {self.name}({', '.join(self.parameters)})"

@@ -80,9 +80,10 @@ class Shared(Memory):
                     "capacity="
                 ) from error
         super().__init__(device, pointer.value, nbytes, closes=False)
-        self.slots, self.stride = slots, stride
+        self.slots: int = slots
+        self.stride: int = stride
         self.fences: list[Fence] = []
-        self.handle = b""
+        self.handle: bytes = b""
         handles: list[bytes] = []
         try:
             self._export(handles)
@@ -93,11 +94,11 @@ class Shared(Memory):
             raise DeviceUnavailable(
                 f"{device.name} does not share {nbytes} bytes and {slots} events with other processes: {error.strerror}"
             ) from error
-        self.records = [
+        self.records: list[bytes] = [
             Record(device.uuid, self.handle, nbytes, number * stride, handle).packed()
             for number, handle in enumerate(handles)
         ]
-        self.by_handle = dict(zip(handles, self.fences, strict=True))
+        self.by_handle: dict[bytes, Fence] = dict(zip(handles, self.fences, strict=True))
 
     def _export(self, handles: list[bytes]) -> None:
         handle = cu.Handle()

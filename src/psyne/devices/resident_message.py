@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import _native
-from ..errors import CannotShare, MessageReleased, NotALoan, ViewsAlive
+from ..errors import CannotShare, MessageReleased, NotALoan, ReadOnly, ViewsAlive
 from ..info import Info
 from ..types import MessageMeta
 from ..types.resident import Resident
@@ -71,11 +71,13 @@ class Lease:
     def __init__(
         self, device: Cuda, slot: Any, memory: Memory, fence: Fence, pointer: int, keeper: Keeper, *, loan: bool
     ) -> None:  # fmt: skip
-        self.device, self.pointer = device, pointer
-        self.loan = self._lent = loan
+        self.device: Cuda = device
+        self.pointer: int = pointer
+        self.loan: bool = loan
+        self._lent = loan
         self._memory, self._fence, self._keeper = memory, fence, keeper
         self._streams: dict[int, None] = {}  # that were told; the last one last
-        self.slot = slot
+        self.slot: Any = slot
         self._view: NDArray[Any] | None = self.slot.array  # for others the slot is one that is looked at
 
     def wait(self, stream: int) -> None:
@@ -264,6 +266,11 @@ class ResidentMessage(_Tensor):
 
     def _before(self, stream: int) -> None:
         self._used().wait(stream)
+
+    def check_writable(self, what: str) -> None:
+        """Raises ReadOnly for what was received: memory of a GPU would not stop a kernel."""
+        if not self._used().loan:
+            raise ReadOnly(f"{what} would write, and this message was received: only loans are written there")
 
     def numpy(self) -> NDArray[Any]:
         """A copy of it in memory of the CPU. Waits for the bytes."""

@@ -20,7 +20,7 @@ class Source:
     """Kept until it is copied."""
 
     def __init__(self, kept: object, address: int, *, here: bool, stream: int | None = None) -> None:
-        self.kept = kept
+        self.kept: object = kept
         self._address, self._here, self._stream = address, here, stream
 
     def copy(self, loan: ResidentMessage, stream: int) -> None:
