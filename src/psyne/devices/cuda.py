@@ -194,7 +194,7 @@ class CudaCopy(_Tensor, Uploaded):
 
     def __del__(self) -> None:
         if self._address:
-            self._gpu.forget("cuMemFree_v2", self._address)
+            self._gpu.forget("cuMemFree_v2", self._address, after="cuCtxSynchronize")  # its stream may write there
 
 
 class Cuda(Device):
