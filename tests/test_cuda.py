@@ -246,9 +246,12 @@ def test_the_stream_of_a_library_waits_for_the_copy_that_it_is_given(gpu: Any, s
         (tmp_path / "go").touch()
         assert gpu.event(other).wait()
         (tmp_path / "go").unlink()
-        assert gpu.upload(m).__cuda_array_interface__["stream"] == 1
+        last = gpu.upload(m)
+        assert last.__cuda_array_interface__["stream"] == 1
+        assert last.event.wait()
+        assert copy.event.wait()
         m.discard()
-        del copy, capsule
+        del copy, capsule, last
 
 
 def test_a_forked_child_is_refused(gpu: Any) -> None:
