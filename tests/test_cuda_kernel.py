@@ -121,6 +121,21 @@ def test_a_read_only_view_is_for_parameters_that_are_read(gpu: Any, out: Any):
             del view
 
 
+def test_a_kernel_waits_for_an_upload_that_another_stream_makes(gpu: Any, out: Any, tmp_path: Path):
+    one, other = fakecuda.new_stream(gpu), fakecuda.new_stream(gpu)
+    with out.loan() as m:
+        m.array[:] = 3
+        fakecuda.run_until(gpu, tmp_path / "go", one)
+        copy = gpu.upload(m, one)
+        event = gpu.kernel(SCALE)(copy, N, 2.0, stream=other)
+        assert not event.wait(timeout=0.05)
+        (tmp_path / "go").touch()
+        assert event.wait()
+        assert (copy.numpy() == 6).all()
+        m.discard()
+    del copy, event
+
+
 def test_a_kernel_is_called_as_it_was_declared(gpu: Any, out: Any):
     kernel = gpu.kernel(SCALE)
     with out.loan() as m, psyne.device("cpu") as cpu:
@@ -134,8 +149,9 @@ def test_a_kernel_is_called_as_it_was_declared(gpu: Any, out: Any):
             ((view, -1, 1.0), {}, "parameter 1 of kernel scale.* cannot be -1, but 4294967295 could"),
             ((view, 1.5, 1.0), {}, "parameter 1 of kernel scale.* cannot be 1.5, but 1 could"),
             ((view, "x", 1.0), {}, "parameter 1 of kernel scale.* cannot be 'x'"),
-            ((view, N, 1.0), {"size": 0}, "size=0: one to three numbers"),
-            ((view, N, 1.0), {"block": (1, 1, 1, 1)}, "block=.*: one to three numbers"),
+            ((view, N, 1.0), {"size": 1 << 40}, "grid=.*from 1 to 4,294,967,295"),
+            ((view, N, 1.0), {"size": 0}, "size=0: one to three whole numbers"),
+            ((view, N, 1.0), {"block": (1, 1, 1, 1)}, "block=.*: one to three whole numbers"),
             ((0, N, 1.0), {}, "no buffer to count threads by: say size="),
         ]:
             with pytest.raises(psyne.InvalidArgument, match=text):

@@ -1,7 +1,6 @@
 """Kernels of the tools that people use, over a message in place: Vulkan, OpenCL, Warp, numba, torch, JAX and Arrow."""
 
 import importlib.util
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,9 @@ from psyne import Array, Stage, interop
 from psyne.devices import View
 from psyne.testing import touch_test
 
-from .helpers.process import HELPERS, Child, run_program
+from .helpers.maps import device_place, place
+from .helpers.process import Child, run_program
 from .helpers.writers import ON_GPU, WRITERS, Tool, needed, put, put_by_vulkan, put_by_warp, warp_kernel
-
-sys.path.insert(0, str(HELPERS))
-from vulkan import device_place, place  # type: ignore[import-not-found]
 
 Line = Array("f4", 4096)
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -102,7 +99,7 @@ def test_a_kernel_that_copies_back_shows_in_the_pages(tool: Tool):
 def test_another_process_sees_what_a_kernel_wrote_at_the_same_device_inode_and_offset(tool: Tool):
     stages = [Stage("change", mutate=True), "show"]
     with Child() as child, psyne.sender("ipc://lines", Line, stages=stages, align=256) as out:
-        child.run("from vulkan import place; rx = psyne.receiver('ipc://lines', stage='show')")
+        child.run("from maps import place; rx = psyne.receiver('ipc://lines', stage='show')")
         with psyne.receiver("ipc://lines", Line, stage="change") as rx:
             for n in range(1, 4):
                 out.send(np.full(4096, 7, "f4"))

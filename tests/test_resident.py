@@ -20,9 +20,10 @@ import psyne
 from psyne import Array, Matrix, Stage
 
 from .helpers import fakecuda
+from .helpers.capsules import flags, tensor
 from .helpers.process import until
 from .helpers.resident import Peer, Plane, gpu
-from .test_cuda import flags, tensor
+from .test_cuda_kernel import SCALE
 
 __all__ = ["gpu"]
 
@@ -72,6 +73,27 @@ def test_the_stream_of_a_receiver_waits_for_that_of_the_sender(ask: str, gpu: An
         assert peer.run("there.wait(timeout=0.05), m.event.done()") == (False, False)
         (tmp_path / "go").touch()
         assert peer.run("there.wait(), m.event.done(), set(m.numpy().ravel().tolist())") == (True, True, {42.0})
+
+
+def test_a_kernel_of_psyne_waits_for_the_fence_and_writes_into_loans_alone(
+    gpu: Any, stream: int, tmp_path: Path
+) -> None:
+    with (
+        psyne.sender("ipc://planes", Plane, device="cuda:0") as tx,
+        psyne.receiver("ipc://planes", device="cuda:0") as rx,
+    ):
+        with tx.loan() as m:
+            m.wait(stream)
+            fakecuda.run_until(gpu, tmp_path / "go", stream)
+            gpu.kernel(SCALE)(m, 4096, 2.0, stream=stream)
+        with rx.receive() as m:
+            with pytest.raises(psyne.ReadOnly, match="would write, and this message was received"):
+                gpu.kernel(SCALE)(m, 4096, 2.0)
+            event = gpu.kernel(SCALE, reads=[0])(m, 4096, 2.0, stream=fakecuda.new_stream(gpu))
+            seen = event.wait(timeout=0.05)
+            (tmp_path / "go").touch()
+            assert (seen, event.wait()) == (False, True)
+        del m, event
 
 
 def test_a_stream_that_asks_for_no_fence_does_not_wait(gpu: Any, stream: int, tmp_path: Path) -> None:
@@ -243,7 +265,7 @@ def test_libraries_are_told_where_it_is_and_whether_they_may_write(gpu: Any, str
                 "version": 3,
             }  # fmt: skip
             assert m.__dlpack_device__() == (2, 0)
-            assert tensor(m.__dlpack__(stream=stream)) == (m.pointer, 2, 0, (3, 5), (1, 3))
+            assert tensor(m.__dlpack__(stream=stream)) == (m.pointer, (2, 0), (3, 5), (1, 3), 0)
             with pytest.raises(psyne.InvalidArgument, match="stream=0; of CUDA it is None or 1"):
                 m.__dlpack__(stream=0)
             with pytest.raises(psyne.InvalidArgument, match="stream=-1; a stream has a positive number"):

@@ -3,7 +3,7 @@
 import ctypes
 from typing import Any, NamedTuple
 
-__all__ = ["Tensor", "tensor"]
+__all__ = ["Tensor", "flags", "tensor"]
 
 
 class Tensor(NamedTuple):
@@ -22,11 +22,25 @@ class _Tensor(ctypes.Structure):
     )  # fmt: skip
 
 
+def flags(capsule: Any) -> int | None:
+    """1: read-only. None: a capsule that cannot say it."""
+    if not versioned(capsule):
+        return None
+    return ctypes.c_uint64.from_address(address(capsule) + 3 * 8).value  # after version, context, deleter
+
+
 def tensor(capsule: Any) -> Tensor:
     """Its DLTensor; strides in elements."""
-    name = "dltensor_versioned" if "versioned" in repr(capsule) else "dltensor"
+    before = 4 * 8 if versioned(capsule) else 0  # version, context, deleter, flags
+    t = _Tensor.from_address(address(capsule) + before)
+    return Tensor(t.data, (t.type, t.id), tuple(t.shape[: t.ndim]), tuple(t.strides[: t.ndim]), t.byte_offset)
+
+
+def versioned(capsule: Any) -> bool:
+    return "versioned" in repr(capsule)
+
+
+def address(capsule: Any) -> int:
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    before = 4 * 8 if "versioned" in name else 0  # version, context, deleter, flags
-    t = _Tensor.from_address(get(capsule, name.encode()) + before)
-    return Tensor(t.data, (t.type, t.id), tuple(t.shape[: t.ndim]), tuple(t.strides[: t.ndim]), t.byte_offset)
+    return int(get(capsule, b"dltensor_versioned" if versioned(capsule) else b"dltensor"))

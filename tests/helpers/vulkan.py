@@ -1,6 +1,5 @@
-"""Kernels for tests of Vulkan devices, and what the system says of memory. Child processes import it by its name."""
+"""Kernels for tests of Vulkan devices. Child processes import it by its name."""
 
-import gc
 import struct
 from pathlib import Path
 from typing import Any
@@ -29,27 +28,6 @@ void main() {
 def scaled(kernel: Any, view: Any, times: float, plus: float) -> Any:
     """Runs SCALE on all of a view; the event."""
     return kernel(view, groups=-(-view.nbytes // (4 * GROUP)), push=struct.pack("ff", times, plus))
-
-
-def place(address: int) -> tuple[str, int, int]:
-    """Device, inode and offset in the file of the byte at an address, as the kernel has mapped it."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, _, offset, device, inode, *_ = line.split()
-        first, last = (int(x, 16) for x in span.split("-"))
-        if first <= address < last:
-            return device, int(inode), int(offset, 16) + address - first
-    raise AssertionError(f"nothing is mapped at {address:#x}")
-
-
-def device_place(view: Any) -> tuple[str, int, int]:
-    """The same of a view's first byte, by the mapping of the device."""
-    return place(view._registration.mapping.address + view.offset)
-
-
-def mappings(word: str) -> int:
-    """How many mappings of this process have this word in the name of their file."""
-    gc.collect()
-    return sum(word in line for line in Path("/proc/self/maps").read_text().splitlines())
 
 
 class ScaleStage:

@@ -98,7 +98,7 @@ def _for_each_pixel(kernel: Any) -> Start:
 
 
 def _kernel(name: str) -> bytes:
-    return (files(__package__) / "kernels" / name).read_bytes()
+    return (files("psyne.demo") / "kernels" / name).read_bytes()
 
 
 STARTS: dict[str, Callable[[Any], Start]] = {

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["Device", "DeviceInfo", "Event", "Finished", "Uploaded", "View", "Viewable", "array_of"]
+
+
+SLICE = 0.0005  # seconds between two looks at an event whose driver waits without a time-out only
 
 
 class Viewable(Protocol):
@@ -72,6 +76,21 @@ class Event(ABC):
     @abstractmethod
     def wait(self, timeout: float | None = None) -> bool:
         """Wait, without the GIL, ``timeout`` seconds at most; whether it is done. Raises what the work failed with."""
+
+    def _polled(self, timeout: float) -> bool:
+        """`wait` with a time-out, where the driver has none: looks again and again."""
+        until = time.monotonic() + timeout
+        while not self.done():
+            if (left := until - time.monotonic()) <= 0:
+                return False
+            time.sleep(min(SLICE, left))
+        return True
+
+
+def check_process(pid: int) -> None:
+    """Raises ForkedError where an event of the parent process, `pid`, is asked."""
+    if os.getpid() != pid:
+        raise ForkedError("this event is of the parent process, whose device does the work")
 
 
 class Finished(Event):
@@ -138,6 +157,8 @@ class View:
 class Uploaded(ABC):
     """A copy in memory of the device, for what it reads often. Each device adds its protocols and handles."""
 
+    writable = True
+
     def __init__(self, device: Device, array: NDArray[Any], event: Event) -> None:
         self.device: Device = device
         self.shape: tuple[int, ...] = array.shape
@@ -145,6 +166,9 @@ class Uploaded(ABC):
         self.nbytes: int = array.nbytes
         self.event: Event = event
         """Done when the bytes are there; the message is kept until then."""
+
+    def check_writable(self, what: str) -> None:  # noqa: B027 - it never raises
+        """As of a view; a copy is nobody else's."""
 
     @abstractmethod
     def numpy(self) -> NDArray[Any]:
@@ -178,9 +202,7 @@ class Device(ABC):
         what is not in the memory of a channel, is empty, lies where the device cannot begin, or has negative strides;
         MessageReleased, ForkedError, ChannelClosed after `close`.
         """
-        array = array_of(message)
-        self._check_open()
-        self._check_shape(array)
+        array = self._array(message)
         region = _native.region(array)
         if writable and not region.writable:
             raise ReadOnly(
@@ -282,7 +304,8 @@ class Device(ABC):
 
     # ---- checks, before the driver sees anything --------------------------------------------------------------------
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raises ForkedError, ChannelClosed."""
         if os.getpid() != self._pid:
             raise ForkedError(
                 f"the device {self.name} was opened by the parent process, and drivers do not survive a fork: open it "
@@ -291,13 +314,17 @@ class Device(ABC):
         if self._closed:
             raise ChannelClosed(f"the device {self.name} was closed; psyne.device({self.name!r}) opens it again")
 
-    def _check_shape(self, array: NDArray[Any]) -> None:
+    def _array(self, message: Viewable | NDArray[np.generic]) -> NDArray[Any]:
+        """That of a message, if this device can have such."""
+        array = array_of(message)
+        self.check_open()
         if array.size == 0:
             raise CannotShare(f"{_text(array)} has no bytes that {self.name} could have")
         if any(stride < 0 for stride in array.strides):
             raise CannotShare(
                 f"{self.name} has no negative strides, and this {_text(array)} has {array.strides}: reverse it there"
             )
+        return array
 
     def _check_alignment(self, array: NDArray[Any], region: _native.Region) -> None:
         unit = self.info.alignment

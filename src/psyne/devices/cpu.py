@@ -55,13 +55,18 @@ class CpuCopy(Uploaded):
 class Cpu(Device):
     """The CPU."""
 
+    def view(self, message: Viewable | NDArray[np.generic], *, writable: bool | None = None) -> CpuView:
+        view = super().view(message, writable=writable)
+        assert isinstance(view, CpuView)
+        return view
+
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CpuCopy:
-        self._check_open()
+        self.check_open()
         return CpuCopy(self, array_of(message))
 
     def event(self, stream: Any = None, *views: View) -> Finished:
         """As of devices that have streams; here a function has done its work when it returns."""
-        self._check_open()
+        self.check_open()
         return Finished()
 
     def _register(self, mapping: _native.Mapping, writable: bool) -> None:

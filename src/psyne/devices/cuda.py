@@ -9,7 +9,6 @@ read often is `Device.upload`\\ ed. Where CPU and GPU have one memory (Grace, Je
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from ctypes import byref, c_uint64, c_void_p
@@ -20,7 +19,7 @@ import numpy as np
 from .. import _native
 from ..errors import CannotShare, DeviceUnavailable, InvalidArgument
 from . import cuda_driver as cu
-from .contract import Device, DeviceInfo, Event, Uploaded, View, Viewable, array_of
+from .contract import Device, DeviceInfo, Event, Uploaded, View, Viewable, check_process
 from .cuda_kernel import Kernel
 from .keeper import keep_until
 from .registry import Registration
@@ -33,7 +32,6 @@ __all__ = ["Cuda", "CudaCopy", "CudaEvent", "CudaView", "devices", "open_device"
 KDL_CUDA = 2
 NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
 WORD = 8  # bytes of what a stream waits for and writes
-SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time-out
 
 
 class _Tensor:
@@ -123,6 +121,7 @@ class CudaEvent(Event):
             driver.call("cuEventRecord", self._event, stream)
 
     def done(self) -> bool:
+        check_process(self._device._pid)
         with self._device.context() as driver:
             if (code := driver.result("cuEventQuery", self._event)) == cu.NOT_READY:
                 return False
@@ -132,16 +131,12 @@ class CudaEvent(Event):
             return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        if timeout is None:
-            with self._device.context() as driver:
-                driver.call("cuEventSynchronize", self._event)
-            return self.done()
-        deadline = time.monotonic() + timeout
-        while not self.done():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(SLICE)
-        return True
+        if timeout is not None:
+            return self._polled(timeout)
+        check_process(self._device._pid)
+        with self._device.context() as driver:
+            driver.call("cuEventSynchronize", self._event)
+        return self.done()
 
     def __del__(self) -> None:
         if self._views:
@@ -199,7 +194,7 @@ class CudaCopy(_Tensor, Uploaded):
 
     def __del__(self) -> None:
         if self._address:
-            self._gpu.forget("cuMemFree_v2", self._address)
+            self._gpu.forget("cuMemFree_v2", self._address, after="cuCtxSynchronize")  # its stream may write there
 
 
 class Cuda(Device):
@@ -220,21 +215,20 @@ class Cuda(Device):
         self.check_open()
         return Kernel(self, ptx, name, reads)
 
-    def check_open(self) -> None:
-        """Raises ForkedError, ChannelClosed."""
-        self._check_open()
+    def view(self, message: Viewable | NDArray[np.generic], *, writable: bool | None = None) -> CudaView:
+        view = super().view(message, writable=writable)
+        assert isinstance(view, CudaView)
+        return view
 
     def upload(self, message: Viewable | NDArray[np.generic], stream: Any = None) -> CudaCopy:
-        view = self.view(array_of(message), writable=False)
-        assert isinstance(view, CudaView)
-        return CudaCopy(self, view, stream_of(stream))
+        return CudaCopy(self, self.view(message, writable=False), stream_of(stream))
 
     def event(self, stream: Any = None, *views: object) -> CudaEvent:
         """What a loan is sent after: all that is on the stream now. The views' messages are kept until then.
 
         ``stream``: one of torch, CuPy, numba or cuda.core, or its number; None: the default one.
         """
-        self._check_open()
+        self.check_open()
         return CudaEvent(self, stream_of(stream), views)
 
     def write_value(self, stream: Any, word: CudaView, value: int) -> None:
@@ -250,7 +244,7 @@ class Cuda(Device):
         self._on_word("cuStreamWaitValue64_v2", stream, word, value)
 
     def _on_word(self, call: str, stream: Any, word: CudaView, value: int) -> None:
-        self._check_open()
+        self.check_open()
         if word.array.dtype not in (np.dtype("u8"), np.dtype("i8")) or word.array.size != 1 or word.offset % WORD != 0:
             raise InvalidArgument(
                 f"a stream writes and waits for one 64-bit integer whose offset {WORD} divides; this is "

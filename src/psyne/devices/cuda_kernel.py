@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import InvalidArgument
 from . import cuda_driver as cu
-from .contract import View
+from .operands import BITS_32, check_operand, counts
 
 if TYPE_CHECKING:
     from .cuda import Cuda, CudaEvent
@@ -63,11 +63,12 @@ class Kernel:
         """Run it: for a buffer give what `view` or `upload` of its device gave, for a number a number.
 
         ``size``: threads in x, y and z, by default one for each element of the first buffer, rounded up to whole
-        blocks: the kernel must look where it is. ``stream``: as `Cuda.event` takes it. The event keeps the messages
-        until the work is done. Raises ReadOnly for a view that the device may not write, unless its parameter is in
-        `reads`; InvalidArgument; CudaError for what the driver refuses. A kernel is trusted to stay in its buffers.
+        blocks: the kernel must look where it is. ``stream``: as `Cuda.event` takes it; the work comes after an upload
+        that another stream makes. The event keeps the messages until the work is done. Raises ReadOnly for a view that
+        the device may not write, unless its parameter is in `reads`; InvalidArgument; CudaError for what the driver
+        refuses. A kernel is trusted to stay in its buffers.
         """
-        from .cuda import stream_of
+        from .cuda import number_of
 
         self.device.check_open()
         if len(arguments) != len(self.parameters):
@@ -76,15 +77,18 @@ class Kernel:
         buffers = [it for it in arguments if hasattr(it, "pointer")]
         if size is None and not buffers:
             raise InvalidArgument(f"{self} has no buffer to count threads by: say size=")
-        sizes = _counts(math.prod(buffers[0].shape) or 1 if size is None else size, "size")
-        blocks = _counts(block, "block")
-        grid = [-(-n // per) for n, per in zip(sizes, blocks, strict=True)]
+        sizes = counts("size", math.prod(buffers[0].shape) or 1 if size is None else size)
+        blocks = counts("block", block, BITS_32)
+        grid = counts("grid", [-(-n // per) for n, per in zip(sizes, blocks, strict=True)], BITS_32)
         pointers = (c_void_p * max(1, len(values)))(*(ctypes.addressof(it) for it in values))
+        number = number_of(stream)
+        for it in buffers:
+            it._before(number)
         with self.device.context() as driver:
             driver.call(
-                "cuLaunchKernel", self._function, *grid, *blocks, 0, stream_of(stream), pointers, None
+                "cuLaunchKernel", self._function, *grid, *blocks, 0, number, pointers, None
             )  # which has copied the values
-        return self.device.event(stream, self, *buffers)
+        return self.device.event(number, self, *buffers)
 
     def __repr__(self) -> str:
         return f"kernel {self.name}({', '.join(self.parameters)})"
@@ -98,13 +102,10 @@ class Kernel:
         kind = self.parameters[i]
         made = TYPES[kind]
         if (pointer := getattr(given, "pointer", None)) is not None:
-            if getattr(given, "device", None) is not self.device:
-                raise InvalidArgument(
-                    f"parameter {i} of {self} is {given!r}; it takes what view() and upload() of its device give"
-                )
+            check_operand(self.device, given, f"parameter {i} of {self}")
             if ctypes.sizeof(made) * 8 != POINTER or kind[0] == "f":
                 raise InvalidArgument(f"parameter {i} of {self} is a number, and got {given!r}")
-            if isinstance(given, View) and i not in self.reads:
+            if i not in self.reads:
                 given.check_writable(f"{self}, whose parameter {i} is not in reads=,")
             return made(pointer)
         try:
@@ -136,11 +137,3 @@ def _load(driver: cu.Driver, module: c_void_p, text: str) -> None:
     except cu.CudaError as error:
         said = log.value.decode(errors="replace").strip()
         raise InvalidArgument(f"the driver does not take this PTX ({error}){': ' if said else ''}{said}") from error
-
-
-def _counts(given: Any, what: str) -> tuple[int, int, int]:
-    counts = (given,) if isinstance(given, int) else tuple(given)
-    if not 1 <= len(counts) <= 3 or not all(isinstance(it, int) and it > 0 for it in counts):
-        raise InvalidArgument(f"{what}={given!r}: one to three numbers, 1 or more")
-    x, y, z = (*counts, 1, 1)[:3]
-    return x, y, z

@@ -18,7 +18,7 @@ import numpy as np
 from .. import _native
 from ..errors import CannotShare, DeviceUnavailable, NoSpace, ReadOnly
 from . import metal_api as mtl
-from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable, array_of
+from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable
 from .metal_kernel import Kernel
 from .metal_queue import Queue
 
@@ -90,7 +90,6 @@ class MetalCopy(_Buffer, Uploaded):
     """A copy of a message in a buffer of its own, in C order; kernels take it as they take a view."""
 
     offset = 0
-    writable = True
 
     def __init__(self, device: Metal, array: NDArray[Any]) -> None:
         super().__init__(device, array, Finished())
@@ -99,9 +98,6 @@ class MetalCopy(_Buffer, Uploaded):
         address = device.queue.runtime.send(self.memory, "contents")
         self._array = _native.array_at(np.empty(array.shape, array.dtype), address, self.memory, True)
         self._array[...] = array
-
-    def check_writable(self, what: str) -> None:
-        """It is nobody else's."""
 
     def _elements(self) -> tuple[NDArray[Any], bool]:
         return self._array, True
@@ -141,14 +137,7 @@ class Metal(Device):
 
         It is there on return. The message may lie anywhere and have strides. Raises NoSpace, MessageReleased.
         """
-        self._check_open()
-        array = array_of(message)
-        self._check_shape(array)
-        return MetalCopy(self, array)
-
-    def check_open(self) -> None:
-        """Raises ForkedError, ChannelClosed."""
-        self._check_open()
+        return MetalCopy(self, self._array(message))
 
     def allocated(self, nbytes: int) -> mtl.Object:
         """A buffer of Metal's own. Raises NoSpace."""

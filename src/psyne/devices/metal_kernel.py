@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InvalidArgument
 from . import metal_api as mtl
+from .operands import BITS_32, check_operand, counts
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -74,8 +75,8 @@ class Kernel:
         device = self.device
         device.check_open()
         self._check_views(views, push)
-        size = self._size("groups", groups)
-        each = self._size("threads", self.width if threads is None else threads)
+        size = counts("groups", groups, BITS_32)
+        each = counts("threads", self.width if threads is None else threads, BITS_32)
         if (product := math.prod(each)) > self.most:
             raise InvalidArgument(f"a group of this kernel has at most {self.most} threads, not {product}")
         runtime = device.queue.runtime
@@ -112,10 +113,7 @@ class Kernel:
             given = f"{len(views)} views{' and push=' if push else ''}"
             raise InvalidArgument(f"kernel {self.name!r} takes {len(self.buffers)} buffers, and got {given}")
         for i, (view, buffer) in enumerate(zip(views, self.buffers, strict=False)):
-            if getattr(view, "device", None) is not self.device:
-                raise InvalidArgument(
-                    f"buffer {i} is {view!r}; a kernel takes what view() and upload() of its device give"
-                )
+            check_operand(self.device, view, f"buffer {i}")
             if buffer.writes:
                 view.check_writable(f"buffer {i} of kernel {self.name!r} (not declared `const`)")
         if push:
@@ -127,11 +125,3 @@ class Kernel:
                 )
             if last.writes:
                 raise InvalidArgument(f"kernel {self.name!r} writes its last buffer, so that cannot be push=")
-
-    @staticmethod
-    def _size(what: str, extent: Extent) -> tuple[int, int, int]:
-        counts = (extent,) if isinstance(extent, int) else tuple(extent)
-        x, y, z = (*counts, 1, 1, 1)[:3] if len(counts) <= 3 else (0, 0, 0)
-        if not all(0 < n < 1 << 32 for n in (x, y, z)):
-            raise InvalidArgument(f"{what}={extent!r}: up to three numbers, from 1 to {(1 << 32) - 1}")
-        return x, y, z

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
 
-from ..errors import ForkedError
 from . import metal_api as mtl
-from .contract import Event
+from .contract import Event, check_process
 
 __all__ = ["MetalEvent", "Queue"]
-
-SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time-out
 
 
 class MetalEvent(Event):
@@ -28,7 +24,7 @@ class MetalEvent(Event):
         self._kept: tuple[object, ...] = kept
 
     def done(self) -> bool:
-        self._check_fork()
+        check_process(self._runtime.pid)
         status = self._runtime.send(self._command, "status")
         if status < mtl.COMPLETED:
             return False
@@ -40,21 +36,12 @@ class MetalEvent(Event):
         return True
 
     def wait(self, timeout: float | None = None) -> bool:
-        self._check_fork()
-        if timeout is None:
-            with self._runtime.pool():
-                self._runtime.send(self._command, "waitUntilCompleted")
-            return self.done()
-        deadline = time.monotonic() + timeout
-        while not self.done():
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(SLICE)
-        return True
-
-    def _check_fork(self) -> None:
-        if self._runtime.pid != os.getpid():
-            raise ForkedError("this event is of the parent process, whose device does the work")
+        if timeout is not None:
+            return self._polled(timeout)
+        check_process(self._runtime.pid)
+        with self._runtime.pool():
+            self._runtime.send(self._command, "waitUntilCompleted")
+        return self.done()
 
     def __del__(self) -> None:
         if self._kept and self._runtime.pid == os.getpid() and self._committed():

@@ -17,7 +17,7 @@ import numpy as np
 
 from .. import _native
 from ..errors import CannotShare, DeviceUnavailable
-from .contract import Device, DeviceInfo, Uploaded, View, Viewable, array_of
+from .contract import Device, DeviceInfo, Uploaded, View, Viewable
 from .opencl_driver import OpenClEvent, found, told
 from .opencl_kernel import Kernel
 
@@ -125,9 +125,6 @@ class OpenClCopy(Uploaded):
             cl.enqueue_copy(self._opencl.queue, _bytes(made), self._buffer)
         return made
 
-    def check_writable(self, what: str) -> None:
-        """It is nobody else's."""
-
     def sent(self, region: cl.Buffer) -> list[cl.Event]:
         """Before a kernel: perhaps it comes by another queue."""
         return [self._work]
@@ -154,13 +151,13 @@ class OpenCl(Device):
     @property
     def context(self) -> cl.Context:
         """For OpenCL code of one's own."""
-        self._check_open()
+        self.check_open()
         return self._context
 
     @property
     def queue(self) -> cl.CommandQueue:
         """For OpenCL code of one's own. All that psyne does is in it."""
-        self._check_open()
+        self.check_open()
         return self._queue
 
     def kernel(self, source: str, name: str | None = None, *, options: Sequence[str] = ()) -> Kernel:
@@ -181,9 +178,8 @@ class OpenCl(Device):
 
         ``stream``: the cl.CommandQueue that copies; None: `queue`. Raises NoSpace.
         """
-        array = array_of(message)
+        array = self._array(message)
         queue = self.queue if stream is None else stream
-        self._check_shape(array)
         return OpenClCopy(self, array, queue)
 
     def event(self, stream: cl.CommandQueue | cl.Event | None = None, *views: OpenClView) -> OpenClEvent:
@@ -198,10 +194,6 @@ class OpenCl(Device):
             queue, source = source, cl.enqueue_marker(source)
             queue.flush()
         return OpenClEvent(source, views)
-
-    def check_open(self) -> None:
-        """Raises ForkedError, ChannelClosed."""
-        self._check_open()
 
     def _register(self, mapping: _native.Mapping, writable: bool) -> cl.Buffer:
         if mapping.nbytes > self._largest:

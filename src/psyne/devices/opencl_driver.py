@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
-from ..errors import DeviceUnavailable, ForkedError, InvalidArgument, NoSpace, SystemFailure
-from .contract import Event
+from ..errors import DeviceUnavailable, InvalidArgument, NoSpace, SystemFailure
+from .contract import Event, check_process
 
 if TYPE_CHECKING:
     import pyopencl as cl
 
 __all__ = ["OpenClError", "OpenClEvent", "found", "told"]
-
-SLICE = 0.0005  # seconds between two looks at an event, where a wait has a time-out
 
 
 class OpenClError(SystemFailure):
@@ -73,8 +70,7 @@ class OpenClEvent(Event):
         self._pid = os.getpid()
 
     def done(self) -> bool:
-        if os.getpid() != self._pid:
-            raise ForkedError("this event is of the parent process, whose device does the work")
+        check_process(self._pid)
         status = int(self.work.command_execution_status)  # 0: complete, below: failed, above: under way
         if status > 0:
             return False
@@ -89,18 +85,14 @@ class OpenClEvent(Event):
         """As `Event.wait`. Without a ``timeout`` the driver waits, and Ctrl-C comes when the work is done."""
         import pyopencl as cl
 
-        until = None if timeout is None else time.monotonic() + timeout
+        if timeout is not None:
+            return self._polled(timeout)
         while not self.done():
-            if until is None:
-                try:
-                    self.work.wait()
-                except cl.Error as error:
-                    self.done()  # says what the work failed with
-                    raise OpenClError(error.code, f"the driver does not wait: {error}") from error
-            elif (left := until - time.monotonic()) > 0:
-                time.sleep(min(SLICE, left))
-            else:
-                return False
+            try:
+                self.work.wait()
+            except cl.Error as error:
+                self.done()  # says what the work failed with
+                raise OpenClError(error.code, f"the driver does not wait: {error}") from error
         return True
 
     def __del__(self) -> None:

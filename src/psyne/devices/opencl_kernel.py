@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import InvalidArgument
 from .opencl_driver import OpenClEvent, told
+from .operands import check_operand, counts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -69,8 +70,10 @@ class Kernel:
             raise InvalidArgument(f"{self} takes {len(self.arguments)} arguments, and got {len(arguments)}")
         values = [self._value(argument, given) for argument, given in zip(self.arguments, arguments, strict=True)]
         buffers = [it for it in zip(self.arguments, arguments, values, strict=True) if it[0].kind == "buffer"]
-        sizes = self._counts("size", math.prod(buffers[0][1].shape) if size is None and buffers else size)
-        groups = None if group is None else self._counts("group", group)
+        if size is None and not buffers:
+            raise InvalidArgument(f"{self} has no buffer to count work items by: say size=")
+        sizes = counts("size", math.prod(buffers[0][1].shape) if size is None else size)
+        groups = None if group is None else counts("group", group)
         queue = self.device.queue
         with self._lock, told(f"{self} does not run with size={sizes}, group={groups}"):
             for i, value in enumerate(values):
@@ -90,10 +93,7 @@ class Kernel:
         from pyopencl import LocalMemory
 
         if argument.kind == "buffer":
-            if getattr(given, "device", None) is not self.device:
-                raise InvalidArgument(
-                    f"{argument} of {self} is {given!r}; it takes what view() and upload() of its device give"
-                )
+            check_operand(self.device, given, f"{argument} of {self}")
             if argument.writes:
                 given.check_writable(f"{argument.name} of kernel {self.name} (not declared `const`)")
             return given.region()
@@ -117,12 +117,6 @@ class Kernel:
         if isinstance(made, np.integer) and made != given:
             raise InvalidArgument(f"{argument} of {self} cannot be {given!r}, but {made} could")
         return made
-
-    def _counts(self, name: str, given: Any) -> tuple[int, ...]:
-        counts = tuple(given) if isinstance(given, (tuple, list)) else (given,)
-        if not 1 <= len(counts) <= 3 or not all(isinstance(it, (int, np.integer)) and it > 0 for it in counts):
-            raise InvalidArgument(f"{name}={given!r} for {self}: one to three positive whole numbers are wanted")
-        return tuple(map(int, counts))
 
 
 def _built(device: OpenCl, source: str, name: str | None, options: Sequence[str]) -> cl.Kernel:

@@ -73,13 +73,13 @@ class ResidentSender(Sender[Any]):
 
         Raises Full after ``timeout`` seconds (0 does not wait), ChannelClosed, LeaseLimit, ForkedError.
         """
-        self._device._check_open()
+        self._device.check_open()
         lend = super().loan
         return self._lent(_patiently(self._keeper, timeout, Full, lambda left: lend(timeout=left), super().try_loan))
 
     def try_loan(self) -> ResidentMessage | None:  # type: ignore[override]
         """Memory on the device, or None when the ring is full."""
-        self._device._check_open()
+        self._device.check_open()
         slot = _or_none(self._keeper, super().try_loan)
         return None if slot is None else self._lent(slot)
 
@@ -188,12 +188,12 @@ class ResidentReceiver(Receiver[Any]):
         Raises Empty after ``timeout`` seconds, EndOfChannel, SenderLost, ChannelClosed, LeaseLimit; CannotShare for a
         message that this process cannot open, PeerCorrupted: both end it, and the next call goes on.
         """
-        self._device._check_open()
+        self._device.check_open()
         return self._taken(_patiently(self._keeper, timeout, Empty, super().receive, super().try_receive))
 
     def try_receive(self) -> ResidentMessage | None:
         """The next message, or None when there is none now."""
-        self._device._check_open()
+        self._device.check_open()
         slot = _or_none(self._keeper, super().try_receive)
         return None if slot is None else self._taken(slot)
 

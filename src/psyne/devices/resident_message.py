@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from .. import _native
-from ..errors import CannotShare, MessageReleased, NotALoan, ViewsAlive
+from ..errors import CannotShare, MessageReleased, NotALoan, ReadOnly, ViewsAlive
 from ..info import Info
 from ..types import MessageMeta
 from ..types.resident import Resident
@@ -267,6 +267,11 @@ class ResidentMessage(_Tensor):
     def _before(self, stream: int) -> None:
         self._used().wait(stream)
 
+    def check_writable(self, what: str) -> None:
+        """Raises ReadOnly for what was received: memory of a GPU would not stop a kernel."""
+        if not self._used().loan:
+            raise ReadOnly(f"{what} would write, and this message was received: only loans are written there")
+
     def numpy(self) -> NDArray[Any]:
         """A copy of it in memory of the CPU. Waits for the bytes."""
         lease = self._used()
@@ -339,7 +344,7 @@ class ResidentMessage(_Tensor):
         return bool(self._exports) or self._pinned is not None
 
     def _used(self) -> Lease:
-        self.device._check_open()
+        self.device.check_open()
         if self._lease is None:
             raise MessageReleased(
                 "this message was sent, discarded or released (by the end of its with block or loop step, or by "

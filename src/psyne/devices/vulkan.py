@@ -16,7 +16,7 @@ from .. import _native
 from ..errors import DeviceUnavailable
 from . import spirv
 from . import vulkan_api as vk
-from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable, array_of
+from .contract import Device, DeviceInfo, Finished, Uploaded, View, Viewable
 from .vulkan_driver import LIBRARY, Driver, PhysicalDevice, enumerated
 from .vulkan_kernel import Kernel
 from .vulkan_memory import Buffer, address_of, allocated, imported
@@ -57,20 +57,16 @@ class VulkanCopy(Uploaded):
     """A copy in memory of the device, in C order; kernels take it as they take a view."""
 
     offset = 0
-    writable = True
 
     def __init__(self, device: Vulkan, array: NDArray[Any], source: VulkanView) -> None:
         super().__init__(device, array, Finished())
         self._driver = device.vulkan
-        self.memory = allocated(self._driver, array.nbytes)
+        self.memory: Buffer = allocated(self._driver, array.nbytes)
         _copy(self._driver, source.memory, self.memory, _pieces(array, source.offset))
 
     @property
     def buffer(self) -> int:
         return self.memory.handle
-
-    def check_writable(self, what: str) -> None:
-        """It is nobody else's."""
 
     def numpy(self) -> NDArray[Any]:
         made = np.empty(self.shape, self.dtype)
@@ -86,13 +82,13 @@ class Vulkan(Device):
     def __init__(self, info: DeviceInfo, number: int) -> None:
         super().__init__(info)
         try:
-            self.vulkan = Driver(number)
+            self.vulkan: Driver = Driver(number)
         except vk.VulkanError as error:
             raise DeviceUnavailable(f"{info.product} cannot be opened: {error}") from error
 
     @property
     def handles(self) -> Handles:
-        self._check_open()
+        self.check_open()
         it = self.vulkan
         return Handles(
             it.instance.value or 0, it.physical.handle, it.handle.value or 0, it.queue.value or 0, it.queue_family
@@ -119,16 +115,10 @@ class Vulkan(Device):
 
         The message may lie at any address and have strides. Raises NoSpace, and what `view` does.
         """
-        array = array_of(message)
-        self._check_open()
-        self._check_shape(array)
+        array = self._array(message)
         region = _native.region(array)
         registration = self._registered(region, region.writable)
         return VulkanCopy(self, array, VulkanView(self, registration, array, region))
-
-    def check_open(self) -> None:
-        """Raises ForkedError, ChannelClosed."""
-        self._check_open()
 
     def _register(self, mapping: _native.Mapping, writable: bool) -> Buffer:
         return imported(self.vulkan, mapping, writable)

@@ -45,11 +45,11 @@ class Instance:
     """An instance of Vulkan, and the devices that it sees."""
 
     def __init__(self) -> None:
-        self.api = api()
-        self.handle = ctypes.c_void_p()
+        self.api: vk.Api = api()
+        self.handle: ctypes.c_void_p = ctypes.c_void_p()
         newest = ctypes.c_uint32()
         self.api.vkEnumerateInstanceVersion(byref(newest))
-        self.version = min(newest.value, vk.API_VERSION_1_2)
+        self.version: int = min(newest.value, vk.API_VERSION_1_2)
         application = vk.ApplicationInfo(pApplicationName=b"psyne", pEngineName=b"psyne", apiVersion=self.version)
         info = vk.InstanceCreateInfo(pApplicationInfo=ctypes.pointer(application))
         self.api.vkCreateInstance(byref(info), None, byref(self.handle))
@@ -70,8 +70,9 @@ class PhysicalDevice:
     """What a device says of itself."""
 
     def __init__(self, instance: Instance, handle: int) -> None:
-        self.api, self.handle = instance.api, handle
-        self.extensions = self._extensions()
+        self.api: vk.Api = instance.api
+        self.handle: int = handle
+        self.extensions: set[str] = self._extensions()
         properties, host = vk.PhysicalDeviceProperties2(), vk.PhysicalDeviceExternalMemoryHostPropertiesEXT()
         more, driver = vk.PhysicalDeviceMaintenance3Properties(), vk.PhysicalDeviceDriverProperties()
         self.api.vkGetPhysicalDeviceProperties2(handle, byref(properties))
@@ -85,11 +86,13 @@ class PhysicalDevice:
             self.api.vkGetPhysicalDeviceProperties2(handle, byref(vk.chained(*asked)))
         self.name: str = properties.deviceName.decode(errors="replace")
         self.type: int = properties.deviceType if properties.deviceType <= vk.CPU else vk.OTHER
-        self.driver = " ".join(text.decode(errors="replace") for text in (driver.driverName, driver.driverInfo) if text)
+        self.driver: str = " ".join(
+            text.decode(errors="replace") for text in (driver.driverName, driver.driverInfo) if text
+        )
         self.limits: Any = properties.limits
         self.max_allocation: int = more.maxMemoryAllocationSize
         self.pointer_alignment: int = host.minImportedHostPointerAlignment
-        self.queue_family = self._queue_family()
+        self.queue_family: int = self._queue_family()
 
     @property
     def usable(self) -> bool:
@@ -136,19 +139,19 @@ class Driver:
     """An open device with one queue."""
 
     def __init__(self, number: int) -> None:
-        self.api = api()
-        self.lock = threading.Lock()  # of the queue
-        self.state = _State()
+        self.api: vk.Api = api()
+        self.lock: threading.Lock = threading.Lock()  # of the queue
+        self.state: _State = _State()
         with ExitStack() as undo:
             instance = Instance()
             undo.callback(instance.close)
-            self.instance = instance.handle
-            self.physical = instance.physical_devices()[number]
-            self.queue_family = self.physical.queue_family
-            self.extensions = [name for name in WANTED if name in self.physical.extensions]
-            self.handle = self._device()
+            self.instance: ctypes.c_void_p = instance.handle
+            self.physical: PhysicalDevice = instance.physical_devices()[number]
+            self.queue_family: int = self.physical.queue_family
+            self.extensions: list[str] = [name for name in WANTED if name in self.physical.extensions]
+            self.handle: ctypes.c_void_p = self._device()
             undo.callback(self.api.vkDestroyDevice, self.handle, None)
-            self.queue = ctypes.c_void_p()
+            self.queue: ctypes.c_void_p = ctypes.c_void_p()
             self.api.vkGetDeviceQueue(self.handle, self.queue_family, 0, byref(self.queue))
             self._load()
             self._memory = vk.PhysicalDeviceMemoryProperties()
@@ -207,7 +210,7 @@ class Driver:
 
     def _load(self) -> None:
         """Calls of extensions; each device has addresses of its own."""
-        self.calls = {
+        self.calls: dict[str, Callable[..., Any]] = {
             name: vk.device_call(self.api, self.handle, name)
             for name, extension in vk.EXTENSION_OF.items()
             if extension in self.extensions
@@ -218,8 +221,8 @@ class _State:
     """Outlives its driver."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
-        self.left = False
+        self.pid: int = os.getpid()
+        self.left: bool = False
 
     @property
     def ours(self) -> bool:

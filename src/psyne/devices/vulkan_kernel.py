@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import CannotShare, InvalidArgument
 from . import vulkan_api as vk
+from .operands import check_operand, counts
 from .vulkan_queue import Job, VulkanEvent
 
 if TYPE_CHECKING:
@@ -41,9 +42,9 @@ class Dispatch(Job):
         pool = self.driver.made("vkCreateDescriptorPool", "vkDestroyDescriptorPool", info, undo)
         layouts = vk.listed(ctypes.c_uint64, [self._kernel_layout])
         wanted = vk.DescriptorSetAllocateInfo(descriptorPool=pool, descriptorSetCount=1, pSetLayouts=layouts)
-        self.sets = (ctypes.c_uint64 * 1)()
+        self.sets: ctypes.Array[ctypes.c_uint64] = (ctypes.c_uint64 * 1)()
         self.driver.api.vkAllocateDescriptorSets(self.driver.handle, byref(wanted), self.sets)
-        self.offsets = (ctypes.c_uint32 * self._buffers)()
+        self.offsets: ctypes.Array[ctypes.c_uint32] = (ctypes.c_uint32 * self._buffers)()
 
     def bind(self, operands: tuple[Operand, ...]) -> None:
         """Points the set at what these are in; only the offsets, if they are where the last ones were."""
@@ -73,12 +74,12 @@ class Kernel:
     """A compute shader of one device. ``kernel(view, groups=n)`` runs it on messages in place, from any thread."""
 
     def __init__(self, device: Vulkan, shader: Shader, buffers: int | None, push: int) -> None:
-        self.device = device
-        self.shader = shader
+        self.device: Vulkan = device
+        self.shader: Shader = shader
         least = max(shader.writes, default=-1) + 1
-        self.buffers = least if buffers is None else buffers
+        self.buffers: int = least if buffers is None else buffers
         """How many buffers it takes: bindings 0, 1, … of set 0."""
-        self.push = push
+        self.push: int = push
         """Bytes of push constants."""
         self.idle: list[Dispatch] = []
         self._check(least)
@@ -99,7 +100,7 @@ class Kernel:
         device = self.device
         device.check_open()
         self._check_views(views)
-        counts = self._counts(groups)
+        x, y, z = counts("groups", groups, device.vulkan.physical.limits.maxComputeWorkGroupCount)
         if len(push) != self.push:
             raise InvalidArgument(f"this kernel has {self.push} bytes of push constants, and got {len(push)}")
         api = device.vulkan.api
@@ -116,7 +117,7 @@ class Kernel:
             )
         if push:
             api.vkCmdPushConstants(commands, self._layout, vk.SHADER_STAGE_COMPUTE, 0, len(push), bytes(push))
-        api.vkCmdDispatch(commands, *counts)
+        api.vkCmdDispatch(commands, x, y, z)
         return job.submit(self, *views)
 
     def __repr__(self) -> str:
@@ -155,10 +156,7 @@ class Kernel:
             raise InvalidArgument(f"this kernel takes {self.buffers} buffers, and got {len(views)}")
         most = self.device.vulkan.physical.limits.maxStorageBufferRange
         for i, view in enumerate(views):
-            if getattr(view, "device", None) is not self.device:
-                raise InvalidArgument(
-                    f"buffer {i} is {view!r}; a kernel takes what view() and upload() of its device give"
-                )
+            check_operand(self.device, view, f"buffer {i}")
             if view.nbytes > most:
                 raise CannotShare(
                     f"buffer {i} has {view.nbytes:,} bytes, and a kernel on {self.device.name} sees at most {most:,} "
@@ -166,17 +164,6 @@ class Kernel:
                 )
             if self.shader.writes.get(i, False):
                 view.check_writable(f"buffer {i} of this kernel (not declared `readonly`)")
-
-    def _counts(self, groups: int | tuple[int, int, int] | tuple[int, int]) -> tuple[int, int, int]:
-        counts = (groups,) if isinstance(groups, int) else tuple(groups)
-        x, y, z = (*counts, 1, 1, 1)[:3] if len(counts) <= 3 else (0, 0, 0)
-        most = self.device.vulkan.physical.limits.maxComputeWorkGroupCount
-        if not (0 < x <= most[0] and 0 < y <= most[1] and 0 < z <= most[2]):
-            raise InvalidArgument(
-                f"groups={groups!r}: up to three numbers from 1 to {most[0]}, {most[1]} and {most[2]} on "
-                f"{self.device.name}"
-            )
-        return x, y, z
 
     # ---- what the driver makes of it --------------------------------------------------------------------------------
 
@@ -187,7 +174,9 @@ class Kernel:
             ((i, vk.DESCRIPTOR_STORAGE_BUFFER_DYNAMIC, 1, vk.SHADER_STAGE_COMPUTE, None) for i in range(self.buffers)),
         )
         set_info = vk.DescriptorSetLayoutCreateInfo(bindingCount=self.buffers, pBindings=bindings)
-        self.set_layout = driver.made("vkCreateDescriptorSetLayout", "vkDestroyDescriptorSetLayout", set_info, undo)
+        self.set_layout: int = driver.made(
+            "vkCreateDescriptorSetLayout", "vkDestroyDescriptorSetLayout", set_info, undo
+        )
         layouts = vk.listed(ctypes.c_uint64, [self.set_layout])
         layout = vk.PipelineLayoutCreateInfo(setLayoutCount=1, pSetLayouts=layouts)
         if self.push:

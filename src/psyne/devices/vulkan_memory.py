@@ -14,6 +14,7 @@ import fcntl
 import itertools
 import os
 import struct
+from collections.abc import Callable
 from contextlib import ExitStack
 from ctypes import byref, c_void_p
 from pathlib import Path
@@ -39,11 +40,11 @@ class Buffer:
     """A buffer and the memory that it is bound to. They go with it."""
 
     def __init__(self, driver: Driver, handle: int, memory: int, nbytes: int, undo: ExitStack) -> None:
-        self.handle = handle
-        self.memory = memory
-        self.nbytes = nbytes
-        self.serial = next(_serials)  # handles are used again, and this is not
-        self.free = driver.owned(self, undo)
+        self.handle: int = handle
+        self.memory: int = memory
+        self.nbytes: int = nbytes
+        self.serial: int = next(_serials)  # handles are used again, and this is not
+        self.free: Callable[[], object] = driver.owned(self, undo)
         """Now, when nothing uses it any more."""
 
 
@@ -119,7 +120,7 @@ def _from_dma_buf(driver: Driver, mapping: _native.Mapping, writable: bool) -> B
     return made  # and the descriptor is the driver's
 
 
-WAYS = {
+WAYS: dict[str, tuple[tuple[str, ...], Callable[[Driver, _native.Mapping, bool], Buffer]]] = {
     "as a pointer": ((vk.EXTERNAL_MEMORY_HOST,), _from_pointer),
     "as a dma-buf": ((vk.EXTERNAL_MEMORY_FD, vk.EXTERNAL_MEMORY_DMA_BUF), _from_dma_buf),
 }

@@ -9,9 +9,8 @@ from contextlib import ExitStack, suppress
 from ctypes import byref
 from typing import TYPE_CHECKING, Any
 
-from ..errors import ForkedError
 from . import vulkan_api as vk
-from .contract import Event
+from .contract import Event, check_process
 
 if TYPE_CHECKING:
     from .vulkan_driver import Driver
@@ -20,10 +19,10 @@ __all__ = ["Job", "VulkanEvent"]
 
 SLICE_NS = 100_000_000  # of a wait: Ctrl-C comes between two
 
-BEGIN = vk.CommandBufferBeginInfo(flags=vk.COMMAND_BUFFER_ONE_TIME_SUBMIT)
+BEGIN: vk.Structure = vk.CommandBufferBeginInfo(flags=vk.COMMAND_BUFFER_ONE_TIME_SUBMIT)
 BOTH = vk.STAGE_COMPUTE | vk.STAGE_TRANSFER
 # What a job wrote is seen by the CPU and by all jobs after it.
-WRITTEN = vk.MemoryBarrier(
+WRITTEN: vk.Structure = vk.MemoryBarrier(
     srcAccessMask=vk.ACCESS_SHADER_WRITE | vk.ACCESS_TRANSFER_WRITE,
     dstAccessMask=vk.ACCESS_SHADER_READ
     | vk.ACCESS_SHADER_WRITE
@@ -41,8 +40,8 @@ class Job:
     """
 
     def __init__(self, driver: Driver, home: list[Any]) -> None:
-        self.driver = driver
-        self.home = home
+        self.driver: Driver = driver
+        self.home: list[Any] = home
         """Where it goes when it is done."""
         with ExitStack() as undo:
             self._make(undo)
@@ -57,7 +56,7 @@ class Job:
         api.vkAllocateCommandBuffers(driver.handle, byref(info), self._commands)
         self.commands: int = self._commands[0] or 0
         self._fence = driver.made("vkCreateFence", "vkDestroyFence", vk.FenceCreateInfo(), undo)
-        self.fences = vk.listed(ctypes.c_uint64, [self._fence])
+        self.fences: ctypes.Array[ctypes.c_uint64] = vk.listed(ctypes.c_uint64, [self._fence])
         self._submit = vk.SubmitInfo(commandBufferCount=1, pCommandBuffers=self._commands)
 
     def begin(self) -> int:
@@ -95,7 +94,7 @@ class VulkanEvent(Event):
         self._kept: tuple[object, ...] = kept
         self._lock = threading.Lock()
         self._failure: vk.VulkanError | None = None
-        self.under_way = False
+        self.under_way: bool = False
 
     def done(self) -> bool:
         return self.wait(0)
@@ -108,8 +107,7 @@ class VulkanEvent(Event):
             while (job := self._job) is not None:
                 if job.driver.state.left:
                     return True  # and left idle
-                if not job.driver.ours:
-                    raise ForkedError("this event is of the parent process, whose device does the work")
+                check_process(job.driver.state.pid)
                 left = SLICE_NS if until is None else min(SLICE_NS, max(0, int((until - time.monotonic()) * 1e9)))
                 if self._over(job, left):
                     self._job = None
