@@ -21,7 +21,7 @@ import psyne
 from psyne import items
 
 from .helpers.layouts import Number, Sample
-from .helpers.process import PATIENCE, run_program, until
+from .helpers.process import PATIENCE, descriptors, run_program, until
 
 METHODS = ["spawn", "forkserver", "fork"]
 
@@ -442,8 +442,7 @@ def test_close_delivers_what_waits_for_a_slot():
 
 
 def test_a_queue_needs_no_file_and_gives_all_back():
-    gc.collect()
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     q: psyne.Queue[Any] = psyne.Queue(pickle=True)
     for n in range(40):
         q.put(n)
@@ -456,7 +455,7 @@ def test_a_queue_needs_no_file_and_gives_all_back():
     q.close()
     del q
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert not descriptors() - before
 
 
 def test_numbers_of_a_layout_travel_too():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import psyne
+import psyne.cli
 from psyne import Array, Stage
 from psyne.network.hosted import Lane
 from psyne.network.serve import Serving
@@ -605,6 +606,26 @@ def test_the_program_says_what_cannot_work(arguments: tuple[str, ...], said: str
     assert done.returncode == 1
     assert done.stderr.startswith("psyne serve: ")
     assert said in done.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--max-connections", "4", "camera", "imu.*"), ("camera", "--checksum", "imu.*")]
+)
+def test_the_names_of_channels_may_stand_anywhere(arguments: tuple[str, ...]) -> None:
+    with ExitStack() as stack:
+        program = Command(stack, "tcp://127.0.0.1:0", *arguments)
+        with (
+            psyne.receiver(f"{program.address}/secret", NUMBER) as rx,
+            pytest.raises(psyne.InvalidArgument, match=r"not offered.*camera, imu"),
+        ):
+            rx.receive(timeout=30)
+
+
+def test_an_option_that_the_program_does_not_know_ends_it() -> None:
+    with pytest.raises(SystemExit):
+        psyne.cli.main(["serve", "tcp://127.0.0.1:0", "camera", "--chekcsum"])
+    with pytest.raises(SystemExit):
+        psyne.cli.main(["ls", "camera"])
 
 
 def _passed() -> int:

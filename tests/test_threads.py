@@ -1,5 +1,6 @@
 """Several threads of one process: ends of their own at the same time, and messages that other threads end."""
 
+import gc
 import queue
 import threading
 from collections.abc import Callable
@@ -177,20 +178,24 @@ def test_no_end_is_told_where_another_thread_drops_the_last_view_while_one_waits
             dropped += 1
         return dropped
 
-    with psyne.sender("ipc://threads", Line, capacity=1) as tx, psyne.receiver("ipc://threads", Line) as rx:
-        sending = start(lambda: [tx.send(np.full(8, n, "u8")) for n in range(count)])
-        dropping = start(drop)
-        for n in range(count):
-            while True:  # as long as the view lives, this end holds every slot
-                try:
-                    m = rx.receive()
-                    break
-                except psyne.LeaseLimit:
-                    continue
-            with m:
-                assert m.array[0] == n
-                views.put(m.array)
+    gc.freeze()  # who holds every slot collects garbage before it says so
+    dropping = start(drop)
+    try:
+        with psyne.sender("ipc://threads", Line, capacity=1) as tx, psyne.receiver("ipc://threads", Line) as rx:
+            sending = start(lambda: [tx.send(np.full(8, n, "u8")) for n in range(count)])
+            for n in range(count):
+                while True:  # as long as the view lives, this end holds every slot
+                    try:
+                        m = rx.receive()
+                        break
+                    except psyne.LeaseLimit:
+                        continue
+                with m:
+                    assert m.array[0] == n
+                    views.put(m.array)
+            sending[0].join()
+    finally:
+        gc.unfreeze()
         views.put(None)
-        for thread, _ in (sending, dropping):
-            thread.join()
-        assert dropping[1] == [count]
+        dropping[0].join()
+    assert dropping[1] == [count]

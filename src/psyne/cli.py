@@ -17,7 +17,12 @@ __all__ = ["main"]
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if "channels" in options and not any(word.startswith("-") for word in rest):
+        options.channels += rest  # argparse takes none of them behind an option
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         return int(options.command(options))
     except KeyboardInterrupt:

@@ -6,11 +6,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any, Self
 
-__all__ = ["HELPERS", "PATIENCE", "Child", "cpu_ticks", "run_program", "sleeping", "until"]
+__all__ = ["HELPERS", "PATIENCE", "Child", "cpu_ticks", "descriptors", "run_program", "sleeping", "until"]
 
 HELPERS = Path(__file__).parent
 PATIENCE = 60.0  # seconds until a condition that does not come true fails a test; never a limit on speed
@@ -23,6 +24,16 @@ def until(condition: Callable[[], Any], what: str = "the condition") -> Any:
         assert time.monotonic() < deadline, f"{what} did not come true"
         time.sleep(0.001)
     return value
+
+
+def descriptors() -> set[tuple[int, int, int]]:
+    """Number, device and inode of each open file. Compare by `-`: what earlier tests left may close meanwhile."""
+    opened = set()
+    for name in os.listdir("/proc/self/fd"):
+        with suppress(OSError):  # that of the listing itself
+            seen = os.fstat(int(name))
+            opened.add((int(name), seen.st_dev, seen.st_ino))
+    return opened
 
 
 def _stat(pid: int, thread: int | None) -> list[str]:
