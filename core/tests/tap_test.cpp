@@ -121,6 +121,33 @@ TESTS(tap_test) {
              CHECK(r.value >= 992 && r.value <= 993);
              for (uint64_t i = r.value + 1; i < 1000; ++i) check_read(*t, i);
          }},
+        {"a tap whose copies came too late gets the last message of a sender that pauses",
+         [] {
+             for (const bool taken_back : {false, true}) {
+                 Home home;
+                 auto tx = open_sender(home.directory, "test", kOpen, {64, 4, {}, Mode::block}, "test");
+                 auto t = tap(home);
+                 uint64_t number = 0;
+                 const auto some = [&] {
+                     for (int i = 0; i < 6; ++i) {
+                         const Loan loan = lend(*tx), gone = lend(*tx);
+                         write_value(loan, *tx, 0, number++);
+                         if (taken_back) tx->commit(loan, 1, true), tx->discard(gone, true);
+                         else tx->discard(gone), tx->commit(loan, 1);
+                     }
+                 };
+                 some();
+                 for (int late = 0; late < 5; ++late) {
+                     Sight s;
+                     CHECK(t->find(1, s));
+                     CHECK(!t->read(s, some));
+                 }
+                 Read r = read(*t);
+                 CHECK_EQ(r.value, r.missed);
+                 CHECK_EQ(r.value, number - 1);
+                 CHECK(!try_read(*t));
+             }
+         }},
         {"what a tap saw and what it missed is what was sent, whatever senders take back",
          [] {
              for (uint64_t capacity : {1, 2, 3, 8, 64, 500}) {

@@ -7,6 +7,7 @@
 #pragma once
 
 #include <memory>
+#include <tuple>
 
 #include <psyne/lane.hpp>
 
@@ -56,7 +57,8 @@ struct TapLane : LaneReader {
         return true;
     }
 
-    /// From a position that is claimed again to one that is whole. Not to the very first where copies come too late.
+    /// From a position that is claimed again to one that is whole; not to the very first where copies come too late, but
+    /// never over the last message that is there: its sender may send no other.
     void catch_up() noexcept {
         const uint64_t claimed = claim(), told = slab.header->skips.load(acquire);  // of this claim, or of a later one
         if (claimed <= next.position + slab.capacity || claimed == ~0ull) return;
@@ -70,8 +72,12 @@ struct TapLane : LaneReader {
         next = Cursor::at(oldest, slab.first, slab.capacity);
         if (slips == 0 || frozen()) return;
         const uint64_t more = std::max<uint64_t>(slab.capacity / 8, 1) << std::min<uint64_t>(slips - 1, 4);
-        for (uint64_t n = std::min(more, slab.capacity - 1); n != 0 && step(); --n) {
+        auto to_read = std::tuple(next, skips, missed);
+        for (uint64_t n = std::min(more, slab.capacity - 1);; --n) {
+            if (published() == word(next.lap, Ready::ready)) to_read = {next, skips, missed};
+            if (n == 0 || !step()) break;
         }
+        std::tie(next, skips, missed) = to_read;
     }
 
     /// Moves over what a dead sender did not publish; false when there is nothing like that.
