@@ -2,7 +2,6 @@
 
 import importlib as _importlib
 import typing as _typing
-from importlib.metadata import version as _version
 
 from . import interop
 from ._native import DynamicSlabAllocator, Slab, SlabAllocator
@@ -106,10 +105,12 @@ else:
             return _importlib.import_module(".pipeline", __name__).Pipeline
         if name == "Tls":
             return _importlib.import_module(".tls", __name__).Tls
+        if name == "__version__":  # it takes longer to look up than many modules to import
+            return _importlib.import_module("importlib.metadata").version("psyne")
         raise AttributeError(f"module 'psyne' has no attribute {name!r}")
 
 
-__version__ = _version("psyne")
+__version__: str
 
 __all__ = [
     "Aligned",
