@@ -38,6 +38,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         faulthandler.cancel_dump_traceback_later()
 
 
+@pytest.fixture(autouse=True, scope="module")
+def fast_collections() -> None:
+    """Collections look at what this module makes, not at all that torch, JAX and the modules before it have made."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def leaves_nothing(request: pytest.FixtureRequest, psyne_directory: Path) -> Iterator[None]:
     """Every test has a PSYNE_DIR of its own; one marked `leaves_nothing` must empty it again."""
