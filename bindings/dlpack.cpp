@@ -123,9 +123,16 @@ void capsule_gone(PyObject* capsule) {
     managed->deleter(managed);
 }
 
+/// Where a consumer finds the bytes of an array.
+struct Exported {
+    DLDevice device{kDLCPU, 0};
+    void* data = nullptr;  // null: where the array has them
+    uint64_t offset = 0;   // from there to the first element: of devices whose data is a handle
+};
+
 /// Takes over `array`, also when it fails.
 template <class Managed>
-PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flags) {
+PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flags, const Exported& as) {
     const int ndim = PyArray_NDIM(array);
     const auto item = static_cast<npy_intp>(PyDataType_ELSIZE(PyArray_DESCR(array)));
     auto* managed = static_cast<Managed*>(
@@ -137,7 +144,7 @@ PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flag
     auto* sizes = reinterpret_cast<int64_t*>(managed + 1);
     managed->manager_ctx = array;
     managed->deleter = let_go<Managed>;
-    managed->dl_tensor = {PyArray_DATA(array), {kDLCPU, 0}, ndim, type, sizes, sizes + ndim, 0};
+    managed->dl_tensor = {as.data ? as.data : PyArray_DATA(array), as.device, ndim, type, sizes, sizes + ndim, as.offset};
     for (int i = 0; i < ndim; ++i) {
         sizes[i] = PyArray_DIM(array, i);
         sizes[ndim + i] = PyArray_STRIDE(array, i) / item;
@@ -153,7 +160,7 @@ PyObject* capsule_of(PyArrayObject* array, const DLDataType& type, uint64_t flag
 }
 
 /// Takes over `array`. `major.minor`: what the consumer understands.
-PyObject* export_array(PyArrayObject* array, long major, long minor, bool copied) {
+PyObject* export_array(PyArrayObject* array, long major, long minor, bool copied, const Exported& as) {
     PyArray_Descr* d = PyArray_DESCR(array);
     DLDataType type{};
     bool ok = type_of(d, type);
@@ -178,9 +185,9 @@ PyObject* export_array(PyArrayObject* array, long major, long minor, bool copied
         Py_DECREF(array);
         return nullptr;
     }
-    if (major < 1) return capsule_of<DLManagedTensor>(array, type, 0);
+    if (major < 1) return capsule_of<DLManagedTensor>(array, type, 0, as);
     return capsule_of<DLManagedTensorVersioned>(
-        array, type, (read_only ? kReadOnly : 0) | (copied ? kIsCopied : 0) | (padded ? kSubbytePadded : 0));
+        array, type, (read_only ? kReadOnly : 0) | (copied ? kIsCopied : 0) | (padded ? kSubbytePadded : 0), as);
 }
 
 /// (a, b), two ints; false with an exception set.
@@ -194,6 +201,27 @@ bool pair_of(PyObject* value, const char* name, long& a, long& b) {
     return !PyErr_Occurred();
 }
 
+/// What a consumer asks for, of memory on the CPU or on the device that `as` names.
+PyObject* export_for(PyObject* owner, PyObject* max_version, PyObject* device, int copied, PyObject* (*array_of)(PyObject*),
+                     const Exported& as) {
+    long major = 0, minor = 0, kind = as.device.type, id = as.device.id;
+    if (max_version && !pair_of(max_version, "max_version", major, minor)) return nullptr;
+    if (device && !pair_of(device, "dl_device", kind, id)) return nullptr;
+    if (kind != as.device.type || id != as.device.id)
+        return PyErr_Format(error_class("CannotShare"), "%s, device (%d, %d); the consumer asks for %R",
+                            as.data ? "this view is on its device" : "messages are in CPU memory", as.device.type, as.device.id, device),
+               nullptr;
+    if (copied && as.data)
+        return PyErr_SetString(error_class("CannotShare"), "a view of a device makes no copies: upload() does"), nullptr;
+    PyObject* array = array_of(owner);
+    if (array && copied) {
+        PyObject* original = array;
+        array = PyArray_NewCopy(reinterpret_cast<PyArrayObject*>(original), NPY_KEEPORDER);
+        Py_DECREF(original);
+    }
+    return array ? export_array(reinterpret_cast<PyArrayObject*>(array), major, minor, copied != 0, as) : nullptr;
+}
+
 }  // namespace
 
 PyObject* dlpack_of(PyObject* owner, PyObject* const* args, Py_ssize_t n, PyObject* names,
@@ -204,22 +232,9 @@ PyObject* dlpack_of(PyObject* owner, PyObject* const* args, Py_ssize_t n, PyObje
     for (PyObject*& v : values)
         if (v == Py_None) v = nullptr;
     auto [stream, max_version, device, copy] = values;
-    long major = 0, minor = 0, kind = kDLCPU, id = 0;
-    if (max_version && !pair_of(max_version, "max_version", major, minor)) return nullptr;
-    if (device && !pair_of(device, "dl_device", kind, id)) return nullptr;
-    if (kind != kDLCPU || id != 0)
-        return PyErr_Format(error_class("CannotShare"), "messages are in CPU memory, device (1, 0); the consumer asks for %R", device),
-               nullptr;
     if (stream) return PyErr_Format(PyExc_ValueError, "the CPU has no streams; stream must be None, not %R", stream), nullptr;
     const int copied = copy ? PyObject_IsTrue(copy) : 0;
-    if (copied < 0) return nullptr;
-    PyObject* array = array_of(owner);
-    if (array && copied) {
-        PyObject* original = array;
-        array = PyArray_NewCopy(reinterpret_cast<PyArrayObject*>(original), NPY_KEEPORDER);
-        Py_DECREF(original);
-    }
-    return array ? export_array(reinterpret_cast<PyArrayObject*>(array), major, minor, copied != 0) : nullptr;
+    return copied < 0 ? nullptr : export_for(owner, max_version, device, copied, array_of, {});
 }
 
 PyObject* dlpack(PyObject* o, PyObject* const* args, Py_ssize_t n, PyObject* names) {
@@ -234,10 +249,34 @@ static PyObject* dlpack_array(PyObject*, PyObject* const* args, Py_ssize_t n, Py
     return dlpack_of(args[0], args + 1, 0, names, Py_NewRef);
 }
 
+/// dlpack_on(array, device, address, max_version=None, dl_device=None, copy=None, byte_offset=None)
+static PyObject* dlpack_on(PyObject*, PyObject* const* args, Py_ssize_t n, PyObject* names) {
+    PyObject* values[7];
+    if (!Call{"dlpack_on", args, n, names}.parse(
+            {"array", "device", "address", "max_version", "dl_device", "copy", "byte_offset"}, values, 3))
+        return nullptr;
+    if (!PyArray_Check(values[0])) return PyErr_Format(PyExc_TypeError, "dlpack_on() takes a numpy array"), nullptr;
+    for (PyObject*& v : values)
+        if (v == Py_None) v = nullptr;
+    long type = 0, id = 0;
+    if (!values[1] || !values[2] || !pair_of(values[1], "device", type, id))
+        return PyErr_Occurred() ? nullptr : PyErr_Format(PyExc_TypeError, "dlpack_on() needs a device and an address");
+    void* address = PyLong_AsVoidPtr(values[2]);
+    const int copied = values[5] ? PyObject_IsTrue(values[5]) : 0;
+    const uint64_t offset = values[6] ? PyLong_AsUnsignedLongLong(values[6]) : 0;
+    if (PyErr_Occurred() || copied < 0) return nullptr;
+    if (!address) return PyErr_Format(PyExc_ValueError, "dlpack_on() needs an address");
+    return export_for(values[0], values[3], values[4], copied, Py_NewRef,
+                      {{static_cast<int32_t>(type), static_cast<int32_t>(id)}, address, offset});
+}
+
 void bind_dlpack(nb::module_& m) {
     static PyMethodDef dlpack_def = {"dlpack", method(dlpack_array), METH_FASTCALL | METH_KEYWORDS,
                                      "The DLPack capsule of any numpy array, with ml_dtypes."};
     m.attr("dlpack") = nb::steal(PyCFunction_New(&dlpack_def, nullptr));
+    static PyMethodDef on_def = {"dlpack_on", method(dlpack_on), METH_FASTCALL | METH_KEYWORDS,
+                                 "The DLPack capsule of an array whose bytes a device has at an address of its own, or byte_offset behind a handle."};
+    m.attr("dlpack_on") = nb::steal(PyCFunction_New(&on_def, nullptr));
 }
 
 }  // namespace psyne::python

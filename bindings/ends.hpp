@@ -76,6 +76,7 @@ struct SenderEnd : End {
     uint64_t planned = 0;  // capacity that it will have, before it joins
     bool close_failed = false;
     uint64_t called = 0;   // messages of call() that are waited for or read
+    uint64_t held_back = 0;  // messages that are published when their events are done
     bool starved = false;  // a task waits for room that they take: the next that ends rings the bell
     SenderEnd() = default;
     ~SenderEnd();
@@ -87,6 +88,7 @@ struct ReceiverEnd : End {
     std::unique_ptr<Receiver> receiver;             // null until the channel exists
     std::vector<std::unique_ptr<Receiver>> former;  // of replaced channels, while messages live
     MessageObject* held = nullptr;                  // messages that were taken and not ended
+    uint64_t released_later = 0;                    // messages that go on when their events are done, counted
     ReceiverEnd() = default;
     ~ReceiverEnd();
 };

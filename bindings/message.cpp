@@ -80,8 +80,8 @@ void close_views(MessageObject* m) {
     Py_CLEAR(m->views);
 }
 
-/// What the end of a message means for its slots. `send` messages of a loan are sent, 0 discards it.
-void end_hold(MessageObject* m, uint64_t send, bool live) {
+/// What the end of a message means for its slots. `send` messages of a loan are sent, 0 discards it. `back`: not now.
+void end_hold(MessageObject* m, uint64_t send, bool live, HeldBack* back) {
     Hold& h = m->hold;
     switch (h.kind) {
         case Hold::Kind::loan: {
@@ -92,10 +92,12 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
                 m->lease->hold.kind = Hold::Kind::sent;
             }
             if (e.closed) break;  // close() made it a SKIP
-            if (send != 0)
-                e.sender->commit(h.loan, send, live || e.busy), e.counts.messages += send;
-            else
+            if (send == 0)
                 e.sender->discard(h.loan, live || e.busy);
+            else if (back)
+                back->dropped = e.sender->hold_back(back->loan = h.loan, send, live || e.busy);
+            else
+                e.sender->commit(h.loan, send, live || e.busy), e.counts.messages += send;
             if (e.level && !e.busy) [[unlikely]]
                 keep_level(e);
             break;
@@ -127,10 +129,10 @@ void end_hold(MessageObject* m, uint64_t send, bool live) {
 }
 
 /// The end of a message that is open. `live`: views of the user still use its bytes.
-void end_message(MessageObject* m, uint64_t send, bool live) {
+void end_message(MessageObject* m, uint64_t send, bool live, HeldBack* back = nullptr) {
     m->open = false;
     close_views(m);
-    if (ours(m->generation)) end_hold(m, send, live);
+    if (ours(m->generation)) end_hold(m, send, live, back);
     m->hold.kind = Hold::Kind::nothing;
     Py_CLEAR(m->lease);  // from here on only views keep it
 }
@@ -188,11 +190,11 @@ void lease_dealloc(PyObject* o) {
     auto* lease = reinterpret_cast<LeaseObject*>(o);
     if (Hold& h = lease->hold; h.kind != Hold::Kind::nothing && ours(lease->generation)) {
         const Guard guard(lease->end);
-        if (h.kind == Hold::Kind::sent) {
-            unhold_slots(sender_end(lease->end), h.loan);
-        } else if (h.kind == Hold::Kind::taken || h.kind == Hold::Kind::passed) {
-            h.kind == Hold::Kind::passed ? h.receiver->finish(h.taken) : h.receiver->end(h.taken, false);
-            settled(lease->end);
+        switch (h.kind) {
+            case Hold::Kind::sent: unhold_slots(sender_end(lease->end), h.loan); break;
+            case Hold::Kind::failed: h.receiver->fail(h.taken), settled(lease->end); break;
+            case Hold::Kind::passed: h.receiver->finish(h.taken), settled(lease->end); break;
+            default: h.receiver->end(h.taken, false), settled(lease->end);
         }
     }
     std::free(lease->memory);
@@ -352,7 +354,7 @@ bool make_private(MessageObject* m) {
     return true;
 }
 
-bool finish_message(MessageObject* m, uint64_t send_count) {
+bool finish_message(MessageObject* m, uint64_t send_count, HeldBack* back) {
     if (!m->open) return true;
     const bool loan = m->hold.kind == Hold::Kind::loan || m->hold.kind == Hold::Kind::scratch;
     if (loan && (sender_end(m->end).closed || sender_end(m->end).forked())) {
@@ -360,14 +362,31 @@ bool finish_message(MessageObject* m, uint64_t send_count) {
         sender_end(m->end).refuse();
         return false;
     }
-    end_message(m, send_count, views_live(m));
-    if (loan && send_count != 0) tell_network(sender_end(m->end));
+    end_message(m, send_count, views_live(m), back);
+    if (loan && send_count != 0 && !back) tell_network(sender_end(m->end));
     return true;
 }
 
 bool discard_message(MessageObject* m) {
     if (m->open) end_message(m, 0, views_live(m));
     return true;
+}
+
+nb::object hold_message(MessageObject* m) {
+    LeaseObject* lease = lease_of(m);
+    if (!lease) return {};
+    nb::object kept = nb::borrow(reinterpret_cast<PyObject*>(lease));
+    unlink_taken(m);
+    Receiver& r = *m->hold.receiver;
+    lease->hold = m->hold;
+    lease->hold.kind = r.writes() ? Hold::Kind::held : Hold::Kind::passed;
+    if (!r.writes()) r.end(m->hold.taken, true);  // who reads holds up no reader
+    r.held_back.fetch_add(1, relaxed);
+    m->hold.kind = Hold::Kind::nothing;
+    m->open = false;
+    close_views(m);
+    Py_CLEAR(m->lease);
+    return kept;
 }
 
 void drop_empty(MessageObject* m) { Py_DECREF(m); }

@@ -37,8 +37,9 @@ struct Sighting {
 
 /// What must be told when slots are no longer used.
 struct Hold {
-    // called: by call(), for reading. copied: by a tap
-    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, scratch, copied };
+    // called: by call(), for reading. copied: by a tap. held: ended by release(after=), taken until its event is done.
+    // failed: then its work had failed
+    enum class Kind : uint8_t { nothing, loan, sent, called, taken, passed, held, failed, scratch, copied };
     Kind kind = Kind::nothing;
     Receiver* receiver = nullptr;  // that took it
     union {
@@ -47,6 +48,12 @@ struct Hold {
         Sighting copied;  // holds nothing
     };
     Hold() : loan() {}
+};
+
+/// A loan that Python has ended, and that is published later.
+struct HeldBack {
+    Loan loan;
+    uint64_t dropped = 0;  // messages before it, which it tells of
 };
 
 struct LeaseObject {
@@ -114,6 +121,8 @@ Layout* layout_of(PyTypeObject* type);
 LeaseObject* new_lease(PyObject* end, uint64_t generation);
 /// The lease that views of this message keep; made at the first view. Borrowed; null with an exception set.
 LeaseObject* lease_of(MessageObject* m);
+/// The lease that an array is a view of, through slices and memoryviews; null for other arrays. Borrowed.
+LeaseObject* lease_under(PyObject* o);
 /// All of a message or batch as an array, which keeps the lease. Null with an exception set.
 PyObject* whole_array(MessageObject* m);
 /// Fills in private, zeroed memory. False with an exception set.
@@ -122,10 +131,13 @@ bool make_private(MessageObject* m);
 bool views_live(const MessageObject* m);
 void message_dealloc(PyObject* o);
 void lease_dealloc(PyObject* o);
-/// Ends a message: a loan is sent, a taken one is passed on. False with an exception set.
-bool finish_message(MessageObject* m, uint64_t send_count);
+/// Ends a message: a loan is sent, or held back where that is asked for; a taken one is passed on. False with an exception
+/// set.
+bool finish_message(MessageObject* m, uint64_t send_count, HeldBack* back = nullptr);
 /// Ends without sending.
 bool discard_message(MessageObject* m);
+/// Ends a taken message for Python, but where its stage writes not for the others. Its lease; null with an exception set.
+nb::object hold_message(MessageObject* m);
 /// Gives up a message that was never filled.
 void drop_empty(MessageObject* m);
 /// Puts a message that was taken into its receiver's list, and out of it when it is responsible no longer.

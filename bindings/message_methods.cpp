@@ -34,8 +34,17 @@ PyObject* exit(PyObject* o, PyObject* const* args, Py_ssize_t n) {
     Py_RETURN_FALSE;
 }
 
-PyObject* release_message(PyObject* o, PyObject*) {
+PyObject* release_message(PyObject* o, PyObject* const* args, Py_ssize_t n, PyObject* names) {
     auto* m = reinterpret_cast<MessageObject*>(o);
+    if (n != 0 || names) {
+        PyObject* after[1];
+        if (n != 0) return PyErr_SetString(PyExc_TypeError, "release() takes no arguments but after="), nullptr;
+        if (!Call{"release", args, n, names}.parse({"after"}, after)) return nullptr;
+        static std::atomic<PyObject*> cache{nullptr};
+        PyObject* release_after = after[0] == Py_None ? nullptr : imported(cache, "psyne.after", "release_after");
+        if (release_after) return PyObject_CallFunctionObjArgs(release_after, o, after[0], nullptr);
+        if (PyErr_Occurred()) return nullptr;
+    }
     if (!m->open) Py_RETURN_NONE;
     if (views_live(m))
         return raise("ViewsAlive", "arrays, slices or memoryviews still use this message; drop them or copy() them, "
@@ -149,8 +158,10 @@ void bind_message(nb::module_& m) {
     static std::vector<PyMethodDef> methods = {
         {"__enter__", guarded<enter>, METH_NOARGS, nullptr},
         {"__exit__", method(guarded<exit>), METH_FASTCALL, nullptr},
-        {"release", guarded<release_message>, METH_NOARGS,
-         "End the message now and give its slot back.\n\nRaises BufferError while views on it live."},
+        {"release", method(guarded<release_message>), METH_FASTCALL | METH_KEYWORDS,
+         "release($self, *, after=None)\n--\n\n"
+         "End the message now and give its slot back; or once an event of a device is done.\n\n"
+         "Raises BufferError while views on it live."},
         {"discard", guarded<discard>, METH_NOARGS, "Take the loan back: nothing is sent when its block ends."},
     };
     for (PyMethodDef* d = message_access; d->ml_name; ++d) methods.push_back(*d);

@@ -27,8 +27,10 @@ NB_MODULE(_native, m) {
     bind_message(m);
     bind_dlpack(m);
     bind_private(m);
+    bind_region(m);
     bind_allocator(m);
     bind_sender(m);
+    bind_after(m);
     bind_call(m);
     bind_receiver(m);
     bind_runs(m);

@@ -36,21 +36,6 @@ LeaseObject* private_bytes(LeaseObject* source, const std::byte* data, uint64_t 
     return lease;
 }
 
-/// The lease that an array is a view of, through slices and memoryviews; null for other arrays.
-LeaseObject* lease_under(PyObject* o) {
-    while (o && Py_TYPE(o) != lease_type) {
-        if (PyArray_Check(o))
-            o = PyArray_BASE(reinterpret_cast<PyArrayObject*>(o));
-        else if (PyMemoryView_Check(o))
-            o = PyMemoryView_GET_BASE(o);
-        else if (is_message(o))  // through __array_interface__
-            return reinterpret_cast<MessageObject*>(o)->lease;
-        else
-            return nullptr;
-    }
-    return reinterpret_cast<LeaseObject*>(o);
-}
-
 /// A writable array of the same dtype, shape and strides.
 PyObject* private_array(PyArrayObject* a, uint64_t align) {
     auto* data = static_cast<std::byte*>(PyArray_DATA(a));
@@ -89,6 +74,20 @@ PyObject* message_over(PyTypeObject* type, Layout* layout, LeaseObject* lease, s
 }
 
 }  // namespace
+
+LeaseObject* lease_under(PyObject* o) {
+    while (o && Py_TYPE(o) != lease_type) {
+        if (PyArray_Check(o))
+            o = PyArray_BASE(reinterpret_cast<PyArrayObject*>(o));
+        else if (PyMemoryView_Check(o))
+            o = PyMemoryView_GET_BASE(o);
+        else if (is_message(o))  // through __array_interface__
+            return reinterpret_cast<MessageObject*>(o)->lease;
+        else
+            return nullptr;
+    }
+    return reinterpret_cast<LeaseObject*>(o);
+}
 
 PyObject* private_message(PyObject* o, PyObject*) {
     auto* m = reinterpret_cast<MessageObject*>(o);

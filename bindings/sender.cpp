@@ -163,11 +163,13 @@ PyObject* sent(SenderEnd& e, const Copied& c) {
 }
 
 PyObject* send(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* names) try {
-    PyObject* values[2] = {n == 1 ? args[0] : nullptr, nullptr};
+    PyObject* values[3] = {n == 1 ? args[0] : nullptr, nullptr, nullptr};
     uint64_t deadline = kForever;
-    if (n != 1 || names)
-        if (!Call{"send", args, n, names}.parse({"message", "timeout"}, values, 1) || !deadline_from(values[1], deadline))
+    if (n != 1 || names) {
+        if (!Call{"send", args, n, names}.parse({"message", "timeout", "after"}, values, 1) || !deadline_from(values[1], deadline))
             return nullptr;
+        if (values[2] && values[2] != Py_None) return PyObject_CallMethod(self, "_send_after", "OO", values[0], values[2]);
+    }
     SenderEnd& e = sender_end(self);
     PyObject* what = values[0];
     const Guard guard(self, what);
@@ -271,6 +273,11 @@ PyObject* drain(PyObject* self, PyObject* const* args, Py_ssize_t n, PyObject* n
     uint64_t deadline;
     if (!Call{"drain", args, n, names}.parse({"timeout"}, values) || !deadline_from(values[0], deadline)) return nullptr;
     SenderEnd& e = sender_end(self);
+    if (e.held_back != 0) {
+        PyObject* done = PyObject_CallMethod(self, "_await_events", "O", values[0] ? values[0] : Py_None);
+        if (!done) return nullptr;
+        Py_DECREF(done);
+    }
     if (!enter_joined(self, e)) return nullptr;
     Inside<SenderEnd> inside{e};
     Wait result;
@@ -301,8 +308,9 @@ PyMethodDef methods[] = {
      "Exactly n consecutive slots as one Batch; its truncate(k) sends only the first k. Raises ValueError for n above the\n"
      "capacity (of a ring that grows: above its budget), Full."},
     {"send", method(send), METH_FASTCALL | METH_KEYWORDS,
-     "send($self, message, timeout=None)\n--\n\n"
-     "Copy one message, array, buffer, text or number in and send it; one's own loan is sent in place.\n\n"
+     "send($self, message, timeout=None, after=None)\n--\n\n"
+     "Copy one message, array, buffer, text or number in and send it; one's own loan is sent in place, also when the event\n"
+     "after is done: then this returns at once.\n\n"
      "False: dropped (full=\"drop\"). Raises LayoutMismatch for another dtype or shape, Full."},
     {"call", method(call), METH_FASTCALL | METH_KEYWORDS,
      "call($self, message, timeout=None)\n--\n\n"

@@ -62,8 +62,9 @@ bool take_loan(SenderEnd& e, uint64_t n, Loan& loan, uint64_t deadline, uint64_t
         raise("Full", e.address + " has no memory for a message of " + std::to_string(bytes) + " bytes: " + refused + ". Or wait longer");
         return false;
     }
+    const std::string later = e.held_back == 0 ? "" : "; " + std::to_string(e.held_back) + " of your messages wait for their events";
     raise("Full", e.address + " is full (" + std::to_string(e.sender->capacity()) + " messages): " +
-                      e.sender->why_full() + (e.sender->grows() ? ". Wait longer, or raise budget="
+                      e.sender->why_full() + later + (e.sender->grows() ? ". Wait longer, or raise budget="
                                                                 : ". Wait longer, raise capacity=, or drop with full=\"drop\""));
     return false;
 }

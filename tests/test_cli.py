@@ -27,6 +27,7 @@ def test_help_names_every_command() -> None:
     done = run("--help")
     assert done.returncode == 0
     assert "demo" in done.stdout
+    assert "doctor" in done.stdout
     assert "ls" in done.stdout
     assert "bridge" in done.stdout
 

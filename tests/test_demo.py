@@ -5,6 +5,7 @@ import json
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,22 +20,42 @@ import pytest
 from PIL import Image
 
 import psyne
-from psyne import Struct, u8
+from psyne import Struct, demo, u8
 from psyne.demo.analyse import Analysis
-from psyne.demo.capture import frame_type
+from psyne.demo.capture import ALIGN, frame_type
 from psyne.demo.colour import YuvToRgb
+from psyne.demo.edges import STARTS, DeviceEdges
 from psyne.demo.options import Options, check_extras
 from psyne.demo.place import Place, place_of
 from psyne.demo.program import DemoError
 from psyne.demo.result import PROGRAMS, Result
 from psyne.demo.sheet import TILES, Sheet
+from psyne.devices import info_of, spirv
+
+from .helpers import fakecuda, ptx
 
 COMMAND = Path(sysconfig.get_path("scripts")) / "psyne"
+KERNELS = Path(demo.__file__).parent / "kernels"
 PIDS = re.compile(r"(\w+): pid (\d+)")
 
 
 def run(*arguments: str | Path, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, "demo", *arguments], cwd=cwd, capture_output=True, text=True, timeout=90)
+
+
+@pytest.fixture(params=[*STARTS, "a stand-in for cuda"])
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> str:
+    """Each kind of device that the demo has a kernel for."""
+    kind: str = request.param
+    if kind == "a stand-in for cuda":
+        kind = "cuda"
+        monkeypatch.setenv("PSYNE_LIBCUDA", fakecuda.library())
+        monkeypatch.setenv("FAKECUDA_DIR", str(tmp_path))
+    try:
+        info_of(kind)
+    except psyne.DeviceUnavailable as error:
+        pytest.skip(f"no {kind}: {error}")
+    return kind
 
 
 def write_video(path: Path, *, size: tuple[int, int], frames: int, pixel_format: str, grey: int) -> Path:
@@ -95,6 +116,30 @@ def test_a_video_of_odd_size_and_any_pixel_format_keeps_its_colours(tmp_path: Pa
     assert np.sum(np.abs(pixels - 150).max(axis=1) <= 2) > 3 * 100 * 100, "three grey pictures"
 
 
+@pytest.mark.leaves_nothing
+def test_a_device_finds_the_same_edges_and_every_frame_in_the_same_memory(tmp_path: Path, device: str) -> None:
+    by_numpy = tmp_path.parent / "by_numpy.png"
+    if not by_numpy.exists():  # for all devices
+        done = run("--frames", "12", "--output", by_numpy, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    done = run("--frames", "12", "--output", "kernel.png", "--json", "demo.json", "--device", device, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert by_numpy.read_bytes() == (tmp_path / "kernel.png").read_bytes()
+
+    result = json.loads((tmp_path / "demo.json").read_text())
+    places = result["device"]["places"]
+    assert result["device"]["name"].partition(":")[0] == device
+    for key in ("device", "inode", "offset"):
+        assert [place[key] for place in places] == [place[key] for place in result["programs"]["capture"]["places"]], (
+            key
+        )
+    assert result["bytes_copied"] == 0
+    assert result["page_frames"]["same"] == result["page_frames"]["readable"]
+    if os.geteuid() == 0:
+        assert result["page_frames"]["readable"] == 12, "the page table of the device's mapping, too"
+    assert re.search(rf"{result['device']['name']} .* same", done.stdout.replace("\n", " "))
+
+
 # --- what goes wrong ---------------------------------------------------------
 
 
@@ -122,12 +167,25 @@ def test_what_cannot_work_is_said_in_one_line(tmp_path: Path, sound: Path) -> No
         ("--output", tmp_path / "gone" / "sheet.png"): "cannot be written",
         ("--json", tmp_path / "gone" / "demo.json"): "cannot be written",
         ("--video", text, "--output", text): "is the video itself",
+        ("--device", "abacus"): "--device abacus: there is no kind of device for 'abacus'; there are cpu, ",
+        ("--device", "vulkan:99"): "--device vulkan:99: ",
     }.items():
         done = run(*arguments, cwd=tmp_path)
         assert done.returncode == 1, arguments
         assert done.stderr.startswith("psyne demo: "), arguments
         assert complaint in done.stderr
         assert done.stderr.count("\n") == 1, "a traceback?"
+
+
+def test_a_device_whose_driver_is_missing_is_said_with_what_to_install(tmp_path: Path) -> None:
+    environment = os.environ | {"PSYNE_LIBCUDA": "/nowhere/libcuda.so.1"}
+    done = subprocess.run(
+        [COMMAND, "demo", "--device", "cuda"], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=90
+    )
+    assert done.returncode == 1
+    assert re.fullmatch(
+        r"psyne demo: --device cuda: there is no NVIDIA driver here .*; install the driver, .*\n", done.stderr
+    )
 
 
 def test_missing_extras_are_named_with_the_command_that_brings_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,12 +308,15 @@ def test_a_copy_in_private_memory_is_no_shared_place() -> None:
 HERE = Place("00:1b", 77, 4096, 5)
 
 
-def result_of(*places: Place) -> Result:
-    """What comes out when capture, analyse and show report these places for the only frame."""
+def result_of(*places: Place, on_device: Place | None = None) -> Result:
+    """What comes out when capture, analyse and show report these places for the only frame; and a device, if any."""
     result = Result("clip.mp4", dict.fromkeys(PROGRAMS, 1))
     result.take("capture", {"size": [640, 480], "expected": 1, "pixel_format": "yuv420p", "bytes": 1000})
+    if on_device is not None:
+        result.take("analyse", {"device": "vulkan:0", "product": "llvmpipe"})
     for name, place in zip(PROGRAMS, places, strict=True):
-        result.take(name, {"index": 0, "place": list(place), "stamp": 1000, "seen": 3000})
+        found = {"on_device": list(on_device)} if on_device is not None and name == "analyse" else {}
+        result.take(name, {"index": 0, "place": list(place), "stamp": 1000, "seen": 3000} | found)
     return result
 
 
@@ -263,6 +324,23 @@ def test_one_memory_passes() -> None:
     result = result_of(HERE, HERE, HERE)
     result.check()
     assert result.as_dict()["bytes_copied"] == 0
+
+
+@pytest.mark.parametrize("change", [{"device": "00:1c"}, {"inode": 78}, {"offset": 8192}])
+def test_a_device_that_has_the_message_elsewhere_fails(change: dict[str, Any]) -> None:
+    result = result_of(HERE, HERE, HERE, on_device=HERE._replace(**change))
+    assert result.as_dict()["bytes_copied"] == 1000
+    with pytest.raises(DemoError, match="1 of 3 looks found another device, inode or offset"):
+        result.check()
+
+
+def test_a_device_that_missed_a_message_fails() -> None:
+    result = result_of(HERE, HERE, HERE, on_device=HERE)
+    result.check()
+    for name in PROGRAMS:
+        result.take(name, {"index": 1, "place": list(HERE), "stamp": 1000, "seen": 3000})
+    with pytest.raises(DemoError, match="lost"):
+        result.check()
 
 
 @pytest.mark.parametrize("change", [{"device": "00:1c"}, {"inode": 78}, {"offset": 8192}])
@@ -372,6 +450,71 @@ def test_edges_are_where_the_brightness_changes(frames: Any) -> None:
     m = frames(picture)
     Analysis()(m)
     assert np.flatnonzero(m.edges[15]).tolist() == [19, 20]
+
+
+SIZES = [(64, 48), (33, 51), (7, 5), (3, 3), (2, 9), (9, 1), (1, 1)]
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_a_kernel_finds_what_numpy_finds_and_touches_nothing_else(device: str, width: int, height: int) -> None:
+    frame = frame_type(width, height)
+    random = np.random.default_rng(width)
+    with (
+        psyne.sender("ipc://x", frame, capacity=4, align=ALIGN) as out,
+        psyne.device(device),
+        out.loan_many(3) as batch,
+    ):
+        edges = DeviceEdges(device)
+        for m in batch:
+            m.image[:] = random.integers(0, 256, m.image.shape, np.uint8)
+            m.edges[:], m.index = 99, 12
+        before = [(m.image.copy(), m.copy()) for m in batch]
+        analysis = Analysis(edges)
+        analysis(batch[1])
+        Analysis()(before[1][1])
+        assert (batch[1].edges == before[1][1].edges).all()
+        assert (batch[1].image == before[1][0]).all()
+        assert batch[1].index == 12
+        for i in (0, 2):
+            assert bytes(batch[i]) == bytes(before[i][1])
+        batch.discard()
+
+
+@pytest.mark.parametrize(("width", "height"), SIZES)
+def test_the_kernel_for_cuda_does_the_same_where_its_instructions_are_followed(width: int, height: int) -> None:
+    m = frame_type(width, height)(index=12)
+    m.image[:] = np.random.default_rng(width).integers(0, 256, m.image.shape, np.uint8)
+    expected, message = m.copy(), np.frombuffer(bytes(m), np.uint8).copy()
+    Analysis()(expected)
+    expected.sharpness = expected.motion = 0
+    fields = m.array.dtype.fields
+    places = [width, height, fields["edges"][1], fields["image"][1]]
+    ptx.run((KERNELS / "edges.ptx").read_text(), message, places, width * height)
+    assert bytes(message) == bytes(expected)
+
+
+def test_the_compiled_kernels_are_what_their_sources_say(tmp_path: Path) -> None:
+    """Where the compilers are, and of the version that made them."""
+    compared = []
+    if shutil.which("glslangValidator"):
+        kept, made = (KERNELS / "edges.spv").read_bytes(), spirv.compiled((KERNELS / "edges.comp").read_text())
+        if kept[8:12] == made[8:12]:  # the compiler and its version
+            assert kept == made
+            compared.append("spv")
+    command = (KERNELS / "edges.cl").read_text().splitlines()[0].removeprefix("// ").split()
+    if shutil.which(command[0]):
+        made_ptx = tmp_path / "edges.ptx"
+        subprocess.run([made_ptx if it == "edges.ptx" else it for it in command], cwd=KERNELS, check=True)
+        assert (KERNELS / "edges.ptx").read_text() == made_ptx.read_text()
+        compared.append("ptx")
+    if not compared:
+        pytest.skip("neither glslangValidator nor clang-15 is installed")
+
+
+@pytest.mark.skipif(shutil.which("ptxas") is None, reason="no ptxas: it comes with the CUDA toolkit")
+@pytest.mark.parametrize("gpu", ["sm_75", "sm_90"])
+def test_the_assembler_of_nvidia_takes_the_kernel(tmp_path: Path, gpu: str) -> None:
+    subprocess.run(["ptxas", f"-arch={gpu}", "-o", tmp_path / "cubin", KERNELS / "edges.ptx"], check=True)
 
 
 @pytest.mark.parametrize("count", [1, 2, 11, 12, 13, 36, 500])

@@ -17,6 +17,7 @@ import pytest
 import psyne
 import psyne.testing
 from psyne import options
+from psyne.devices import unavailable
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,6 +70,9 @@ def test_every_python_block_stands_under_a_use_and_names_its_file() -> None:
 @pytest.mark.watchdog(SECONDS + 30)
 @pytest.mark.parametrize("use", RUNS)
 def test_a_use_runs_to_its_end_and_prints_what_it_says(use: str, tmp_path: Path) -> None:
+    for name, why in unavailable().items():
+        if any(f'psyne.device("{name}")' in program.code for program in RUNS[use]):
+            pytest.skip(why)
     running: list[tuple[Program, subprocess.Popen[str]]] = []
     try:
         for program in RUNS[use]:

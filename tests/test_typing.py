@@ -16,8 +16,10 @@ import pytest
 ROOT = Path(__file__).parents[1]
 REFUSED = ROOT / "tests" / "typing" / "refused.py"
 EXPECTED = re.compile(r"# refused: ([\w-]+), ([\w|]+)$")
-# The insides of programs: nobody uses these names.
-INSIDE = re.compile(r"psyne\.(demo|pipeline\.(board|gather|leash|supervisor|worker)|network\.(?!serve\.))")
+# The insides of programs, and structures of C: nobody uses these names.
+INSIDE = re.compile(
+    r"psyne\.(demo|pipeline\.(board|gather|leash|supervisor|worker)|network\.(?!serve\.)|devices\.vulkan_api)"
+)
 SECONDS = 300  # mypy without its cache, beside others on two processors, was seen to need 100
 pytestmark = pytest.mark.watchdog(SECONDS + 30)
 # Both read psyne from the sources. The wrapper of pyright must not tell of newer versions.

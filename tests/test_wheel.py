@@ -32,7 +32,9 @@ def test_the_wheel_holds_the_package_and_nothing_else(files: list[PurePath]) -> 
 
 
 def test_the_wheel_holds_no_tests_and_no_sources(files: list[PurePath]) -> None:
-    kinds = {path.suffix for path in files if path.parts[0] == "psyne" and path.suffix != ".pyc"}
+    kernels = {path for path in files if path.parent == PurePath("psyne/demo/kernels")}  # which the demo reads
+    assert {path.suffix for path in kernels} == {".cl", ".comp", ".ptx", ".spv"}
+    kinds = {path.suffix for path in {*files} - kernels if path.parts[0] == "psyne" and path.suffix != ".pyc"}
     assert kinds == {".py", ".pyi", ".so", ".typed"}
     assert [str(path) for path in files if path.name.startswith(("test_", "conftest"))] == []
 

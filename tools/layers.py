@@ -43,19 +43,19 @@ CORE: Rows = [
 # src/psyne/<name>.py, or everything in src/psyne/<name>/
 PYTHON: Rows = [
     ["_native", "errors", "log", "tls"],
-    ["info", "statistics"],
+    ["after", "info", "statistics"],
     ["address", "stage", "types"],
     ["options", "batch", "inspect"],
     ["handover", "listener", "matching"],
-    ["ends", "testing"],
+    ["ends"],
     ["taps"],
-    ["network"],
-    ["openers", "anonymous", "interop", "items"],
-    ["queues", "ring", "waiting"],
+    ["network", "devices"],
+    ["openers", "anonymous", "items"],
+    ["interop", "queues", "ring", "testing", "waiting"],
     ["align"],
     ["aio", "bridges", "pipeline"],
     ["__init__"],
-    ["demo"],
+    ["demo", "doctor"],
     ["cli"],
 ]
 

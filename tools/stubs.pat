@@ -52,6 +52,12 @@ psyne\._native\.Iteration$:
 psyne\._native\.adopt$:
     def adopt(cls: type, /) -> None: ...
 
+psyne\._native\.dlpack_on$:
+    def dlpack_on(
+        array: numpy.typing.NDArray[numpy.generic], device: tuple[int, int], address: int, max_version: object = None, dl_device: object = None, copy: object = None
+    ) -> object: ...
+    \import numpy.typing
+
 psyne\._native\.dlpack$:
     def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
     \import numpy.typing

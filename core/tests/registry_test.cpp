@@ -163,6 +163,42 @@ TESTS(registry_test) {
                  CHECK_EQ(ack_of(ack_word(*c.tx, 0, 1)), Ack::done);
              }
          }},
+        {"a message whose work failed goes the same way, by its living owner, and is told to nobody as a death",
+         [] {
+             for (const bool redelivers : {false, true}) {
+                 Channel c(Pattern::mpmc, {{"change", 0, true, redelivers}, {"read", 1}});
+                 put(*c.tx, 1), put(*c.tx, 2);
+                 auto change = receiver(c.home, "change"), reader = receiver(c.home, "read");
+                 const Taken half = take(*change), untouched = take(*change);
+                 change->dirty(half);
+                 change->fail(half);
+                 CHECK_EQ(ack_word(*c.tx, 0),
+                          redelivers ? (word(1, Ack::orphan) | kDirty) + kDeath : word(1, Ack::done) | kDrop);
+                 CHECK_EQ(c.header().dropped.load(relaxed), redelivers ? 0u : 1u);
+                 CHECK_EQ(change->outstanding(), 1u);
+                 change->fail(untouched);
+                 CHECK_EQ(ack_word(*c.tx, 1), word(1, Ack::orphan) + kDeath);
+                 CHECK_EQ(change->outstanding(), 0u);
+                 CHECK_EQ(change->registry.burials.redelivered + change->registry.burials.dropped, 0u);
+                 if (redelivers) CHECK_EQ(take_value(*change), 1u);
+                 CHECK_EQ(take_value(*change), 2u);
+                 if (redelivers) CHECK_EQ(take_value(*reader), 1u);
+                 CHECK_EQ(take_value(*reader), 2u);
+                 CHECK(nothing(*reader));
+             }
+         }},
+        {"who holds every slot hoards them, unless they end by themselves",
+         [] {
+             Home home;
+             auto tx = sender(home);
+             auto rx = receiver(home);
+             for (uint64_t i = 0; i < tx->capacity(); ++i) put(*tx, i), take(*rx);
+             CHECK(rx->hoards());
+             rx->held_back.fetch_add(1, relaxed);
+             CHECK(!rx->hoards());
+             rx->held_back.fetch_sub(1, relaxed);
+             CHECK(rx->hoards());
+         }},
         {"a message on which three owners died is taken out and counted",
          [] {
              Channel c(Pattern::mpmc, {{"a"}, {"b", 1}});

@@ -98,6 +98,53 @@ TESTS(threads_test) {
              }
              commits.join(), reads.join();
          }},
+        {"loans that were held back are published and withdrawn by another thread while the ring grows and shrinks",
+         [] {
+             Home home;
+             auto tx = open_sender(home.directory, "test", spec(),
+                                   {64, 8, {}, Spinner::Mode::block, {1 << 20, 1'000'000}, 0, 8}, "test");
+             auto rx = receiver(home);
+             Queue<Loan> loans;
+             std::thread publishes = in_thread([&] {
+                 for (uint64_t n = 0; n < kValues; ++n) {
+                     const Loan loan = loans.take();
+                     if (n % 5 == 0) tx->withdraw(loan);
+                     else tx->publish(loan);
+                 }
+             });
+             std::thread reads = in_thread([&] {
+                 for (uint64_t n = 0; n < kValues; ++n) {
+                     if (n % 5 != 0) CHECK_EQ(receive_value(*rx), n);
+                     if (n % 4096 == 0) ::usleep(20'000);  // now it has to grow, now it may shrink
+                 }
+             });
+             for (uint64_t n = 0; n < kValues; ++n) {
+                 Loan loan;
+                 CHECK_EQ(tx->loan(1, loan, kForever, keep_going), Wait::ready);
+                 CHECK_EQ(loan.position, n);
+                 write_value(loan, *tx, 0, n);
+                 CHECK_EQ(tx->hold_back(loan, 1, false), 0u);
+                 loans.put(loan);
+             }
+             publishes.join(), reads.join();
+             CHECK(tx->growth().grown > 0);
+         }},
+        {"what is left of a batch that was held back is lent again, and its drops are known",
+         [] {
+             Home home;
+             auto tx = sender(home, spec(), {.count_dropped = true});
+             auto rx = receiver(home);
+             Loan loan;
+             CHECK(tx->try_loan(4, loan));
+             for (uint64_t i = 0; i < 2; ++i) write_value(loan, *tx, i, i);
+             tx->drop(3);
+             CHECK_EQ(tx->hold_back(loan, 2, false), 3u);
+             send_value(*tx, 2);
+             CHECK(nothing(*rx));
+             tx->publish(loan);
+             for (uint64_t n = 0; n < 3; ++n) CHECK_EQ(receive_value(*rx), n);
+             CHECK_EQ(tx->position(), 3u);
+         }},
         {"an own view keeps its slot until another thread lets it go",
          [] {
              Home home;

@@ -8,6 +8,7 @@ from ._native import DynamicSlabAllocator, Slab, SlabAllocator
 from .align import Aligned, align
 from .anonymous import channel
 from .batch import Batch
+from .devices import device, devices
 from .ends import Receiver, Sender
 from .errors import (
     AuthenticationFailed,
@@ -16,8 +17,10 @@ from .errors import (
     ChannelClosed,
     ChannelNotFound,
     ConcurrentUse,
+    DeviceUnavailable,
     Empty,
     EndOfChannel,
+    EventFailed,
     ForkedError,
     Full,
     IncompatibleChannel,
@@ -122,10 +125,12 @@ __all__ = [
     "ChannelClosed",
     "ChannelNotFound",
     "ConcurrentUse",
+    "DeviceUnavailable",
     "DynamicRingBuffer",
     "DynamicSlabAllocator",
     "Empty",
     "EndOfChannel",
+    "EventFailed",
     "ForkedError",
     "Full",
     "IncompatibleChannel",
@@ -169,6 +174,8 @@ __all__ = [
     "c64",
     "c128",
     "channel",
+    "device",
+    "devices",
     "f16",
     "f32",
     "f64",

@@ -62,9 +62,86 @@ class Field:
 
 def dlpack(array: numpy.typing.NDArray[numpy.generic], /, **keywords: object) -> object: ...
 
+def dlpack_on(
+    array: numpy.typing.NDArray[numpy.generic], device: tuple[int, int], address: int, max_version: object = None, dl_device: object = None, copy: object = None
+) -> object: ...
+
 def private_array(array: numpy.typing.NDArray[numpy.generic], align: int) -> numpy.typing.NDArray[numpy.generic]:
     """
     A writable array of the same shape and strides: copy-on-write pages, or a copy.
+    """
+
+class Mapping:
+    """Pages of a channel's memory, mapped once more: for a device alone."""
+
+    @property
+    def address(self) -> int:
+        """Of the first byte, a multiple of the page; 0 once it is closed."""
+
+    @property
+    def nbytes(self) -> int:
+        """A multiple of the page."""
+
+    @property
+    def writable(self) -> bool: ...
+
+    @property
+    def fd(self) -> int:
+        """Of the file; it stays the mapping's."""
+
+    @property
+    def offset(self) -> int:
+        """Where it begins in that file."""
+
+    @property
+    def over(self) -> bool:
+        """
+        No other message will come here: the slab is unlinked, or nobody else in this process maps it.
+        """
+
+    def close(self) -> None:
+        """Unmap it. The device must have let it go."""
+
+class Region:
+    """Which pages of which file have the bytes of an array of a message."""
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """(st_dev, st_ino, offset in the file, bytes) of the pages."""
+
+    @property
+    def offset(self) -> int:
+        """Of the array's lowest byte in the pages."""
+
+    @property
+    def nbytes(self) -> int:
+        """From the array's lowest byte to its last, gaps included."""
+
+    @property
+    def writable(self) -> bool:
+        """May the array be written now?"""
+
+    @property
+    def end(self) -> object:
+        """The end that has the message."""
+
+    @property
+    def lasting(self) -> bool:
+        """
+        The pages serve later messages too. Else they are given back when this message is let go.
+        """
+
+    def map(self, writable: bool) -> Mapping:
+        """Map the pages once more. Raises ReadOnly."""
+
+def array_at(like: numpy.typing.NDArray[Any], address: int, owner: object, writable: bool) -> numpy.typing.NDArray[Any]:
+    """
+    An array of the same dtype, shape and strides over bytes that the owner keeps.
+    """
+
+def region(array: numpy.typing.NDArray[Any]) -> Region:
+    """
+    Where the bytes of an array of a message lie. Raises CannotShare for memory that is no channel's, ForkedError.
     """
 
 class Slab:
@@ -170,6 +247,62 @@ class SenderEnd:
 
     @property
     def joined(self) -> bool: ...
+
+class Later:
+    """A loan that is published when its event is done."""
+
+    @property
+    def position(self) -> int:
+        """In its lane."""
+
+    @property
+    def order(self) -> int:
+        """In which events are waited for."""
+
+    @property
+    def address(self) -> str: ...
+
+    def finish(self) -> bool:
+        """From any thread; whether it was sent: else its end was closed before."""
+
+    def fail(self, why: str) -> None:
+        """
+        From any thread: nothing is sent, and the next call of its end raises EventFailed, if it is to say why.
+        """
+
+class Held:
+    """A received message that its stage passes on when its event is done."""
+
+    @property
+    def position(self) -> int:
+        """In its lane."""
+
+    @property
+    def order(self) -> int:
+        """In which events are waited for."""
+
+    @property
+    def end(self) -> ReceiverEnd | None:
+        """The end that got it; None once it has gone on."""
+
+    def finish(self) -> None:
+        """From any thread: it goes on to the next stages."""
+
+    def fail(self, why: str) -> None:
+        """
+        From any thread: it goes the way of a message whose owner died, and the next call of its end raises EventFailed, if it is to say why.
+        """
+
+def hold(message: object) -> Held | None:
+    """
+    End a received message that goes on later. None where it was over already.
+    """
+
+def hold_back(end: SenderEnd, message: object) -> Later | None:
+    """End a loan that is published later. None where nothing will be sent."""
+
+def check_events(end: SenderEnd | ReceiverEnd) -> None:
+    """Raises EventFailed for one that failed."""
 
 def begin_call(end: object, message: object) -> object:
     """Send a message that stays held; None while there is no room."""

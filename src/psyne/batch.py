@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
     from typing_extensions import CapsuleType
 
+    from .after import After
+
 __all__ = ["Batch"]
 
 T = TypeVar("T")
@@ -63,8 +65,11 @@ class Batch(_native.Batch, Generic[T], metaclass=MessageMeta):
         def discard(self) -> None:
             """Take the loan back."""
 
-        def release(self) -> None:
-            """End the batch now. Raises BufferError while views on it live."""
+        def release(self, *, after: After | None = None) -> None:
+            """End the batch now. Raises BufferError while views on it live.
+
+            ``after``: passes it on when an event of a device is done; see `Message.release`.
+            """
 
         def copy(self) -> NDArray[Any]:
             """All messages as one array in private memory."""

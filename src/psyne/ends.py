@@ -9,23 +9,26 @@ from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.util import Finalize
 from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeVar, overload
 
-from . import _native
+from . import _native, log
 from .address import channel_place, program_name
+from .after import After, Events, send_after
 from .batch import Batch
 from .errors import (
     ChannelClosed,
     ChannelNotFound,
     Empty,
+    EventFailed,
     IncompatibleChannel,
     LayoutMismatch,
 )
+from .errors import Full as FullError
 from .handover import Handover
 from .listener import Handlers, Listener
 from .options import Full, Wait, check_receiver_options, check_sender_options, growth_of
 from .stage import PATTERNS, Pattern, Stage, added_stage, stage_graph
 from .statistics import Statistics, statistics_of
 from .types import Message, MessageMeta, as_type
-from .types.schema import difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
+from .types.schema import check_memory, difference, in_order_of, kinds_of, read_kinds, schema_of, types_in
 
 if TYPE_CHECKING:
     from typing import Self
@@ -60,7 +63,10 @@ _registered_in = 0
 def _close_all() -> None:
     """Ends that a program forgot to close are closed, not lost, when it exits by itself."""
     for end in list(_open_ends):
-        end.close()
+        try:
+            end.close()
+        except EventFailed as error:
+            log.warn(str(error))
 
 
 def _remember(end: object) -> None:
@@ -76,6 +82,7 @@ class Sender(_native.SenderEnd, Generic[M]):
     """The sending end of a channel; `psyne.sender` opens one. One thread uses it at a time; any may close it."""
 
     _carrier: Carrier | None = None
+    _events: Events | None = None  # that loans are sent after
     _program: str | None = None  # how it appears to others; None: by the name of the program
 
     def __init__(
@@ -94,6 +101,7 @@ class Sender(_native.SenderEnd, Generic[M]):
         if not classes:
             if there is None:
                 raise ChannelNotFound(f"there is no channel {address}; give its type to make it")
+            check_memory(there["schema"], classes, address)
             classes = types_in(there["schema"])
         elif there:
             classes = in_order_of(there["schema"], classes)
@@ -135,10 +143,34 @@ class Sender(_native.SenderEnd, Generic[M]):
         return type(self)._of, (_open_handover(self._handover, self),)
 
     def close(self) -> None:
-        """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed."""
-        self._close(False)
-        self._handover = None
-        _closed(self)
+        """Leave the channel. Loans that are open are taken back; waits in progress raise ChannelClosed.
+
+        First waits for the events that loans are to be sent after; Ctrl-C ends that and takes them back, too. Raises
+        EventFailed for one that failed since the last call.
+        """
+        self._leave()
+        _native.check_events(self)
+
+    def _leave(self, failed: bool = False, waits: bool = True) -> None:
+        try:
+            if self._events is not None and waits:
+                self._events.join()
+        finally:
+            self._close(failed)
+            self._handover = None
+            _closed(self)
+
+    def _send_after(self, loan: object, event: After) -> bool:
+        """What `send` does with an event."""
+        if self._events is None or self._events.forked:
+            self._events = Events()
+        return send_after(self, loan, event, self._events)
+
+    def _await_events(self, timeout: float | None) -> None:
+        """What `drain` does first."""
+        if self._events is not None and not self._events.join(timeout):
+            left = self._events.left()
+            raise FullError(f"{self.address} was not drained in time: {left} of its loans wait for their events")
 
     def statistics(self) -> Statistics:
         """What this end has counted since it was opened, and what it sees now."""
@@ -150,9 +182,8 @@ class Sender(_native.SenderEnd, Generic[M]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._close(kind is not None and issubclass(kind, Exception))
-        self._handover = None
-        _closed(self)
+        self._leave(failed=kind is not None and issubclass(kind, Exception), waits=kind is None)
+        _check_events(self, kind)
 
     def __repr__(self) -> str:
         return f"<psyne.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -195,10 +226,14 @@ class Sender(_native.SenderEnd, Generic[M]):
             let n divide the capacity, and be at most half of it. Raises TypeError for messages of their own shape.
             """
 
-        def send(self, message: object, timeout: float | None = None) -> bool:
+        def send(self, message: object, timeout: float | None = None, after: After | None = None) -> bool:
             """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
 
-            Raises LayoutMismatch for another dtype or shape, Full.
+            ``after``: an event of a device that still writes into the loan, or a `concurrent.futures.Future`. The loan
+            is over at once and sent when the event is done, by another thread. If its work fails nothing is sent, and
+            the next call of this end raises EventFailed; if that has failed already, this one does.
+
+            Raises LayoutMismatch for another dtype or shape, Full, TypeError for ``after`` of what is no own loan.
             """
             ...
 
@@ -234,6 +269,7 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
     """The receiving end of a channel; `psyne.receiver` opens one. One thread uses it at a time; any may close it."""
 
     _carrier: Carrier | None = None
+    _events: Events | None = None  # that messages are released after
 
     def __init__(
         self, address: str, types: Sequence[object], *, stage: str | Stage | None = None, new_stage: bool = False,
@@ -313,16 +349,29 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             raise Empty(f"no sender has made {self.address} in time")
 
     def close(self) -> None:
-        """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed."""
-        self._close()
-        self._handover = None
-        _closed(self)
+        """Leave the channel. Views that are alive stay valid; waits in progress raise ChannelClosed.
+
+        First waits for the events that messages were released after; Ctrl-C ends that, and they go on all the same.
+        Raises EventFailed for one that failed since the last call.
+        """
+        self._leave()
+        _native.check_events(self)
+
+    def _leave(self, waits: bool = True) -> None:
+        try:
+            if self._events is not None and waits:
+                self._events.join()
+        finally:
+            self._close()
+            self._handover = None
+            _closed(self)
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many.
 
         Another member gets these, not flagged, for nobody died on them. Messages that arrays are kept of, or that a
         mutating stage has begun to change, stay this end's until they are ended, as `close` leaves all of them.
+        Messages that were released after an event go on, and are waited for.
         """
         handed_back = self._give_back()
         self.close()
@@ -346,8 +395,9 @@ class Receiver(_native.ReceiverEnd, Generic[R]):
             self._enter()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._leave(waits=kind is None)
+        _check_events(self, kind)
 
     def __repr__(self) -> str:
         return f"<psyne.Receiver {self.address}{', closed' if self.closed else ''}>"
@@ -393,6 +443,16 @@ class Carried(Protocol):
     _carrier: Carrier | None
 
 
+def _check_events(end: Sender[Any] | Receiver[Any], kind: type[BaseException] | None) -> None:
+    """Raises EventFailed for one that failed; at the end of a block whose own exception is not replaced."""
+    try:
+        _native.check_events(end)
+    except EventFailed as error:
+        if kind is None:
+            raise
+        log.warn(str(error))
+
+
 def _closed(end: Carried) -> None:
     carrier, end._carrier = end._carrier, None
     if carrier is not None:
@@ -417,6 +477,7 @@ def _mismatch(place: str, name: str, address: str, schema: str, pattern: str, gr
     if there is None:
         return LayoutMismatch(text + "layout was another one; it is gone now, try again")
     if there["schema"] != schema:
+        check_memory(there["schema"], types_in(schema), address)
         return LayoutMismatch(text + f"types are others: {difference(there['schema'], schema)}")
     if PATTERNS[there["pattern"]] != pattern:
         return LayoutMismatch(text + f"pattern is {PATTERNS[there['pattern']]!r}, not {pattern!r}; leave it out")

@@ -26,6 +26,8 @@ PsyneError
 ├── AuthenticationFailed (PermissionError)     another token, or a certificate that is not trusted
 ├── InsecureBind (PermissionError)             an address that others reach, without TLS and without a token
 ├── InvalidArgument (ValueError)               an argument that can never work
+├── DeviceUnavailable (RuntimeError)           no such device, or its driver is missing
+├── EventFailed (RuntimeError)                 the work failed that a loan was to be sent after
 ├── PipelineError (RuntimeError)               a worker of a pipeline was lost for good
 └── SystemFailure (OSError)                    a system call failed
 """
@@ -39,8 +41,10 @@ __all__ = [
     "ChannelClosed",
     "ChannelNotFound",
     "ConcurrentUse",
+    "DeviceUnavailable",
     "Empty",
     "EndOfChannel",
+    "EventFailed",
     "ForkedError",
     "Full",
     "IncompatibleChannel",
@@ -166,6 +170,14 @@ class InsecureBind(PsyneError, PermissionError):
 
 class InvalidArgument(PsyneError, ValueError):
     """An argument that can never work: a name, a stage, an address."""
+
+
+class DeviceUnavailable(PsyneError, RuntimeError):
+    """There is no such device here. The message says which driver is missing, and what to install."""
+
+
+class EventFailed(PsyneError, RuntimeError):
+    """The work failed that a loan was to be sent after (``send(m, after=event)``): the message was taken back."""
 
 
 class PipelineError(PsyneError, RuntimeError):

@@ -1,5 +1,7 @@
 """A channel as it looks from outside: who is in it, how far each stage has come, who holds what."""
 
+import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +12,9 @@ from .address import channel_place
 from .stage import PATTERNS, Pattern
 from .types.schema import type_name
 
-__all__ = ["Channel", "Lane", "Member", "Oldest", "StageState", "inspect"]
+__all__ = ["Channel", "Lane", "Member", "Oldest", "StageState", "channels_in", "inspect"]
+
+CHANNEL_FILE = re.compile(r"(.+)\.[0-9a-f]{16}\.channel", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -100,6 +104,12 @@ class Channel:
             if stage.name == name:
                 return stage
         raise KeyError(name)
+
+
+def channels_in(directory: str) -> list[str]:
+    """The names of the channels that have files there, of dead ones too."""
+    files = os.listdir(directory) if os.path.isdir(directory) else []
+    return sorted({found[1] for file in files if (found := CHANNEL_FILE.fullmatch(file))})
 
 
 def inspect(address: str) -> Channel | None:

@@ -1,15 +1,21 @@
-"""Messages for other libraries, over the same memory: torch, JAX, Arrow, LAPACK.
+"""Messages for other libraries, over the same memory: torch, JAX, MLX, Warp, numba, Arrow, LAPACK.
 
 Each function takes a message, a batch or a numpy array of one (a field, a slice). What comes back keeps the slot.
 They check what the libraries do not, and raise instead of a copy in silence (`CannotShare`) or a write into a read-only
 page (`ReadOnly`), which would kill the process. With ``private=True`` one gets writable pages of one's own that are
 copied as they are written (`Message.private`); what is below 64 KiB, or lies at an address that the library
 cannot use, is copied at once.
+
+`torch`, `jax`, `warp` and `numba` also take what a CUDA device has of a message (``dev.view(m)``, ``dev.upload(m)``),
+and make an array of that GPU; other views are the message on the CPU. On a GPU they have been tried with a stand-in for
+its driver only.
 """
 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
+from mmap import PAGESIZE
 from types import ModuleType
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -17,6 +23,7 @@ import numpy as np
 
 from . import _native
 from .batch import Batch
+from .devices import Device, View
 from .errors import CannotShare, ReadOnly
 from .types import ArrowBatch
 
@@ -24,20 +31,26 @@ if TYPE_CHECKING:
     from typing import Any
 
     import jax as _jax  # pyright: ignore[reportMissingImports]
+    import mlx.core as _mlx  # pyright: ignore[reportMissingImports]
     import pyarrow as _arrow  # pyright: ignore[reportMissingImports]
     import torch as _torch  # pyright: ignore[reportMissingImports]
+    import warp as _warp  # pyright: ignore[reportMissingImports]
     from numpy.typing import NDArray
 
     class Viewable(Protocol):
-        """A message or a batch."""
+        """A message or a batch; a device's view of one."""
 
         @property
         def array(self) -> NDArray[Any]: ...
 
 
-__all__ = ["arrow", "jax", "lapack", "torch"]
+__all__ = ["arrow", "jax", "lapack", "mlx", "numba", "torch", "warp"]
 
 JAX_ALIGNMENT = 64
+WARP_DIMENSIONS = 4
+
+# What libraries raise where they have no such GPU, dtype or layout.
+REFUSALS: tuple[type[Exception], ...] = (AssertionError, BufferError, ImportError, RuntimeError, TypeError, ValueError)
 
 
 def _library(name: str, package: str) -> ModuleType:
@@ -51,6 +64,9 @@ def _view(message: Viewable | NDArray[np.generic], private: bool, align: int = 1
     if not isinstance(message, np.ndarray) and not hasattr(message, "array"):
         raise TypeError(f"a message, a batch or an array of one is wanted, not {type(message).__name__}")
     array = message if isinstance(message, np.ndarray) else message.array
+    if isinstance(message, View) and not message.writable:
+        array = array.view()
+        array.flags.writeable = False
     return _native.private_array(array, align) if private else array
 
 
@@ -69,6 +85,24 @@ def _writable(array: NDArray[np.generic], library: str) -> None:
             f"{library} writes without asking, and this {_text(array)} is read-only: a write would kill the process. "
             "private=True gives a copy-on-write view, m.copy() a copy; a stage that mutates may write in place"
         )
+
+
+def _on_gpu(message: object) -> bool:
+    """Is it what a CUDA device has of a message?"""
+    has = hasattr(type(message), "__cuda_array_interface__")  # as tensors of others
+    return has and isinstance(getattr(message, "device", None), Device)
+
+
+def _from_gpu(take: Callable[[Any], Any], there: Any, library: str, private: bool, writes: bool = True) -> Any:
+    """What a library makes of a view on a GPU."""
+    if private:
+        raise CannotShare("a GPU has no copy-on-write pages: upload() gives a copy there")
+    if writes and isinstance(there, View):
+        there.check_writable(f"{library}, which does not ask,")
+    try:
+        return take(there)
+    except REFUSALS as error:
+        raise CannotShare(f"{library} cannot use {there!r} as it is: {error}") from error
 
 
 class _Exporter:
@@ -91,6 +125,8 @@ def torch(message: Viewable | NDArray[np.generic], *, private: bool = False) -> 
     for dtypes and strides that torch does not have.
     """
     module = _library("torch", "torch")
+    if _on_gpu(message):
+        return cast("_torch.Tensor", _from_gpu(module.from_dlpack, message, "torch", private))
     array = _view(message, private)
     _writable(array, "torch")
     if any(stride < 0 for stride in array.strides):
@@ -110,6 +146,8 @@ def jax(message: Viewable | NDArray[np.generic], *, private: bool = False) -> _j
     that JAX stores otherwise.
     """
     module = _library("jax", "jax")
+    if _on_gpu(message):
+        return _jax_on_gpu(module, message, private)
     array = _view(message, private, JAX_ALIGNMENT)
     address = _address(array)
     if address % JAX_ALIGNMENT != 0:
@@ -134,6 +172,85 @@ def jax(message: Viewable | NDArray[np.generic], *, private: bool = False) -> _j
     if made.unsafe_buffer_pointer() != address:
         raise CannotShare(f"JAX copied {_text(array)}: it stores it otherwise")
     return cast("_jax.Array", made)
+
+
+def mlx(message: Viewable | NDArray[np.generic], *, private: bool = False) -> _mlx.array:
+    """An MLX array over the message, which keeps the slot: on a Mac. Not verified on hardware.
+
+    MLX puts the result of ``x += 1`` into the memory of x, and that of ``mlx(m) + 1``, where nobody else has the array.
+    So it raises ReadOnly for what was received by a stage that does not mutate; and CannotShare where MLX would copy:
+    when the address is not a multiple of the page (``align=mmap.PAGESIZE``; views of ``psyne.device("metal")`` begin at
+    multiples of 16 bytes), for dtypes that it converts, and where it has no Metal.
+    """
+    module = _library("mlx.core", "mlx")
+    if not hasattr(module, "from_dlpack"):
+        raise ImportError(f"MLX takes memory of others from version 0.32.1 on; this is {module.__version__}")
+    array = _view(message, private, PAGESIZE)
+    _writable(array, "MLX")
+    if any(stride < 0 for stride in array.strides):
+        raise CannotShare(f"MLX has no negative strides, and this array has {array.strides}: reverse it there")
+    if array.dtype.char in "dD":
+        raise CannotShare(f"MLX would convert {array.dtype}: its GPUs have none of that")
+    if rest := _address(array) % PAGESIZE:
+        raise CannotShare(
+            f"MLX needs an address that {PAGESIZE} divides, and this {_text(array)} is at {_address(array):#x} "
+            f"(rest {rest}), so it would copy. Open the sender with align={PAGESIZE}, give mx.from_dlpack the view of "
+            'psyne.device("metal"), or take private=True, which copies to such an address'
+        )
+    try:
+        made = module.from_dlpack(_Exporter(array), copy=False)
+    except (BufferError, OverflowError, ValueError) as error:
+        raise CannotShare(f"MLX cannot use {_text(array)} as it is: {error}") from error
+    return cast("_mlx.array", made)
+
+
+def _jax_on_gpu(module: ModuleType, there: Any, private: bool) -> _jax.Array:
+    made = _from_gpu(lambda it: module.dlpack.from_dlpack(it, copy=False), there, "JAX", private, writes=False)
+    if made.unsafe_buffer_pointer() != there.pointer:
+        raise CannotShare(f"JAX copied {there!r}")
+    return cast("_jax.Array", made)
+
+
+def warp(message: Viewable | NDArray[np.generic], dtype: Any = None, *, private: bool = False) -> _warp.array[Any]:
+    """A Warp array over the message, which keeps the slot; kernels that write the array write the message.
+
+    `dtype`: one of Warp, for elements that are vectors, matrices or structs (``wp.vec3``: the last axis has 3 numbers);
+    default: the message's own. Raises ReadOnly for what was received by a stage that does not mutate (Warp has no
+    read-only arrays), CannotShare for dtypes and strides that Warp would convert, and for more than 4 dimensions.
+    """
+    module = _library("warp", "warp-lang")
+    kind = {} if dtype is None else {"dtype": dtype}
+    there: Any = message
+    if _on_gpu(there):
+        device = f"cuda:{there.__dlpack_device__()[1]}"
+        made = _from_gpu(lambda it: module.array(it, device=device, copy=False, **kind), there, "Warp", private)
+        address, text = there.pointer, repr(there)
+        same = made.__cuda_array_interface__["typestr"] == there.__cuda_array_interface__["typestr"]  # it only warns
+    else:
+        array = _view(message, private)
+        _writable(array, "Warp")
+        address, text = _address(array), f"{_text(array)} with strides {array.strides}"
+        try:
+            made = module.array(array, device="cpu", copy=False, **kind)
+        except REFUSALS as error:
+            raise CannotShare(f"Warp cannot use {text} as it is: {error}") from error
+        same = True  # or else it has copied
+    if made.ptr != address or not same:
+        raise CannotShare(f"Warp would convert {text} to have {getattr(made.dtype, '__name__', 'the struct')} of it")
+    if made.ndim > WARP_DIMENSIONS:
+        raise CannotShare(f"Warp has arrays of up to {WARP_DIMENSIONS} dimensions; reshape {text}")
+    return cast("_warp.array[Any]", made)
+
+
+def numba(message: Viewable | NDArray[np.generic], *, private: bool = False) -> Any:
+    """What functions of numba take, which keeps the slot: the array of a message for ``njit``, which refuses to compile
+    a write into a read-only one; of a view on a GPU a device array for ``cuda.jit``, which would write without asking.
+
+    Raises ReadOnly for a view on a GPU that may not be written, CannotShare for dtypes that numba lacks there.
+    """
+    if _on_gpu(message):
+        return _from_gpu(_library("numba.cuda", "numba").as_cuda_array, message, "numba", private)
+    return _view(message, private)
 
 
 def arrow(

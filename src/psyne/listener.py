@@ -115,7 +115,7 @@ class Listener:
             logger.error("a handler of %s failed: %r", self._receiver.address, error, exc_info=error)
 
     def _handler_of(self, cls: type[Any]) -> Callable[[Any], object]:
-        for base in cls.__mro__:
+        for base in (*cls.__mro__, Message):  # what lies on a device is none, but one of the others
             if handler := self._handlers.get(base):
                 return handler
         known = ", ".join(sorted(c.__name__ for c in self._handlers))

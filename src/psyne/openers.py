@@ -6,11 +6,21 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .ends import Receiver, Sender
-from .options import ReceiverOptions, SenderOptions, TapOptions, known_options, over_network, without_capacity
+from .options import (
+    ReceiverOptions,
+    ResidentReceiverOptions,
+    ResidentSenderOptions,
+    SenderOptions,
+    TapOptions,
+    known_options,
+    over_network,
+    without_capacity,
+)
 from .taps import Tap
 from .types import AnyLayout, Message
 
 if TYPE_CHECKING:
+    from .devices.resident import ResidentReceiver, ResidentSender
     from .network.driver import Driver
 
 __all__ = ["open_receiver", "open_sender", "open_tap", "receiver", "sender", "tap"]
@@ -23,6 +33,10 @@ E = TypeVar("E", bound=Message)
 
 
 # One overload for each number of types: Sender[A | B] is exact, so match and assert_never work. More are Sender[Any].
+@overload
+def sender(
+    address: str, /, *types: AnyLayout, device: str, **options: Unpack[ResidentSenderOptions]
+) -> ResidentSender: ...
 @overload
 def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
 @overload
@@ -41,7 +55,7 @@ def sender(
 ) -> Sender[A | B | C | D | E]: ...
 @overload
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
+def sender(address: str, /, *types: AnyLayout, **options: Any) -> Sender[Any]:
     """Open the sending end of a channel; the first sender makes it.
 
     The types, ``stages`` (a chain; default ``["main"]``) and ``pattern`` (senders of the channel, members of each
@@ -60,11 +74,18 @@ def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions])
     back; ``heartbeat`` (5.0 s): between signs of life; ``linger`` (5.0 s): how long `close` waits until what was sent
     has arrived; ``max_frame`` (64 MiB): bytes of one frame.
 
+    ``device="cuda:0"``: the messages, an ``Array(dtype, shape)``, stay in memory of that GPU, which this end allocates
+    (``capacity``: default what fits in 32 MiB, 8 to 64 messages); see `psyne.devices.resident.ResidentSender`.
+
     Raises LayoutMismatch, ChannelBusy, ChannelNotFound, NoSpace, IncompatibleChannel, InvalidArgument.
     """
     return open_sender(address, types, dict(options))
 
 
+@overload
+def receiver(
+    address: str, /, *types: AnyLayout, device: str, **options: Unpack[ResidentReceiverOptions]
+) -> ResidentReceiver: ...
 @overload
 def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
 @overload
@@ -83,7 +104,7 @@ def receiver(
 ) -> Receiver[A | B | C | D | E]: ...
 @overload
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
+def receiver(address: str, /, *types: AnyLayout, **options: Any) -> Receiver[Any]:
     """Open a receiving end: a member of ``stage`` (may be left out when there is only one).
 
     Opening never waits: without a channel yet, the first receive waits for one and joins it. Until then this end is
@@ -98,6 +119,8 @@ def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptio
 
     ``tcp://host:port`` as for `sender`; ``capacity``: messages that the memory of each sender has here (default what
     fits in 8 MiB, 8 to 4096).
+
+    ``device="cuda:0"``: as for `sender`; what is received is in memory of the GPU.
 
     Raises LayoutMismatch, ChannelBusy, IncompatibleChannel, InvalidArgument.
     """
@@ -138,6 +161,10 @@ def open_sender(
 ) -> Sender[Any]:
     """`sender`. ``driver``: calls back for connections over a network; default: the thread of this process."""
     known_options(options, SenderOptions, "psyne.sender")
+    if (device := options.pop("device", None)) is not None:
+        from .devices import resident
+
+        return resident.open_sender(address, types, device, options)
     if over_network(address, options):
         from .network import ends
 
@@ -150,6 +177,10 @@ def open_receiver(
 ) -> Receiver[Any]:
     """`receiver`. ``driver``: as for `open_sender`."""
     known_options(options, ReceiverOptions, "psyne.receiver")
+    if (device := options.pop("device", None)) is not None:
+        from .devices import resident
+
+        return resident.open_receiver(address, types, device, options)
     if over_network(address, options):
         from .network import ends
 

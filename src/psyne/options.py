@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .tls import Tls
 
 __all__ = [
-    "ChannelOptions", "Full", "Growth", "ReceiverOptions", "SenderOptions", "TapOptions", "Wait",
+    "ChannelOptions", "Full", "Growth", "ReceiverOptions", "ResidentReceiverOptions", "ResidentSenderOptions",
+    "SenderOptions", "TapOptions", "Wait",
     "check_capacity", "check_receiver_options", "check_sender_options", "check_tap_options", "growth_of",
     "known_options", "over_network", "without_capacity",
 ]  # fmt: skip
@@ -51,6 +52,26 @@ class SenderOptions(NetworkOptions, total=False):
     align: int | None
     timestamps: bool | None
     wait: Wait
+    device: None  # or a name, for a `ResidentSender`
+
+
+class ResidentSenderOptions(TypedDict, total=False):
+    """What `sender` takes besides ``device``."""
+
+    pattern: Pattern | None
+    stages: Sequence[Stage | str] | None
+    capacity: int | None
+    timestamps: bool | None
+    wait: Wait
+
+
+class ResidentReceiverOptions(TypedDict, total=False):
+    """What `receiver` takes besides ``device``."""
+
+    stage: str | Stage | None
+    new_stage: bool
+    wait: Wait
+    follow: bool
 
 
 class ReceiverOptions(NetworkOptions, total=False):
@@ -62,6 +83,7 @@ class ReceiverOptions(NetworkOptions, total=False):
     follow: bool
     subset: bool
     capacity: int | None
+    device: None  # or a name, for a `ResidentReceiver`
 
 
 class TapOptions(NetworkOptions, total=False):

@@ -8,6 +8,7 @@ import jax  # pyright: ignore[reportMissingImports]
 import numpy as np
 import pyarrow  # pyright: ignore[reportMissingImports]
 import torch  # pyright: ignore[reportMissingImports]
+import warp as wp  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 import psyne
@@ -34,6 +35,13 @@ from psyne import (
     u8,
     u64,
 )
+from psyne.aio.resident import ResidentSender as AsynchronousResidentSender
+from psyne.devices import Device
+from psyne.devices.cpu import Cpu
+from psyne.devices.cuda import Cuda
+from psyne.devices.resident import ResidentSender
+from psyne.devices.resident_message import ResidentMessage
+from psyne.devices.vulkan import Vulkan
 from psyne.testing import assert_same_bytes, touch_test
 
 
@@ -134,6 +142,17 @@ def a_batch_is_arrays(batch: Batch[Imu]) -> None:
 def an_end_without_a_type_is_of_any_type() -> None:
     assert_type(psyne.receiver("ipc://imu"), Receiver[Any])
     assert_type(psyne.sender("ipc://imu"), Sender[Any])
+
+
+def an_end_with_a_device_has_messages_there() -> None:
+    out = psyne.sender("ipc://tensors", Array("f4", (1024, 1024)), device="cuda:0", capacity=4)
+    assert_type(out, ResidentSender)
+    assert_type(out.loan(timeout=1.0), ResidentMessage)
+    assert_type(psyne.receiver("ipc://tensors", device="cuda:0").receive(), ResidentMessage)
+    assert_type(list(psyne.receiver("ipc://tensors", Pixels, device="cuda:0")), list[ResidentMessage])
+    assert_type(psyne.receiver("ipc://tensors", device=None), Receiver[Any])
+    assert_type(psyne.aio.sender("ipc://tensors", Pixels, device="cuda:0"), AsynchronousResidentSender)
+    assert_type(psyne.aio.receiver("ipc://tensors", device="cuda:0"), psyne.aio.Receiver[Any])
 
 
 def an_array_type_is_made_by_a_call() -> None:
@@ -239,6 +258,16 @@ def messages_go_to_other_libraries(m: Imu, batch: Batch[Imu], pixels: Pixels) ->
     assert_type(psyne.interop.jax(batch), jax.Array)
     assert_type(psyne.interop.arrow(pixels), pyarrow.Array | pyarrow.Tensor | pyarrow.RecordBatch)
     assert_type(psyne.interop.lapack(m.accel), NDArray[Any])
+    assert_type(psyne.interop.warp(m.accel, wp.vec3), wp.array[Any])
+    assert_type(psyne.interop.numba(m), Any)
+
+
+def devices_are_those_of_their_kind(m: Imu) -> None:
+    assert_type(psyne.device("cuda:0"), Cuda)
+    assert_type(psyne.device("cpu"), Cpu)
+    assert_type(psyne.device("vulkan"), Vulkan)
+    assert_type(psyne.device(f"cpu:{m.stamp}"), Device)
+    psyne.interop.torch(psyne.device("cuda:0").view(m))
 
 
 def proofs_take_what_adapters_make() -> None:

@@ -12,6 +12,7 @@ public:
     std::atomic<bool> stopping{false};  // set by close() of any thread: waits end
     bool follow = false;                // an ended channel may go on: wait for the next sender
     bool oldest_first = false;          // of lanes that keep timestamps, in place of turns
+    std::atomic<uint64_t> held_back{0};  // messages that end by themselves, when work of a device is done
 
     /// `generation`: of a stage that was added later, else 0.
     Receiver(Registry r, uint32_t stage, uint64_t generation, Spinner::Mode wait)
@@ -145,6 +146,14 @@ public:
     /// The last view of a PASSED message is gone.
     void finish(const Taken& t) noexcept { end(t, false); }
 
+    /// The work on it failed, perhaps when it was half written: it goes the way of a message whose owner died.
+    void fail(const Taken& t) {
+        for (uint64_t i = 0; i < t.count; ++i) registry.forsake(stage_, t.lane->own[t.slot + i]);
+        stage_.orphans.fetch_add(1, seq_cst);
+        registry.wake_everybody();
+        settle(t);
+    }
+
     /// Gives back what the caller never saw.
     void give_back(const Taken& t) noexcept {
         const uint64_t w = word(t.lap, Ack::orphan) | t.deaths * kDeath;
@@ -196,8 +205,8 @@ public:
     bool closed() const noexcept {
         return state_in<ChannelState>(registry.file.header().state.load(seq_cst)) == ChannelState::closed;
     }
-    /// This receiver itself holds every slot of all open lanes: none of them can send.
-    bool hoards() const noexcept { return lanes_.hoarded(); }
+    /// This receiver itself holds every slot of all open lanes, and will end none by itself: none of them can send.
+    bool hoards() const noexcept { return held_back.load(relaxed) == 0 && lanes_.hoarded(); }
 
     /// The same for who does not wait: looks after the others when it is time. What it holds it may hand on yet.
     bool ended_now() {

@@ -180,6 +180,12 @@ public:
         return any;
     }
 
+    /// Of a word that this member has TAKEN, and that it can bring to no good end: as if it had died.
+    void forsake(StageRecord& stage, Atomic64& ack) {
+        Burials untold;
+        bury_word(stage, ack, id, untold);
+    }
+
     /// Closes the channel when no living member is left; true when this call closed it.
     bool close_if_empty() noexcept {
         Atomic64& state = file.header().state;
@@ -348,7 +354,7 @@ private:
             if (state_in<LaneState>(lane) == LaneState::free) continue;
             each_slab(i, count_in(lane), [&](const Slab& slab) {
                 if (!graph().gate(stage_index, file.lane(i), slab).row) return;
-                for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d);
+                for (uint64_t s = 0; s < slab.capacity; ++s) bury_word(stage, slab.row(stage_index)[s], d, burials);
             });
         }
         stage.idle.fetch_and(~(1ull << d), seq_cst);
@@ -356,7 +362,7 @@ private:
         stage.orphans.fetch_add(1, seq_cst);  // before SWEPT: a stopped undertaker must not hide the orphans
     }
 
-    void bury_word(StageRecord& stage, Atomic64& ack, uint64_t d) {
+    void bury_word(StageRecord& stage, Atomic64& ack, uint64_t d, Burials& seen) {
         uint64_t a = ack.load(seq_cst);
         if (owner_of(a) != d) return;
         uint64_t next = 0;
@@ -370,12 +376,12 @@ private:
             if (half_changed || poison) {
                 next = psyne::word(lap_of(a), Ack::done) | kDrop;
                 counter = half_changed ? &file.header().dropped : &file.header().poisoned;
-                told = half_changed ? &burials.dropped : &burials.poisoned;
+                told = half_changed ? &seen.dropped : &seen.poisoned;
             } else {
                 next = psyne::word(lap_of(a), Ack::orphan) | (a & (kDirty | kDeaths));
                 next += kDeath;
                 counter = &file.header().redelivered;
-                told = &burials.redelivered;
+                told = &seen.redelivered;
             }
         } else {
             return;

@@ -91,9 +91,17 @@ public:
 
     /// Publishes the first `n` slots of a loan, in order. `dropped`: messages that were not sent just before.
     void publish(const Loan& loan, uint64_t n, uint64_t& dropped) noexcept {
-        const uint64_t published = word(loan.lap, Ready::ready);
+        prepare(loan, n, dropped);
+        publish(loan, n);
+    }
+    /// All of that but the words.
+    void prepare(const Loan& loan, uint64_t n, uint64_t& dropped) noexcept {
         if (side_columns_ && n != 0) [[unlikely]]
             write_side_columns(loan, n, dropped);
+    }
+    /// The words alone, from any thread. A closed ring may be gone after the last one.
+    void publish(const Loan& loan, uint64_t n) const noexcept {
+        const uint64_t published = word(loan.lap, Ready::ready);
         for (uint64_t i = 0; i < n; ++i) slab.ready[loan.slot + i].store(published, release);  // PUBLISH
     }
     /// The slots of a loan from `n` on: rewound if they are the last, else SKIP. True when something was published.

@@ -110,6 +110,25 @@ public:
         if (give_back(loan, 0, pinned)) wake_receivers();
     }
 
+    // ---- a loan that is sent when work of a device is done, by another thread -----------------------------------------
+
+    /// The sender's own part of commit(). Until publish() or withdraw() the first `n` slots are those of an open loan.
+    /// How many messages were dropped just before: only this loan knows it now.
+    uint64_t hold_back(Loan& loan, uint64_t n, bool pinned) noexcept {
+        if (n < loan.count) give_back(loan, n, pinned);
+        loan.count = n;
+        const uint64_t before = dropped_;
+        loan.ring->prepare(loan, n, dropped_);
+        return before - dropped_;
+    }
+    /// The rest of it, from any thread: only words of this loan are written, and nothing of the sender's own.
+    void publish(const Loan& loan) noexcept {
+        loan.ring->publish(loan, loan.count);  // last: a closed ring may be gone after it
+        wake_receivers();
+    }
+    /// Its slots become SKIP; from any thread.
+    void withdraw(const Loan& loan) noexcept { discard(loan, true); }
+
     /// Counts messages that full="drop" did not send.
     void drop(uint64_t n) noexcept { dropped_ += n; }
     /// From the first message on each says how many were dropped in all. Not of a ring that grows.

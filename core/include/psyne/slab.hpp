@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <memory>
 #include <string>
 
 #include <psyne/storage.hpp>
@@ -46,6 +47,20 @@ constexpr uint64_t rounded_capacity(uint64_t capacity, uint64_t stride) noexcept
     while (n < capacity) n *= 2;
     return n;
 }
+
+/// The descriptors of what a slab maps, to map it once more. In some storages they say that the memory is mapped.
+struct SlabFiles {
+    sys::Fd slab, extents;
+};
+
+/// Pages of a slab's files: all payloads, or the extent of one message.
+struct Stretch {
+    std::shared_ptr<const SlabFiles> files;
+    const sys::Fd* file = nullptr;  // one of them
+    uint64_t offset = 0, bytes = 0;
+    uint64_t at = 0;       // where in it the byte lies that was asked for
+    bool lasting = false;  // it keeps its pages as long as the slab is there
+};
 
 class Slab {
 public:
@@ -177,13 +192,23 @@ public:
     /// The pages of `bytes` bytes at `data`, copy-on-write: what nobody wrote to here still follows the slot.
     /// `view` is where they begin in the mapping.
     sys::Mapping private_pages(const std::byte* data, uint64_t bytes, std::byte*& view) const {
-        const bool beside = extents_ && data >= extents_.data() && data < extents_.data() + extents_.size();
-        const auto at = static_cast<uint64_t>(data - (beside ? extents_ : bytes_).data());
+        const bool extent = beside(data);
+        const auto at = static_cast<uint64_t>(data - (extent ? extents_ : bytes_).data());
         const uint64_t from = at / sys::page_size() * sys::page_size();
-        sys::Mapping pages = sys::map_private(beside ? extents_file_ : file_, (beside ? extents_offset_ : file_offset_) + from,
-                                              at - from + bytes);
+        sys::Mapping pages = sys::map_private(extent ? files_->extents : files_->slab,
+                                              (extent ? extents_offset_ : file_offset_) + from, at - from + bytes);
         view = pages.data() + (at - from);
         return pages;
+    }
+    /// The pages of the file that have the byte at `data`: of all payloads, without the words; or of its message's extent.
+    Stretch stretch_of(const std::byte* data) const {
+        if (beside(data)) {
+            const auto at = static_cast<uint64_t>(data - extents_.data());
+            const uint64_t slot = at / extent_stride_, from = slot * extent_stride_;
+            return {files_, &files_->extents, extents_offset_ + from, extent_pages(room_beside(slot)), at - from, false};
+        }
+        const auto from = static_cast<uint64_t>(payload - bytes_.data());
+        return {files_, &files_->slab, file_offset_ + from, bytes_.size() - from, static_cast<uint64_t>(data - payload), true};
     }
 
     /// Pages for the row of a stage that was added later. Throws Errc::no_space.
@@ -201,15 +226,15 @@ public:
     }
     /// Gives them back. They must have been let go, by taps too.
     void give_back_extent(uint64_t slot, uint64_t bytes) const noexcept {
-        sys::give_back(extents_file_, extents_offset_ + slot * extent_stride_, extent_pages(bytes));
+        sys::give_back(files_->extents, extents_offset_ + slot * extent_stride_, extent_pages(bytes));
     }
     static uint64_t extent_pages(uint64_t bytes) noexcept { return round_up(bytes, std::max<uint64_t>(4096, sys::page_size())); }
 
     /// Gives back the pages of all payloads of a slab that was let go, by taps too. Its words stay for who still reads them.
     void give_back_payload() const noexcept {
         const auto at = static_cast<uint64_t>(payload - bytes_.data());
-        sys::give_back(file_, file_offset_ + at, bytes_.size() - at);
-        if (extents_) sys::give_back(extents_file_, extents_offset_, extents_.size());
+        sys::give_back(files_->slab, file_offset_ + at, bytes_.size() - at);
+        if (extents_) sys::give_back(files_->extents, extents_offset_, extents_.size());
     }
 
     /// Bytes of it that have pages now.
@@ -221,8 +246,7 @@ private:
     static constexpr uint64_t row_size(uint64_t capacity) noexcept { return round_up(capacity * 8, kHeaderBytes); }
     static constexpr uint64_t acks_size(uint64_t row) noexcept { return round_up(kHeaderBytes + kMaxStages * row, kSlabUnit); }
 
-    sys::Fd file_;  // for private pages; in some storages it says that the memory is mapped: let go after it is not
-    sys::Fd extents_file_;
+    std::shared_ptr<SlabFiles> files_;  // let go after the memory is not mapped
     uint64_t file_offset_ = 0, extents_offset_ = 0;
     sys::Mapping bytes_, acks_, extents_;
     uint64_t row_bytes_ = 0, extent_stride_ = 0, reserved_ = 0;
@@ -255,13 +279,19 @@ private:
         return at == 0 || (at >= kHeaderBytes + h.capacity * 8 && at % 8 == 0 && at <= h.payload_offset - h.capacity * 8);
     }
 
-    void keep(Block&& block) noexcept {
-        file_offset_ = block.offset;
-        file_ = std::move(block.file);
+    /// Does this byte lie in an extent?
+    bool beside(const std::byte* data) const noexcept {
+        return extents_ && data >= extents_.data() && data < extents_.data() + extents_.size();
     }
-    void keep_extents(Block&& block) noexcept {
+    void keep(Block&& block) {
+        if (!files_) files_ = std::make_shared<SlabFiles>();
+        file_offset_ = block.offset;
+        files_->slab = std::move(block.file);
+    }
+    void keep_extents(Block&& block) {
+        if (!files_) files_ = std::make_shared<SlabFiles>();
         extents_offset_ = block.offset;
-        extents_file_ = std::move(block.file);
+        files_->extents = std::move(block.file);
     }
 
     void resolve(const SlabShape& h, const AcksShape& a) noexcept {

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Literal, Self, TypeVar, overload
 
 from .. import _native, ends, taps
+from ..after import After
 from ..batch import Batch
 from ..errors import ChannelClosed, ConcurrentUse, Empty, EndOfChannel
 from ..stage import Stage
@@ -72,7 +73,8 @@ class EventLoopEnd:
     def close(self) -> None:
         """Leave the channel; waits of other tasks raise ChannelClosed. From any thread, and waits for nobody.
 
-        Over a network the loop sends what is left meanwhile; ``async with`` waits for that, and `drain`.
+        Loans whose events are not done are taken back; received messages go on when theirs are. Over a network the loop
+        sends what is left meanwhile. ``async with`` waits for all of it, and so does `Sender.drain`.
         """
         self._part()
 
@@ -82,8 +84,9 @@ class EventLoopEnd:
         carrier: ends.Carrier | None = end._carrier
         end._carrier = None
         if isinstance(end, ends.Sender):
-            end._close(failed)
-            end._handover = None
+            end._leave(failed, waits=False)
+        elif isinstance(end, ends.Receiver):
+            end._leave(waits=False)
         else:
             end.close()
         self._bell.leave()
@@ -97,6 +100,22 @@ class EventLoopEnd:
             wake = Wake()
             carrier.then(caller(wake.set))
             await wake.wait()
+
+    async def _await_events(self) -> None:
+        """Until nothing is left that is to be sent, or to go on, after an event."""
+        if (events := self._end._events) is not None and events.left():
+            wake = Wake()
+            events.then(caller(wake.set))
+            await wake.wait()
+
+    async def _await_events_and_leave(self, kind: type[BaseException] | None) -> None:
+        """The end of a block."""
+        try:
+            if kind is None:
+                await self._await_events()
+        finally:
+            await self._leave(kind is not None and issubclass(kind, Exception))
+        ends._check_events(self._end, kind)
 
     async def _until(self, attempt: Callable[[], T | None]) -> T:
         """What `attempt` gives, as soon as it gives something."""
@@ -225,9 +244,14 @@ class Sender(EventLoopEnd, Generic[M]):
             self._room(n, lambda: tx.loan_many(n, *type, timeout=0) if at_once or _native.room(tx, n) else None)
         )
 
-    async def send(self, message: object) -> bool:
-        """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``)."""
+    async def send(self, message: object, *, after: After | None = None) -> bool:
+        """Copy one message in and send it; one's own loan is sent in place. False: dropped (``full="drop"``).
+
+        ``after``: sends a loan when an event of a device is done, as `psyne.Sender.send` says; this waits for nothing.
+        """
         tx = self._tx
+        if after is not None:
+            return tx.send(message, after=after)
         if isinstance(message, (Message, Batch)) and _native.own_loan(tx, message):  # needs no room: behind nobody
             return await self._until(lambda: tx.send(message, 0))
         return await self._room(1, lambda: tx.send(message, 0) if tx._drops else tx._try_send(message))
@@ -266,7 +290,9 @@ class Sender(EventLoopEnd, Generic[M]):
         await self._room(1, some)
 
     async def drain(self) -> None:
-        """Wait until every stage has passed all that was sent."""
+        """Wait until every stage has passed all that was sent. Raises EventFailed."""
+        await self._await_events()
+        _native.check_events(self._tx)
         await self._until(lambda: _native.passed(self._tx) or None)
 
     async def _room(self, n: int, attempt: Callable[[], T | None]) -> T:
@@ -288,7 +314,7 @@ class Sender(EventLoopEnd, Generic[M]):
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        await self._leave(kind is not None and issubclass(kind, Exception))
+        await self._await_events_and_leave(kind)
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Sender {self.address}{', closed' if self.closed else ''}>"
@@ -348,8 +374,8 @@ class Receiver(Reader[R]):
 
     def leave(self) -> int:
         """Close this end and hand the messages that it holds back to its stage; how many. See `psyne.Receiver`."""
-        left = self._receiver.leave()
-        self._bell.leave()
+        left = self._receiver._give_back()
+        self.close()
         return left
 
     async def receive_into(self, out: NDArray[Any], linger: float = 0.0) -> int:
@@ -371,8 +397,8 @@ class Receiver(Reader[R]):
         self._receiver.__enter__()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._leave()
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        await self._await_events_and_leave(kind)
 
     def __repr__(self) -> str:
         return f"<psyne.aio.Receiver {self.address}{', closed' if self.closed else ''}>"

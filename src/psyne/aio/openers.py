@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack, overload
 
 from .. import anonymous, openers
-from ..options import ChannelOptions, ReceiverOptions, SenderOptions, TapOptions
+from ..options import (
+    ChannelOptions,
+    ReceiverOptions,
+    ResidentReceiverOptions,
+    ResidentSenderOptions,
+    SenderOptions,
+    TapOptions,
+)
 from ..types import AnyLayout, Message
 from .ends import Receiver, Sender, Tap
 from .loops import driver_here
+
+if TYPE_CHECKING:
+    from .resident import ResidentSender
 
 __all__ = ["channel", "receiver", "sender", "tap"]
 
@@ -19,6 +29,10 @@ D = TypeVar("D", bound=Message)
 E = TypeVar("E", bound=Message)
 
 
+@overload
+def sender(
+    address: str, /, *types: AnyLayout, device: str, **options: Unpack[ResidentSenderOptions]
+) -> ResidentSender: ...
 @overload
 def sender(address: str, a: type[A], /, **options: Unpack[SenderOptions]) -> Sender[A]: ...
 @overload
@@ -37,11 +51,20 @@ def sender(
 ) -> Sender[A | B | C | D | E]: ...
 @overload
 def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]: ...
-def sender(address: str, /, *types: AnyLayout, **options: Unpack[SenderOptions]) -> Sender[Any]:
+def sender(address: str, /, *types: AnyLayout, **options: Any) -> Sender[Any]:
     """Open the sending end of a channel, as `psyne.sender` does; opening waits for nobody."""
-    return Sender(openers.open_sender(address, types, dict(options), driver_here(address)))
+    end = openers.open_sender(address, types, dict(options), driver_here(address))
+    if options.get("device") is None:
+        return Sender(end)
+    from .resident import ResidentSender
+
+    return ResidentSender(end)
 
 
+@overload
+def receiver(
+    address: str, /, *types: AnyLayout, device: str, **options: Unpack[ResidentReceiverOptions]
+) -> Receiver[Any]: ...
 @overload
 def receiver(address: str, a: type[A], /, **options: Unpack[ReceiverOptions]) -> Receiver[A]: ...
 @overload
@@ -60,7 +83,7 @@ def receiver(
 ) -> Receiver[A | B | C | D | E]: ...
 @overload
 def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]: ...
-def receiver(address: str, /, *types: AnyLayout, **options: Unpack[ReceiverOptions]) -> Receiver[Any]:
+def receiver(address: str, /, *types: AnyLayout, **options: Any) -> Receiver[Any]:
     """Open a receiving end, as `psyne.receiver` does; opening waits for nobody."""
     return Receiver(openers.open_receiver(address, types, dict(options), driver_here(address)))
 

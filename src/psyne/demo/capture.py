@@ -15,20 +15,24 @@ from .clip import Clip
 from .place import place_of
 from .program import await_go, report, run
 
+ALIGN = 256  # bytes: where every device can begin
 CAPACITY = 4  # one slot for each program and one to spare: a longer queue only makes pictures older
 STAGES: list[Stage | str] = [Stage("analyse", mutate=True), "show"]
 
 
 def frame_type(width: int, height: int) -> type[Any]:
-    """The message: a picture, and room for what later stages find in it."""
+    """The message: a picture, and room for what later stages find in it.
+
+    The edges lie before the picture, so that they begin at a multiple of 4: Vulkan's kernels write whole words.
+    """
 
     class Frame(Struct):
         stamp = u64()  # nanoseconds, monotonic: when the decoder had the picture
         index = u64()
         sharpness = f32()
         motion = f32()
-        image = u8(height, width, 3)
         edges = u8(height, width)
+        image = u8(height, width, 3)
 
     return Frame
 
@@ -37,7 +41,7 @@ def capture(address: str, path: str, limit: int | None) -> None:
     clip = Clip(path)
     frame = frame_type(clip.width, clip.height)
     to_rgb = clip.converter()
-    with psyne.sender(address, frame, stages=STAGES, capacity=CAPACITY) as out:
+    with psyne.sender(address, frame, stages=STAGES, capacity=CAPACITY, align=ALIGN) as out:
         expected = min(filter(None, (clip.expected, limit)), default=0)
         report(
             size=[clip.width, clip.height],

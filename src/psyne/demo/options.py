@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from .edges import check_device
 from .program import DemoError
 
 __all__ = ["Options", "check_extras"]
@@ -24,11 +25,14 @@ class Options:
     frames: int | None = None
     output: str = "psyne-demo.png"
     json: str | None = None
+    device: str | None = None
 
     def __post_init__(self) -> None:
         """Raises DemoError for what cannot work."""
         if self.frames is not None and self.frames < 1:
             raise DemoError(f"--frames is the number of frames to show, 1 or more; got {self.frames}")
+        if self.device is not None:
+            check_device(self.device)
         if self.video is not None and not os.path.isfile(self.video):
             raise DemoError(f"there is no file {self.video}")
         for path in filter(None, (self.output, self.json)):

@@ -30,7 +30,7 @@ def demo(options: Options) -> None:
     signal.signal(signal.SIGTERM, _stop)
     clip, output = options.clip(), os.path.abspath(options.output)
     channel = f"psyne-demo-{os.getpid()}"
-    with Programs(channel, clip, options.frames, output) as programs:
+    with Programs(channel, clip, options.frames, output, options.device) as programs:
         result = Result(clip, programs.pids)
         with Progress(result) as progress:
             for name, facts in programs.reports():
@@ -47,12 +47,12 @@ def demo(options: Options) -> None:
 class Programs:
     """The three processes. Leaving the block ends those that still run."""
 
-    def __init__(self, channel: str, clip: str, frames: int | None, output: str) -> None:
+    def __init__(self, channel: str, clip: str, frames: int | None, output: str, device: str | None) -> None:
         self._channel = channel
         address = f"ipc://{channel}"
         arguments = {
             "capture": (address, clip, str(frames or 0)),
-            "analyse": (address,),
+            "analyse": (address, device or ""),
             "show": (address, os.path.basename(clip), output),
         }
         self._lines: SimpleQueue[tuple[str, dict[str, Any] | None]] = SimpleQueue()

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from .program import DemoError
 
-__all__ = ["Place", "place_of"]
+__all__ = ["Place", "place_at", "place_of"]
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 PRESENT = 1 << 63
@@ -27,7 +27,11 @@ class Place(NamedTuple):
 
 def place_of(array: NDArray[np.generic]) -> Place:
     """Looks the first byte of an array up in this process's own page tables. All of it must be shared memory."""
-    first = int(array.__array_interface__["data"][0])
+    return place_at(int(array.__array_interface__["data"][0]), array.nbytes)
+
+
+def place_at(first: int, nbytes: int) -> Place:
+    """The same of an address."""
     with open("/proc/self/maps", encoding="utf-8") as maps:
         for line in maps:
             span, access, start_offset, device, inode, *_ = line.split(maxsplit=5)
@@ -36,8 +40,8 @@ def place_of(array: NDArray[np.generic]) -> Place:
                 break
         else:
             raise DemoError(f"address {first:#x} is in none of this process's mappings")
-    if first + array.nbytes > end or access[3] != "s" or not int(inode):
-        raise DemoError(f"the {array.nbytes} bytes at {first:#x} are not one shared file: {line.strip()}")
+    if first + nbytes > end or access[3] != "s" or not int(inode):
+        raise DemoError(f"the {nbytes} bytes at {first:#x} are not one shared file: {line.strip()}")
     return Place(device, int(inode), int(start_offset, 16) + first - start, _page_frame(first))
 
 

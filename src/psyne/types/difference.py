@@ -25,7 +25,11 @@ def short(d: Description | None) -> str:
     match kind_of(d):
         case "array":
             dims = d["shape"] if "shape" in d else f"[{', '.join(':' * d['ndim'])}] of at most {d['max_bytes']} bytes"
-            return f"Array {_element(d['array'])}{dims}" + (" in Fortran order" if d.get("order") == "F" else "")
+            return (
+                f"Array {_element(d['array'])}{dims}"
+                + (" in Fortran order" if d.get("order") == "F" else "")
+                + (f" in memory of {d['resident']} devices" if "resident" in d else "")
+            )
         case "struct":
             return f"Struct {d['struct']} ({', '.join(f['name'] for f in d['fields'])})"
         case "arrow":
@@ -102,6 +106,7 @@ def _parts(a: Description, b: Description, path: str) -> list[str] | None:
         of = _fields(a["array"], b["array"], path) if "fields" in a["array"] and "fields" in b["array"] else []
         items = [(key, a.get(key), b.get(key)) for key in ("shape", "ndim", "max_bytes")]
         items.append(("order", a.get("order", "C"), b.get("order", "C")))
+        items.append(("device", a.get("resident"), b.get("resident")))
         return of + _items(path, [("dtype", _element(a["array"]), _element(b["array"])), *items])
     if kind == "arrow":
         items = [("schema", _arrow(a["arrow"]), _arrow(b["arrow"])), ("max_bytes", a["max_bytes"], b["max_bytes"])]

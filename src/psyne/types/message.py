@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from typing_extensions import CapsuleType
 
+    from ..after import After
+
 __all__ = ["Message", "MessageMeta", "is_reserved", "made_once"]
 
 K = TypeVar("K")
@@ -113,8 +115,14 @@ class Message(_native.Message, metaclass=MessageMeta):
             """Sequence, sender, missed, redelivered, timestamp."""
             ...
 
-        def release(self) -> None:
-            """End the message now. Raises BufferError while views on it live."""
+        def release(self, *, after: After | None = None) -> None:
+            """End the message now. Raises BufferError while views on it live.
+
+            ``after``: of a received message, an event of a device that still uses it, or a `concurrent.futures.Future`.
+            It is over at once; a mutating stage passes it on when the event is done, and no slot is used again before.
+            If that work fails, the message goes the way of one whose owner died on it (``on_crash=`` of its stage), and
+            the next call of its receiver raises EventFailed; if it has failed already, this one does.
+            """
 
         def discard(self) -> None:
             """Take a loan back: nothing is sent when its block ends."""

@@ -18,11 +18,15 @@ from .difference import Description, between, between_types, counterpart, short,
 from .dtypes import dtype_from
 from .foreign import as_type
 from .message import Message, MessageMeta
+from .resident import Resident, resident_type
 from .struct import Struct, struct_of
 from .text import Bytes, Text
 from .variant import VariantHdr
 
-__all__ = ["Kinds", "difference", "in_order_of", "kinds_of", "read_kinds", "schema_of", "type_name", "types_in"]
+__all__ = [
+    "Kinds", "check_memory", "difference", "in_order_of", "kinds_of", "read_kinds", "schema_of", "type_name",
+    "types_in",
+]  # fmt: skip
 
 Kinds = list[tuple[type, _native.Layout, int]]
 MAX_TYPES = 1024
@@ -88,8 +92,9 @@ def read_kinds(schema: str, asked: Sequence[Any], subset: bool, address: str) ->
     leave fields out. Raises LayoutMismatch, which says field by field what differs.
     """
     theirs = _described(schema)
-    others = not asked or any(cls is Message for cls in asked)
-    classes = [as_type(cls) for cls in asked if cls is not Message]
+    _check_memory(theirs, asked, address)
+    others = not asked or any(cls in (Message, Resident) for cls in asked)
+    classes = [as_type(cls) for cls in asked if cls not in (Message, Resident)]
     found = {theirs.index(cls.__schema__): cls for cls in classes if cls.__schema__ in theirs}
     # What is no description of a type of ours is checked before anything is said of it.
     made = {i: _type_of(d) for i, d in enumerate(theirs) if i not in found}
@@ -118,6 +123,26 @@ def read_kinds(schema: str, asked: Sequence[Any], subset: bool, address: str) ->
     return kinds_of([found.get(i) or made[i] for i in range(len(theirs))])
 
 
+def check_memory(schema: str, classes: Sequence[MessageMeta], address: str) -> None:
+    """Raise LayoutMismatch for messages of another memory than those of a channel: of the CPU, or of a GPU."""
+    _check_memory(_described(schema), classes, address)
+
+
+def _check_memory(theirs: list[Description], asked: Sequence[Any], address: str) -> None:
+    there = any("resident" in d for d in theirs)
+    wanted = any(isinstance(cls, MessageMeta) and issubclass(cls, Resident) for cls in asked)
+    if there and not wanted:
+        raise LayoutMismatch(
+            f"the messages of {address} are in memory of a GPU: open senders and receivers with "
+            'device="cuda:0"; taps and ends over a network cannot read them'
+        )
+    if wanted and not there:
+        raise LayoutMismatch(
+            f"the messages of {address} are in memory of the CPU: leave device= out, and view them on the device "
+            "with psyne.device(name).view(m)"
+        )
+
+
 def _type_of(d: Description) -> MessageMeta:
     """The class that a description is of. Raises LayoutMismatch for whatever is none: it may be damaged or hostile."""
     try:
@@ -130,6 +155,9 @@ def _type_of(d: Description) -> MessageMeta:
 
 
 def _made_of(d: Description) -> MessageMeta:
+    if "resident" in d:
+        of = {key: value for key, value in d.items() if key != "resident"}
+        return resident_type(_type_of(of), str(d["resident"]))
     if "text" in d:
         return Text if d["text"] == Text.__max_bytes__ else cast("MessageMeta", Text(max_bytes=d["text"]))
     if "bytes" in d and "struct" not in d:
@@ -201,7 +229,8 @@ def type_name(schema: str) -> str:
         elif "array" in d:
             element = d["array"].get("dtype", "record")
             dims = str(d["shape"] or "") if "shape" in d else f"{d['ndim']}d, at most {d['max_bytes']}"
-            names.append(f"Array({element}{', ' if dims else ''}{dims}{', Fortran' if d.get('order') == 'F' else ''})")
+            more = (", Fortran" if d.get("order") == "F" else "") + (f", on {d['resident']}" if "resident" in d else "")
+            names.append(f"Array({element}{', ' if dims else ''}{dims}{more})")
         elif "arrow" in d:
             names.append(f"ArrowBatch(at most {d['max_bytes']})")
         else:

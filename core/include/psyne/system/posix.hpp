@@ -50,6 +50,13 @@ private:
     int fd_ = -1;
 };
 
+/// Another descriptor of the same description, which keeps its locks.
+inline Fd duplicate(const Fd& fd) {
+    Fd again(::fcntl(fd.get(), F_DUPFD_CLOEXEC, 0));
+    if (!again) fail_errno("cannot duplicate a descriptor");
+    return again;
+}
+
 /// A shared mapping that unmaps itself.
 class Mapping {
 public:
