@@ -213,7 +213,7 @@ def test_ends_that_come_and_go_keep_no_descriptors_and_no_memory():
         come_and_go()
     after = resources()
     assert not after[0] - files
-    assert after[1] <= mappings
+    assert after[1] == mappings
 
 
 def test_messages_of_senders_that_have_left_end_in_any_order():

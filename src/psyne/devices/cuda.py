@@ -9,6 +9,7 @@ read often is `Device.upload`\\ ed. Where CPU and GPU have one memory (Grace, Je
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Collection
 from contextlib import suppress
 from ctypes import byref, c_uint64, c_void_p
@@ -34,19 +35,19 @@ NO_STREAM = -1  # in DLPack: the consumer waits in a way of its own
 WORD = 8  # bytes of what a stream waits for and writes
 
 
-class _Tensor:
+class _Tensor(ABC):
     """What libraries take as memory of a CUDA device: CuPy, numba, Warp by one protocol, torch and JAX by either."""
 
     _gpu: Cuda
     pointer: int
     """The address of the first element on the device."""
 
-    def _before(self, stream: int) -> None:
+    def _before(self, stream: int) -> None:  # noqa: B027 - most have nothing to wait for
         """The stream waits for what psyne still writes there: nothing, for most."""
 
+    @abstractmethod
     def _elements(self) -> tuple[NDArray[Any], bool]:
         """An array of the same shape, and whether the device may write."""
-        raise NotImplementedError
 
     def __len__(self) -> int:
         """Of the first axis; Warp asks."""

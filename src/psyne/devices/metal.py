@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import platform
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,7 +34,7 @@ KDL_METAL = 8
 ALIGNMENT = 16  # bytes: of the largest type that a kernel reads at once
 
 
-class _Buffer:
+class _Buffer(ABC):
     """What kernels, MLX and torch take: a stretch of an MTLBuffer."""
 
     device: Device
@@ -47,9 +48,9 @@ class _Buffer:
         """The id<MTLBuffer>; the first element is `offset` bytes in it."""
         return self.memory.id
 
+    @abstractmethod
     def _elements(self) -> tuple[NDArray[Any], bool]:
         """An array of the same shape, and whether the device may write."""
-        raise NotImplementedError
 
     def __dlpack__(
         self, *, stream: object = None, max_version: tuple[int, int] | None = None,

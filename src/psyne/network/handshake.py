@@ -16,6 +16,7 @@ import errno
 import secrets
 import struct
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -53,7 +54,7 @@ class Opened:
         return self.reply.capacity
 
 
-class Handshake:
+class Handshake(ABC):
     """What client and server have in common.
 
     After `feed` and at the start, `take` has what is to be sent; after `feed` raised as well, then the connection is
@@ -110,9 +111,9 @@ class Handshake:
             self._outgoing += refusal(error)
             raise
 
+    @abstractmethod
     def _step(self, whole: Frame) -> Opened | None:
         """Takes the frame that was expected. What was agreed, if it was the last."""
-        raise NotImplementedError
 
     def _check_host(self, byteorder: str, word: int) -> None:
         if (byteorder, word) != (sys.byteorder, WORD):
